@@ -1,0 +1,50 @@
+# `make` alone lists the verbs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test test-integration check fmt bench bench-hot clean
+
+help: ## list the verbs
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# One stamp per set of extras: an install runs again only when pyproject.toml changed.
+$(VENV)/run.stamp: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+$(VENV)/dev.stamp: pyproject.toml | $(VENV)/run.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,integration]'
+	touch $@
+
+setup: $(VENV)/dev.stamp ## install everything the other verbs need into .venv
+
+run: $(VENV)/run.stamp ## accept events on 127.0.0.1:8000 and ship them to ./edge-data/events (ARGS="--listen ...")
+	@exec $(BIN)/edge up $(ARGS)
+
+test: $(VENV)/dev.stamp ## the fast suite (ARGS="-k name")
+	$(BIN)/python -m pytest $(ARGS)
+
+test-integration: $(VENV)/dev.stamp ## real SDKs, kill -9 cycles, the documentation's examples; needs node and npm
+	$(BIN)/python -m pytest tests/integration -p no:randomly --override-ini='addopts=--strict-markers' -v -rA $(ARGS)
+
+check: $(VENV)/dev.stamp ## formatter, linter, strict types
+	$(BIN)/ruff format --check edge bench tests
+	$(BIN)/ruff check edge bench tests
+	$(BIN)/mypy
+
+fmt: $(VENV)/dev.stamp ## format and fix what can be fixed
+	$(BIN)/ruff format edge bench tests
+	$(BIN)/ruff check --fix edge bench tests
+
+bench: $(VENV)/run.stamp ## every benchmark
+	$(BIN)/python -m bench $(ARGS)
+
+bench-hot: $(VENV)/run.stamp ## CPU per request of the hot path beside a canned-reply floor, in one run
+	$(BIN)/python -m bench hot $(ARGS)
+
+clean: ## remove the virtual environment and caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,84 @@
+"""CPU time of a process tree in nanoseconds, and pinning.
+
+Times are the scheduler's own run times, `/proc/PID/task/*/schedstat`, summed over every thread of the process and of all
+its descendants. They are exact for a task that sleeps; one that is running right now may be short by up to a tick, so read
+them when the server is idle.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class CpuMeter:
+    """CPU time used by a process and its descendants since the meter was made.
+
+    What a task uses between the last reading before its end and its end is lost, as the kernel forgets a task that ends. So
+    the sum is complete when no task ends between two readings, and it never goes backwards. A descendant whose parent has
+    ended is no longer found.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._sum = TaskSum()
+        self._start_ns = self._sum.update(_tree(pid))
+
+    def read_ns(self) -> int:
+        """Nanoseconds since the meter was made, never less than at the last reading."""
+        return self._sum.update(_tree(self._pid)) - self._start_ns
+
+
+class TaskSum:
+    """Adds up the run times of tasks that come and go: one that is gone keeps what it was last seen with."""
+
+    def __init__(self) -> None:
+        self._used_ns: dict[int, int] = {}
+        self._ended_ns = 0
+
+    def update(self, tasks: Iterable[tuple[int, int]]) -> int:
+        """Take in (task number, nanoseconds used) of every task there is; the nanoseconds of all that ever were."""
+        for task, used_ns in tasks:
+            last_ns = self._used_ns.get(task, 0)
+            if used_ns < last_ns:
+                # A new task got the number of one that has ended.
+                self._ended_ns += last_ns
+            self._used_ns[task] = used_ns
+        return self._ended_ns + sum(self._used_ns.values())
+
+
+def two_cores() -> tuple[int, int]:
+    """A core for the server and one for the load generator: the same one where this process may use only one."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return allowed[0], allowed[1 % len(allowed)]
+
+
+@contextmanager
+def pinned(cores: Iterable[int]) -> Iterator[None]:
+    """Keep this thread on `cores`. A process started meanwhile inherits that, and so does every descendant of it."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _tree(root: int) -> Iterator[tuple[int, int]]:
+    """Every task of `root` and its descendants, as task number and nanoseconds used."""
+    waiting = [root]
+    while waiting:
+        tasks = Path(f"/proc/{waiting.pop()}/task")
+        # A task may end at any moment: between the listing and either file, and while a file is being read.
+        try:
+            numbers = os.listdir(tasks)
+        except FileNotFoundError:
+            continue
+        for number in numbers:
+            try:
+                used_ns = int((tasks / number / "schedstat").read_text().split()[0])
+                children = (tasks / number / "children").read_text().split()
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            yield int(number), used_ns
+            waiting += map(int, children)

@@ -1,0 +1,130 @@
+"""How far a sink has come: a durable position per slot, with the totals that belong to it.
+
+    DATA/ckpt/<sink>.json        the newest
+    DATA/ckpt/<sink>.prev.json   the one before it, used when the newest is not readable
+
+Two lines: a JSON object, and the XXH3-64 of that line as a JSON string. A position is written after the sink confirmed
+everything before it and before anything before it is deleted; so a lost checkpoint means duplicates, never loss.
+"""
+
+import logging
+from typing import Final
+
+import msgspec
+import xxhash
+
+from edge.disk import Disk, write_durably
+from edge.segment.name import SegmentName, parse_name
+
+log = logging.getLogger(__name__)
+
+_SUFFIX: Final = ".json"
+_PREVIOUS: Final = ".prev.json"
+_BYTES_MAX: Final = 16 * 1024 * 1024
+
+
+class Position(msgspec.Struct, frozen=True):
+    """Everything of the slot before `offset` of `segment`, and every earlier segment, was confirmed."""
+
+    segment: str
+    offset: int
+
+    @property
+    def name(self) -> SegmentName:
+        parsed = parse_name(self.segment)
+        assert parsed is not None, f"expected a segment name, found {self.segment!r}"
+        return parsed[0]
+
+
+class Totals(msgspec.Struct):
+    """What became of everything before the positions, counted since the checkpoint was first made."""
+
+    records: int = 0
+    shipped: int = 0
+    """Events the sink confirmed."""
+    dropped: dict[str, int] = {}
+    """Events that are not delivered, by reason."""
+    quarantined: int = 0
+    bytes: int = 0
+    """Bytes handed to the sink."""
+    damaged_bytes: int = 0
+    """Bytes of segments that could not be read."""
+
+
+class Checkpoint(msgspec.Struct):
+    sink: str
+    """The sink's URL, secrets removed."""
+    slots: dict[int, Position] = {}
+    totals: Totals = msgspec.field(default_factory=Totals)
+
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode: Final = msgspec.json.Decoder(Checkpoint).decode
+
+
+def encode_checkpoint(checkpoint: Checkpoint) -> bytes:
+    line = _encode(checkpoint)
+    return b'%b\n"%016x"\n' % (line, xxhash.xxh3_64_intdigest(line))
+
+
+def decode_checkpoint(data: bytes) -> Checkpoint:
+    """Raises `ValueError` for anything but what `encode_checkpoint` made."""
+    line, _, rest = data.partition(b"\n")
+    if rest != b'"%016x"\n' % xxhash.xxh3_64_intdigest(line):
+        raise ValueError("the checksum of the checkpoint does not fit")
+    checkpoint = _decode(line)
+    for position in checkpoint.slots.values():
+        if parse_name(position.segment) is None or position.offset < 0:
+            raise ValueError(f"expected a segment and an offset, found {position}")
+    return checkpoint
+
+
+class CheckpointFile:
+    """The checkpoint of one sink, by one drainer at a time."""
+
+    def __init__(self, disk: Disk, directory: str, sink_id: str) -> None:
+        self._disk = disk
+        self._directory = directory
+        self._name = sink_id + _SUFFIX
+        self._previous = sink_id + _PREVIOUS
+
+    def load(self) -> Checkpoint | None:
+        """The newest readable one, `None` when there is none: then shipping starts with the oldest segment."""
+        for name in (self._name, self._previous):
+            found = _read(self._disk, self._directory, name)
+            if found is not None:
+                return found
+        return None
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """On stable storage when this returns. Raises `OSError`."""
+        if self._name in self._disk.listdir(self._directory):
+            self._disk.rename(f"{self._directory}/{self._name}", f"{self._directory}/{self._previous}")
+        write_durably(self._disk, self._directory, self._name, encode_checkpoint(checkpoint))
+
+
+def load_all(disk: Disk, directory: str) -> dict[str, Checkpoint]:
+    """Every sink's checkpoint by sink id, those of sinks no longer configured included."""
+    try:
+        names = disk.listdir(directory)
+    except FileNotFoundError:
+        return {}
+    ids = {name.removesuffix(_PREVIOUS).removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)}
+    found = {sink_id: CheckpointFile(disk, directory, sink_id).load() for sink_id in sorted(ids)}
+    return {sink_id: checkpoint for sink_id, checkpoint in found.items() if checkpoint is not None}
+
+
+def _read(disk: Disk, directory: str, name: str) -> Checkpoint | None:
+    try:
+        fd = disk.open(f"{directory}/{name}")
+    except FileNotFoundError:
+        return None
+    try:
+        data = disk.pread(fd, _BYTES_MAX, 0)
+    finally:
+        disk.close(fd)
+    try:
+        return decode_checkpoint(data)
+    except (ValueError, msgspec.MsgspecError) as error:
+        log.error("checkpoint %s is not readable, the one before it is used: %s", name, error)
+        return None

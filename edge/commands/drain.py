@@ -1,0 +1,93 @@
+"""`edge drain`: ship what was accepted, from a live spool or from one left behind."""
+
+import argparse
+import logging
+import os
+import platform
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any, Final
+
+from edge import __version__, logs
+from edge.config import DRAIN, SERVE, ConfigError, add_options, load
+from edge.disk import RealDisk
+from edge.drain.drainer import Drainer, InUse
+from edge.drain.sinks.table import make_sink
+from edge.layout import Layout
+from edge.metrics import Board
+from edge.process import EXIT_TRY_AGAIN
+from edge.server.admin import AdminServer, Check, Probes
+from edge.status import spool_gauges
+
+log = logging.getLogger(__name__)
+
+EXIT_UNAVAILABLE: Final = 69
+HEARTBEAT_MAX_S: Final = 10.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, DRAIN)
+    parser.add_argument(
+        "--once",
+        action="store_true",
+        help="ship everything committed, slots of dead workers included, then exit; 69 when some of it could not be shipped",
+    )
+
+
+def sink_urls(settings: dict[str, Any]) -> list[str]:
+    """The sinks to ship to, the default one where none is named. Raises `ConfigError`."""
+    urls: list[str] = settings["to"] or [f"file:{Layout(Path(settings['data'])).events}"]
+    for url in urls:
+        try:
+            make_sink(url)
+        except ValueError as error:
+            raise ConfigError(f"--to: {error}") from error
+        except OSError as error:
+            raise ConfigError(f"--to {url}: {error.strerror}: {error.filename}") from error
+    return urls
+
+
+def run(arguments: argparse.Namespace) -> int:
+    logs.set_up("drainer")
+    settings = load(DRAIN, arguments, os.environ, (*SERVE, *DRAIN))
+    urls = sink_urls(settings)
+    layout = Layout(Path(settings["data"]).absolute())
+    if not layout.data.is_dir():
+        raise ConfigError(f"--data: there is no folder {settings['data']}")
+    board = Board.create(1)
+    try:
+        drainer = Drainer(RealDisk(), layout, urls, board.rows[0])
+    except InUse as error:
+        print(f"edge drain: {error}", file=sys.stderr)
+        return EXIT_TRY_AGAIN
+    if arguments.once:
+        return 0 if drainer.run_once() else EXIT_UNAVAILABLE
+    if settings["admin"] is not None:
+        sink_ids = [shipper.sink_id for shipper in drainer.shippers]
+        admin = AdminServer(settings["admin"], _probes(board, layout, sink_ids))
+        print(f"admin on http://{admin.address}", file=sys.stderr, flush=True)
+    stopping = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    return drainer.run(lambda: stopping)
+
+
+def _probes(board: Board, layout: Layout, sink_ids: list[str]) -> Probes:
+    def turning() -> list[Check]:
+        beat_us = board.rows[0].get("edge_heartbeat_timestamp_seconds")
+        age = time.time() - beat_us / 1e6
+        alive = not beat_us or age < HEARTBEAT_MAX_S
+        return [Check("drainer", alive, "turning" if alive else f"no turn of the loop for {age:.0f} s")]
+
+    def metrics() -> str:
+        info = {"version": __version__, "python": platform.python_version()}
+        return board.exposition(info, sink_ids) + spool_gauges(layout)
+
+    return Probes(turning, turning, metrics)

@@ -1,0 +1,186 @@
+"""`edge serve` and, with the drainer beside the workers, `edge up`."""
+
+import argparse
+import logging
+import os
+import platform
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from edge import __version__, logs
+from edge.config import DRAIN, SERVE, Address, add_options, load, unknown_variables
+from edge.drain.process import DrainSpec
+from edge.drain.sinks.table import make_sink
+from edge.layout import Layout
+from edge.metrics import Board
+from edge.process import EXIT_TRY_AGAIN, Child, Lifeline
+from edge.server.admin import AdminServer, Check, Probes
+from edge.server.service import ServerSettings
+from edge.server.supervisor import Job, Supervisor, listen
+from edge.server.worker import WorkerSpec
+from edge.spool.writer import Durability, SpoolSettings
+from edge.status import spool_gauges
+from edge.wire.request import Limits
+
+log = logging.getLogger(__name__)
+
+HEARTBEAT_MAX_S: Final = 10.0
+"""A process whose loop has not turned for so long is stuck."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, SERVE)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    return start(load(SERVE, arguments, os.environ, (*SERVE, *DRAIN)), None)
+
+
+def start(settings: dict[str, Any], urls: list[str] | None) -> int:
+    """Run until told to stop. With `urls` there is a drainer too. Raises `ConfigError`."""
+    logs.set_up("edge")
+    for sentence in unknown_variables(os.environ, (*SERVE, *DRAIN)):
+        log.warning("%s", sentence)
+    data = str(Path(settings["data"]).absolute())
+    workers: int = settings["workers"]
+    try:
+        sockets = listen(settings["listen"], workers)
+    except OSError as error:
+        print(f"edge: cannot listen on {settings['listen']}: {error.strerror}", file=sys.stderr)
+        return EXIT_TRY_AGAIN
+    # A row per worker, one for the drainer, one for the parent.
+    board = Board.create(workers + 2)
+    lifeline = Lifeline()
+
+    def worker(slot: int) -> Child:
+        fds = [sockets[slot].fileno(), board.fd, lifeline.read_fd]
+        spec = WorkerSpec(slot, data, fds[0], board.fd, workers + 2, fds[2], _server(settings), _spool(settings))
+        return Child(f"worker-{slot}", "edge.server.worker", spec, fds)
+
+    def drainer() -> Child:
+        spec = DrainSpec(data, urls or [], board.fd, workers + 2, workers, lifeline.read_fd)
+        return Child("drainer", "edge.drain.process", spec, [board.fd, lifeline.read_fd])
+
+    jobs = [Job(f"worker-{slot}", partial(worker, slot), critical=True) for slot in range(workers)]
+    if urls:
+        jobs.append(Job("drainer", drainer, critical=False))
+    supervisor = Supervisor(jobs, board, lifeline)
+    sink_ids = [make_sink(url)[0] for url in urls or []]
+    try:
+        admin = AdminServer(settings["admin"], _probes(supervisor, board, Layout(Path(data)), sink_ids))
+    except OSError as error:
+        print(f"edge: cannot listen on {settings['admin']} for the admin port: {error.strerror}", file=sys.stderr)
+        return EXIT_TRY_AGAIN
+
+    # Standard output may be a sink.
+    out = sys.stderr if "stdout" in sink_ids else sys.stdout
+
+    def on_started() -> None:
+        public = Address(settings["listen"].host, sockets[0].getsockname()[1])
+        print(f"listening on http://{public}", file=out)
+        print(f"admin on http://{admin.address}", file=out, flush=True)
+
+    def on_stopping() -> None:
+        # The workers hold the sockets too, and answer what is still in their queues.
+        for listening in sockets:
+            listening.close()
+
+    status = supervisor.run(on_started, on_stopping)
+    admin.close()
+    return status
+
+
+def _server(settings: dict[str, Any]) -> ServerSettings:
+    return ServerSettings(
+        body_bytes_max=settings["body_bytes_max"],
+        replay_body_bytes_max=settings["replay_body_bytes_max"],
+        decoded=Limits(settings["decoded_bytes_max"], settings["lz64_bytes_max"]),
+        target_bytes_max=settings["target_bytes_max"],
+        other_target_bytes_max=settings["other_target_bytes_max"],
+        header_bytes_max=settings["header_bytes_max"],
+        headers_max=settings["headers_max"],
+        header_timeout_s=settings["header_timeout"],
+        body_timeout_s=settings["body_timeout"],
+        idle_timeout_s=settings["idle_timeout"],
+        write_timeout_s=settings["write_timeout"],
+        pipeline_max=settings["pipeline_max"],
+        inflight_bytes_max=settings["inflight_bytes_max"],
+        connections_max=settings["connections_max"],
+        trusted_proxies=settings["trusted_proxies"],
+    )
+
+
+def _spool(settings: dict[str, Any]) -> SpoolSettings:
+    return SpoolSettings(
+        Durability(settings["durability"]),
+        settings["segment_bytes_max"],
+        settings["segment_age_max"],
+        settings["sync_interval"],
+    )
+
+
+def _probes(supervisor: Supervisor, board: Board, layout: Layout, sink_ids: list[str]) -> Probes:
+    workers = range(len(board.rows) - 2)
+
+    def liveness() -> list[Check]:
+        checks = []
+        for slot in workers:
+            beat_us = board.rows[slot].get("edge_heartbeat_timestamp_seconds")
+            age = time.time() - beat_us / 1e6
+            # Before the first beat it is starting, which readiness tells.
+            alive = not beat_us or age < HEARTBEAT_MAX_S
+            checks.append(
+                Check(f"worker-{slot}", alive, "turning" if alive else f"no turn of the loop for {age:.0f} s")
+            )
+        return checks
+
+    def readiness() -> list[Check]:
+        alive = supervisor.alive()
+        checks = [Check("stopping", not supervisor.stopping, "stopping" if supervisor.stopping else "running")]
+        for slot in workers:
+            name = f"worker-{slot}"
+            accepting = alive.get(name, False)
+            failing = bool(board.rows[slot].get("edge_storage_failing"))
+            why = "not accepting yet" if not accepting else "the disk refuses commits" if failing else "accepting"
+            checks.append(Check(name, accepting and not failing, why))
+        return checks
+
+    def metrics() -> str:
+        info = {"version": __version__, "python": platform.python_version()}
+        return board.exposition(info, sink_ids) + spool_gauges(layout) + process_metrics(supervisor.pids())
+
+    return Probes(liveness, readiness, metrics)
+
+
+def process_metrics(pids: dict[str, int]) -> str:
+    """CPU, memory and descriptors of each process, from /proc."""
+    clock_ticks = os.sysconf("SC_CLK_TCK")
+    page_bytes = os.sysconf("SC_PAGE_SIZE")
+    samples: dict[str, list[str]] = {
+        "process_cpu_seconds_total": [],
+        "process_resident_memory_bytes": [],
+        "process_open_fds": [],
+    }
+    for name, pid in {"supervisor": os.getpid(), **pids}.items():
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            open_fds = len(os.listdir(f"/proc/{pid}/fd"))
+        except OSError:
+            continue
+        values = (
+            (int(fields[11]) + int(fields[12])) / clock_ticks,
+            int(fields[21]) * page_bytes,
+            open_fds,
+        )
+        for samples_of, value in zip(samples.values(), values, strict=True):
+            samples_of.append(f'{{process="{name}"}} {value}')
+    kinds = {"process_cpu_seconds_total": "counter"}
+    lines = []
+    for metric, found in samples.items():
+        lines.append(f"# HELP {metric} Of each process, from /proc.")
+        lines.append(f"# TYPE {metric} {kinds.get(metric, 'gauge')}")
+        lines += [metric + sample for sample in found]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,60 @@
+"""`edge status`: the spool and the sinks, from the files alone."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+import msgspec
+
+from edge.config import DATA, DRAIN, SERVE, ConfigError, add_options, load
+from edge.layout import Layout
+from edge.status import Status, read_status
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_options(parser, (DATA,))
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    settings = load((DATA,), arguments, os.environ, (*SERVE, *DRAIN))
+    layout = Layout(Path(settings["data"]))
+    if not layout.data.is_dir():
+        raise ConfigError(f"--data: there is no folder {settings['data']}")
+    status = read_status(layout)
+    if arguments.json:
+        sys.stdout.write(msgspec.json.format(msgspec.json.encode(status)).decode() + "\n")
+    else:
+        sys.stdout.write(render(status))
+    return 0
+
+
+def render(status: Status) -> str:
+    lines = [f"data {status.data}", "", "spool"]
+    for slot in status.slots:
+        states = ", ".join(f"{count} {state}" for state, count in slot.segments.items()) or "no segments"
+        lines.append(
+            f"  slot {slot.slot:02d}  {states}; {slot.bytes:,} bytes, {slot.records:,} records, {slot.events:,} events"
+        )
+        if slot.damaged_bytes:
+            lines.append(f"           {slot.damaged_bytes:,} bytes are damaged")
+    if not status.slots:
+        lines.append("  nothing was ever accepted here")
+    lines += ["", "sinks"]
+    for sink in status.sinks:
+        lines.append(f"  {sink.sink}")
+        lines.append(f"    shipped      {sink.shipped:,} events")
+        lines.append(f"    dropped      {sum(sink.dropped.values()):,} events")
+        lines += [f"      {reason:<20} {count:,}" for reason, count in sorted(sink.dropped.items())]
+        if sink.quarantined:
+            lines.append(f"    quarantined  {sink.quarantined:,} events")
+        lines.append(
+            f"    waiting      {sink.waiting_events:,} events in {sink.waiting_records:,} records"
+            + (f", the oldest for {sink.oldest_waiting_s:.0f} s" if sink.waiting_records else "")
+        )
+        if sink.damaged_bytes:
+            lines.append(f"    unreadable   {sink.damaged_bytes:,} bytes of segments")
+    if not status.sinks:
+        lines.append("  nothing was shipped yet")
+    return "\n".join(lines) + "\n"

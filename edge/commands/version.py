@@ -1,0 +1,20 @@
+"""`edge version`."""
+
+import argparse
+import platform
+import sys
+from importlib.metadata import version
+
+from edge import __version__
+
+_LIBRARIES = ("httptools", "msgspec", "orjson", "uvloop", "xxhash", "zstandard")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """No arguments."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    sys.stdout.write(f"edge {__version__}\nPython {platform.python_version()} on {platform.platform()}\n")
+    sys.stdout.writelines(f"{name} {version(name)}\n" for name in _LIBRARIES)
+    return 0

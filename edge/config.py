@@ -1,0 +1,261 @@
+"""Settings: flag, `EDGE_*` variable, TOML file, default, strongest first. Every option is declared once, here.
+
+An option `segment-bytes-max` is the flag `--segment-bytes-max`, the variable `EDGE_SEGMENT_BYTES_MAX` and the key
+`segment_bytes_max` of the file. Sizes take units (`64MiB`), durations too (`5s`).
+"""
+
+import argparse
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from edge.wire.client_ip import parse_networks
+
+PREFIX: Final = "EDGE_"
+
+
+class ConfigError(Exception):
+    """A setting that cannot be used: which one, where it came from, what was expected and found."""
+
+
+class Option(msgspec.Struct, frozen=True):
+    name: str
+    parse: Callable[[str], Any]
+    default: str
+    help: str
+    metavar: str = "VALUE"
+    multiple: bool = False
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.key.upper()
+
+    @property
+    def key(self) -> str:
+        return self.name.replace("-", "_")
+
+
+class Address(msgspec.Struct, frozen=True):
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+_SIZE: Final = re.compile(r"(\d+)\s*([KMG]i?B|B|)", re.IGNORECASE)
+_SIZE_UNITS: Final = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "kib": 1 << 10,
+    "mib": 1 << 20,
+    "gib": 1 << 30,
+}
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)")
+_DURATION_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+def parse_size(text: str) -> int:
+    match = _SIZE.fullmatch(text.strip())
+    if match is None or int(match[1]) == 0:
+        raise ValueError("expected a size above zero such as 64MiB")
+    return int(match[1]) * _SIZE_UNITS[match[2].lower()]
+
+
+def parse_duration(text: str) -> float:
+    match = _DURATION.fullmatch(text.strip())
+    if match is None or float(match[1]) == 0:
+        raise ValueError("expected a duration above zero such as 5s")
+    return float(match[1]) * _DURATION_UNITS[match[2]]
+
+
+def parse_address(text: str) -> Address:
+    host, _, port = text.strip().rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError("expected HOST:PORT")
+    return Address(host.removeprefix("[").removesuffix("]"), int(port))
+
+
+def parse_count(text: str) -> int:
+    if not text.strip().isdigit() or int(text) == 0:
+        raise ValueError("expected a whole number above zero")
+    return int(text)
+
+
+def choice(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(f"expected one of {', '.join(allowed)}")
+        return text
+
+    return parse
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise ValueError("expected a value")
+    return text
+
+
+def _networks(text: str) -> str:
+    parse_networks(text)
+    return text
+
+
+DATA: Final = Option("data", _text, "./edge-data", "folder of the spool, the checkpoints and the default sink", "DIR")
+TO: Final = Option(
+    "to",
+    _text,
+    "",
+    "where to ship: file:DIR, stdout:, null: with ?format=ndjson|ndjson.zst and ?shape=event|captured; may be repeated"
+    " (default: file:DATA/events)",
+    "URL",
+    multiple=True,
+)
+
+SERVE: Final = (
+    Option(
+        "listen", parse_address, "127.0.0.1:8000", "address of the public port; port 0 picks a free one", "HOST:PORT"
+    ),
+    Option("admin", parse_address, "127.0.0.1:8001", "address of probes and metrics", "HOST:PORT"),
+    DATA,
+    Option("workers", parse_count, str(os.cpu_count() or 1), "worker processes", "N"),
+    Option(
+        "durability",
+        choice("fsync", "page"),
+        "fsync",
+        "answer after the data is on stable storage, or after it is in the page cache",
+        "fsync|page",
+    ),
+    Option(
+        "trusted-proxies",
+        _networks,
+        "127.0.0.0/8,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,::1/128,fc00::/7,fe80::/10",
+        "networks whose X-Forwarded-For, Forwarded and X-Real-Ip are believed",
+        "CIDR,...",
+    ),
+    Option("body-bytes-max", parse_size, "20MiB", "request body on the wire", "SIZE"),
+    Option("replay-body-bytes-max", parse_size, "64MiB", "request body on the wire on /s/", "SIZE"),
+    Option("decoded-bytes-max", parse_size, "100MiB", "request body after decompression", "SIZE"),
+    Option("lz64-bytes-max", parse_size, "2MiB", "lz64 text after decompression", "SIZE"),
+    Option("target-bytes-max", parse_size, "64KiB", "request target on capture routes", "SIZE"),
+    Option("other-target-bytes-max", parse_size, "8KiB", "request target elsewhere", "SIZE"),
+    Option("header-bytes-max", parse_size, "32KiB", "all headers of a request", "SIZE"),
+    Option("headers-max", parse_count, "100", "number of headers of a request", "N"),
+    Option("header-timeout", parse_duration, "10s", "from the first to the last byte of a request's head", "TIME"),
+    Option("body-timeout", parse_duration, "60s", "from the head to the last byte of the body", "TIME"),
+    Option("idle-timeout", parse_duration, "620s", "a kept connection without a request", "TIME"),
+    Option("write-timeout", parse_duration, "30s", "a client that does not read its answers", "TIME"),
+    Option("pipeline-max", parse_count, "16", "requests a connection may have waiting for answers", "N"),
+    Option("inflight-bytes-max", parse_size, "256MiB", "bodies being read or committed, per worker", "SIZE"),
+    Option("connections-max", parse_count, "10000", "open connections, per worker", "N"),
+    Option("segment-bytes-max", parse_size, "64MiB", "compressed size at which a segment is finished", "SIZE"),
+    Option("segment-age-max", parse_duration, "60s", "age at which a segment is finished", "TIME"),
+    Option(
+        "sync-interval", parse_duration, "1s", "longest stay in the page cache only, with --durability page", "TIME"
+    ),
+)
+
+DRAIN: Final = (
+    DATA,
+    TO,
+    Option(
+        "drain-admin", parse_address, "", "address of the drainer's own probes and metrics (default: none)", "HOST:PORT"
+    ),
+)
+
+UP: Final = (*SERVE, TO)
+
+
+def add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> None:
+    """A flag for every option, its variable and default printed beside it."""
+    parser.add_argument("--config", metavar="FILE", help="TOML file with any of these settings [EDGE_CONFIG]")
+    for option in options:
+        shown = f" (default: {option.default})" if option.default else ""
+        parser.add_argument(
+            option.flag,
+            metavar=option.metavar,
+            action="append" if option.multiple else "store",
+            default=None,
+            help=f"{option.help}{shown} [{option.variable}]".replace("%", "%%"),
+        )
+
+
+def load(
+    options: Sequence[Option], arguments: argparse.Namespace, environ: Mapping[str, str], known: Iterable[Option]
+) -> dict[str, Any]:
+    """The value of every option by its key. `known` are all options of the program: a file may serve several verbs.
+
+    Raises `ConfigError`.
+    """
+    path = arguments.config or environ.get(PREFIX + "CONFIG")
+    file = _read_file(path, {option.key for option in known}) if path else {}
+    return {option.key: _resolve(option, arguments, environ, file, path) for option in options}
+
+
+def _resolve(
+    option: Option, arguments: argparse.Namespace, environ: Mapping[str, str], file: Mapping[str, Any], path: str | None
+) -> Any:
+    given: Any = getattr(arguments, option.key)
+    origin = option.flag
+    if given is None and option.variable in environ:
+        given = environ[option.variable].split() if option.multiple else environ[option.variable]
+        origin = option.variable
+    if given is None and option.key in file:
+        given = file[option.key]
+        origin = f"{option.key} in {path}"
+    if given is None:
+        given = [] if option.multiple else option.default
+        if not given:
+            return [] if option.multiple else None
+        origin = "the default"
+    texts = given if isinstance(given, list) else [given]
+    try:
+        values = [option.parse(str(text)) for text in texts]
+    except ValueError as error:
+        raise ConfigError(f"{origin}: {error}, found {', '.join(map(repr, texts))}") from error
+    if option.multiple:
+        return values
+    if len(values) != 1:
+        raise ConfigError(f"{origin}: expected one value, found {len(values)}")
+    return values[0]
+
+
+def _read_file(path: str, keys: set[str]) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            found = tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    for key in found:
+        if key not in keys:
+            near = difflib.get_close_matches(key, keys, 1)
+            raise ConfigError(
+                f"{path}: no setting is called {key!r}" + (f", did you mean {near[0]!r}?" if near else "")
+            )
+    return found
+
+
+def unknown_variables(environ: Mapping[str, str], known: Iterable[Option]) -> list[str]:
+    """A sentence for every `EDGE_*` variable that nothing reads."""
+    names = {option.variable for option in known} | {PREFIX + "CONFIG"}
+    sentences = []
+    for name in sorted(environ):
+        if name.startswith(PREFIX) and name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            sentences.append(f"nothing reads {name}" + (f", did you mean {near[0]}?" if near else ""))
+    return sentences

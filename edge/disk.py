@@ -1,0 +1,135 @@
+"""The only calls that touch the spool's file system: the seam at which tests inject a failing disk."""
+
+import fcntl
+import os
+from typing import Protocol
+
+
+class Disk(Protocol):
+    """What the spool and the drainer ask of a disk. Every method raises `OSError`."""
+
+    def create(self, path: str) -> int:
+        """A new file, open for reading and writing; it must not exist."""
+        ...
+
+    def open(self, path: str, *, write: bool = False) -> int: ...
+
+    def close(self, fd: int) -> None: ...
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        """Bytes written, which may be fewer than given."""
+        ...
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes: ...
+
+    def size(self, fd: int) -> int: ...
+
+    def truncate(self, fd: int, size: int) -> None: ...
+
+    def sync(self, fd: int) -> None:
+        """Data and size are on stable storage when this returns. After an error what is on disk is unknown."""
+        ...
+
+    def sync_directory(self, path: str) -> None:
+        """Creations, renames and removals in `path` are on stable storage when this returns."""
+        ...
+
+    def rename(self, old: str, new: str) -> None: ...
+
+    def unlink(self, path: str) -> None: ...
+
+    def listdir(self, path: str) -> list[str]: ...
+
+    def makedirs(self, path: str) -> None: ...
+
+    def drop_cache(self, fd: int) -> None:
+        """Forget clean cached pages, so that the next read comes from the device."""
+        ...
+
+    def lock(self, path: str) -> int | None:
+        """The descriptor that holds an exclusive lock on `path` for its life, `None` when somebody else holds it."""
+        ...
+
+
+class RealDisk:
+    """The operating system's file system. Files are private to the user: they hold personal data."""
+
+    def create(self, path: str) -> int:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+
+    def open(self, path: str, *, write: bool = False) -> int:
+        return os.open(path, (os.O_RDWR if write else os.O_RDONLY) | os.O_CLOEXEC)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        return os.pwrite(fd, data, offset)
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        return os.pread(fd, size, offset)
+
+    def size(self, fd: int) -> int:
+        return os.fstat(fd).st_size
+
+    def truncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
+    def sync(self, fd: int) -> None:
+        os.fdatasync(fd)
+
+    def sync_directory(self, path: str) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def rename(self, old: str, new: str) -> None:
+        os.rename(old, new)
+
+    def unlink(self, path: str) -> None:
+        os.unlink(path)
+
+    def listdir(self, path: str) -> list[str]:
+        return os.listdir(path)
+
+    def makedirs(self, path: str) -> None:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+
+    def drop_cache(self, fd: int) -> None:
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def lock(self, path: str) -> int | None:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(fd)
+            return None
+        return fd
+
+
+def write_all(disk: Disk, fd: int, data: bytes, offset: int) -> None:
+    """All of `data` at `offset`; continues after short writes. Raises `OSError` when no progress is made."""
+    done = disk.pwrite(fd, data, offset)
+    while done < len(data):
+        written = disk.pwrite(fd, data[done:], offset + done)
+        if written == 0:
+            raise OSError(28, "a write made no progress")
+        done += written
+
+
+def write_durably(disk: Disk, directory: str, file_name: str, data: bytes) -> None:
+    """A file that is there whole or not at all, on stable storage when this returns: write, sync, rename, sync directory."""
+    temporary = f"{directory}/.{file_name}.tmp"
+    if f".{file_name}.tmp" in disk.listdir(directory):
+        disk.unlink(temporary)
+    fd = disk.create(temporary)
+    try:
+        write_all(disk, fd, data, 0)
+        disk.sync(fd)
+    finally:
+        disk.close(fd)
+    disk.rename(temporary, f"{directory}/{file_name}")
+    disk.sync_directory(directory)

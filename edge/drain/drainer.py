@@ -1,0 +1,189 @@
+"""The drainer: a thread per sink, and between them the slots of dead workers and the segments everybody is done with.
+
+A process of its own. It may crash, stall or be stopped without one request noticing, and takes up where its checkpoints say.
+"""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from edge.checkpoints import Position
+from edge.disk import Disk
+from edge.drain.retire import retire
+from edge.drain.shipper import Shipper
+from edge.drain.sink import SinkGone
+from edge.drain.sinks.table import make_sink
+from edge.layout import LOCK_NAME, Layout
+from edge.metrics import SINKS_MAX, Row
+from edge.segment.name import State, parse_name
+from edge.spool.inspect import segment_files, summarise
+from edge.spool.recover import recover_slot
+
+log = logging.getLogger(__name__)
+
+POLL_S: Final = 0.05
+ADOPT_S: Final = 2.0
+RETIRE_S: Final = 1.0
+SPOOL_ERROR_S: Final = 1.0
+LOCK_WAIT_S: Final = 10.0
+FINISH_S: Final = 5.0
+"""How long what is left is still shipped after the order to stop, as long as the sink takes it."""
+ATTEMPTS_ONCE: Final = 5
+"""`--once`: attempts in a row before a sink counts as unavailable."""
+
+
+class InUse(Exception):
+    """Another drainer ships this data folder."""
+
+
+class Drainer:
+    """Holds the drainer's lock. Raises `ValueError` for a bad sink URL, `InUse`, `OSError`."""
+
+    def __init__(self, disk: Disk, layout: Layout, urls: Sequence[str], row: Row) -> None:
+        if not 0 < len(urls) <= SINKS_MAX:
+            raise ValueError(f"expected 1 to {SINKS_MAX} sinks, found {len(urls)}")
+        sinks = [(url, *make_sink(url)) for url in urls]
+        ids = [sink_id for _, sink_id, _ in sinks]
+        if len(set(ids)) < len(ids):
+            raise ValueError("expected different sinks, found the same destination twice")
+        self._disk = disk
+        self._layout = layout
+        self._row = row
+        for directory in (layout.spool, layout.checkpoints):
+            disk.makedirs(str(directory))
+        self._lock = _lock(disk, str(layout.checkpoints / LOCK_NAME))
+        self.shippers = [
+            Shipper(disk, layout, sink_id, url, sink, row, index) for index, (url, sink_id, sink) in enumerate(sinks)
+        ]
+        self._stop = threading.Event()
+        self._gone: str | None = None
+
+    def run(self, should_stop: Callable[[], bool]) -> int:
+        """Ship until told to stop; the exit status."""
+        threads = [threading.Thread(target=self._ship_until_stopped, args=(shipper,)) for shipper in self.shippers]
+        for thread in threads:
+            thread.start()
+        adopted_s = retired_s = float("-inf")
+        while not should_stop() and self._gone is None:
+            now = time.monotonic()
+            self._row.set("edge_heartbeat_timestamp_seconds", time.time_ns() // 1000)
+            try:
+                if now - adopted_s >= ADOPT_S:
+                    adopted_s = now
+                    self._adopt()
+                if now - retired_s >= RETIRE_S:
+                    retired_s = now
+                    self._retire()
+            except OSError as error:
+                log.error("the spool cannot be tidied: %s", error)
+            time.sleep(POLL_S)
+        self._stop.set()
+        for thread in threads:
+            thread.join()
+        self._retire()
+        self.close()
+        if self._gone is not None:
+            log.error("%s", self._gone)
+            return 1
+        return 0
+
+    def run_once(self) -> bool:
+        """Ship what is committed now, slots of dead workers included; whether all of it could be."""
+        self._adopt()
+        targets = {slot: self._end(slot) for slot in self._layout.slots()}
+        complete = [self._ship_to(shipper, targets) for shipper in self.shippers]
+        self._retire()
+        self.close()
+        return all(complete)
+
+    def close(self) -> None:
+        for shipper in self.shippers:
+            shipper.close()
+        os.close(self._lock)
+
+    def _ship_until_stopped(self, shipper: Shipper) -> None:
+        finish_s = float("inf")
+        while time.monotonic() < finish_s:
+            try:
+                moved = shipper.step()
+            except SinkGone as gone:
+                self._gone = str(gone)
+                break
+            except OSError as error:
+                log.error("sink %s: the spool or the checkpoint cannot be read or written: %s", shipper.sink_id, error)
+                self._stop.wait(SPOOL_ERROR_S)
+                continue
+            if self._stop.is_set():
+                finish_s = min(finish_s, time.monotonic() + FINISH_S)
+                if shipper.failures or not (moved or shipper.lingering):
+                    break
+                moved = moved and not shipper.lingering
+            if not moved or shipper.failures:
+                time.sleep(POLL_S)
+        try:
+            shipper.save()
+        except OSError as error:
+            log.error("sink %s: the checkpoint cannot be written: %s", shipper.sink_id, error)
+
+    def _ship_to(self, shipper: Shipper, targets: dict[int, Position | None]) -> bool:
+        def behind() -> bool:
+            return any(
+                target is not None and not _reached(shipper.position(slot), target) for slot, target in targets.items()
+            )
+
+        while behind():
+            try:
+                moved = shipper.step()
+            except SinkGone as gone:
+                log.error("sink %s: %s", shipper.sink_id, gone)
+                break
+            if shipper.failures >= ATTEMPTS_ONCE:
+                break
+            if not moved or shipper.failures:
+                time.sleep(POLL_S)
+        shipper.save()
+        return not behind()
+
+    def _end(self, slot: int) -> Position | None:
+        """The end of what is committed in the slot."""
+        for file in reversed(segment_files(self._layout, slot)):
+            if file.state is not State.BAD and (end := summarise(file).end):
+                return Position(str(file.name), end)
+        return None
+
+    def _adopt(self) -> None:
+        """Recover the slots nobody writes any more, so that what a dead worker left open is shipped to its end."""
+        for slot in self._layout.slots():
+            directory = self._layout.slot(slot)
+            states = [parsed[1] for parsed in map(parse_name, self._disk.listdir(str(directory))) if parsed]
+            if State.OPEN not in states and State.SUSPECT not in states:
+                continue
+            lock = self._disk.lock(str(directory / LOCK_NAME))
+            if lock is None:
+                continue
+            try:
+                found = recover_slot(self._disk, self._layout, slot)
+                self._row.add("edge_recovered_segments_total", found.segments)
+                self._row.add("edge_torn_bytes_total", found.torn_bytes)
+            finally:
+                os.close(lock)
+
+    def _retire(self) -> None:
+        for slot in self._layout.slots():
+            retire(self._disk, self._layout, slot, [shipper.durable.get(slot) for shipper in self.shippers])
+
+
+def _reached(position: Position | None, target: Position) -> bool:
+    return position is not None and (position.name, position.offset) >= (target.name, target.offset)
+
+
+def _lock(disk: Disk, path: str) -> int:
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while (lock := disk.lock(path)) is None:
+        if time.monotonic() > deadline:
+            raise InUse(f"another drainer holds {path}")
+        time.sleep(0.05)
+    return lock

@@ -1,0 +1,412 @@
+"""A record to its events: what each is called, whose it is, when it happened, which stream it belongs to.
+
+A pure function of the record. The same record gives the same uuids and times on every retry and on every machine, which
+is what lets downstream recognise a duplicate.
+
+Nothing is refused here, the client has its 200: an event nobody could process is dropped and counted by reason, an odd
+field counts as absent. Only what is judged is decoded. The rest stays the client's bytes, so big integers, `1e999`,
+repeated keys and key order come out as they went in.
+"""
+
+import re
+from typing import Final
+
+import msgspec
+import xxhash
+from msgspec import Raw
+
+from edge.drain.replay import SNAPSHOT_ITEMS, NotReplay, Snapshot, assemble, decode_snapshot
+from edge.drain.timestamps import normalise, parse_number, parse_sent_at, parse_time
+from edge.segment.record import Record
+from edge.wire.drops import DROP_REASONS
+
+DISTINCT_ID_CHARS_MAX: Final = 200
+
+LANES: Final = {
+    "$$client_ingestion_warning": "warnings",
+    "$exception": "exceptions",
+    "$$heatmap": "heatmaps",
+}
+"""Event name to stream. All other names: `ai` by prefix, then `historical` by request, then `main`. Replay: `replay`."""
+
+_AI_PREFIX: Final = "$ai_"
+_INTERNAL_IP: Final = "127.0.0.1"
+_PERSON_PROFILE: Final = "$process_person_profile"
+_ABSENT: Final = Raw(b"")
+
+
+class Event(msgspec.Struct, gc=False):
+    """One event as the edge understood it, beside its own JSON."""
+
+    uuid: str
+    """Lower case, hyphenated."""
+    event: str
+    distinct_id: str
+    timestamp_us: int
+    """When it happened by our clock."""
+    received_us: int
+    sent_at_us: int | None
+    token: str
+    ip: str
+    """The client's, or `127.0.0.1` for what is sent on behalf of others (`capture_internal`)."""
+    lane: str
+    historical: bool
+    cookieless: bool
+    session_id: str
+    """Session replay only, empty elsewhere."""
+    body: bytes
+    """The event's JSON object: the client's own text, unless the edge assembled it or moved a member."""
+    members: dict[str, Raw]
+    """The members of `body`, undecoded. `properties` is an object where present and not null."""
+
+
+class Expansion(msgspec.Struct, gc=False):
+    """What became of a record: every event in it is in `events`, in order, or counted in `dropped`."""
+
+    events: list[Event]
+    dropped: dict[str, int]
+    """Count by reason, of `DROP_REASONS`."""
+
+
+class _Judged(msgspec.Struct, gc=False):
+    """The properties that are read, undecoded: whatever they hold, it cannot fail the event."""
+
+    distinct_id: Raw = _ABSENT
+    ignore_sent_at: Raw = msgspec.field(name="$ignore_sent_at", default=_ABSENT)
+    cookieless_mode: Raw = msgspec.field(name="$cookieless_mode", default=_ABSENT)
+    capture_internal: Raw = _ABSENT
+    process_person_profile: Raw = msgspec.field(name=_PERSON_PROFILE, default=_ABSENT)
+
+
+class _Dropped(Exception):
+    def __init__(self, reason: str) -> None:
+        assert reason in DROP_REASONS, reason
+        super().__init__(reason)
+        self.reason = reason
+
+
+_Members = dict[str, Raw]
+
+_decode_elements: Final = msgspec.json.Decoder(list[Raw]).decode
+_decode_members: Final = msgspec.json.Decoder(_Members).decode
+_decode_judged: Final = msgspec.json.Decoder(_Judged).decode
+_decode_text: Final = msgspec.json.Decoder(str).decode
+_decode_number: Final = msgspec.json.Decoder(int | float).decode
+_decode_time: Final = msgspec.json.Decoder(str | int | float).decode
+_decode_any: Final = msgspec.json.Decoder().decode
+_encode_sorted: Final = msgspec.json.Encoder(order="sorted").encode
+
+_UUID_AS_SHIPPED: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_UUID: Final = re.compile(
+    r"(?:urn:uuid:)?(?P<brace>\{)?[0-9a-f]{8}(?P<hyphen>-?)(?:[0-9a-f]{4}(?P=hyphen)){3}[0-9a-f]{12}(?(brace)\})",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+class _Payload(msgspec.Struct, gc=False):
+    """The client's JSON taken apart."""
+
+    objects: list[tuple[bytes, _Members | None]]
+    """Each event's text and members; `None` for what is no object."""
+    top: _Members
+    """The members of the batch wrapper or of the single event; empty for a list."""
+    batched: bool
+
+
+class _Context(msgspec.Struct, gc=False):
+    """What the events of one request share."""
+
+    record: Record
+    sent_at_us: int | None
+    historical: bool = False
+
+
+def expand(record: Record) -> Expansion:
+    """The events of `record`. Never raises: what cannot be read is counted."""
+    try:
+        return _expand(record, _read(record.data))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        # No JSON in UTF-8, or nested deeper than decoders follow. The edge accepts neither, a damaged disk may hold it.
+        return Expansion([], {"unreadable": 1})
+
+
+def _expand(record: Record, payload: _Payload) -> Expansion:
+    if record.path == "s":
+        return _expand_replay(record, payload)
+    historical = payload.batched and bytes(payload.top.get("historical_migration", _ABSENT)) in (b"true", b'"true"')
+    context = _Context(record, _sent_at(payload.top, record.sent_at), historical)
+    events: list[Event] = []
+    dropped: dict[str, int] = {}
+    for index, (body, members) in enumerate(payload.objects):
+        try:
+            events.append(_event(body, members, index, context))
+        except _Dropped as drop:
+            dropped[drop.reason] = dropped.get(drop.reason, 0) + 1
+    return Expansion(events, dropped)
+
+
+def _expand_replay(record: Record, payload: _Payload) -> Expansion:
+    """One event for the whole request, or none: half a recording cannot be played."""
+    if not payload.objects:
+        return Expansion([], {})
+    try:
+        return Expansion([_replay_event(record, payload)], {})
+    except (_Dropped, NotReplay) as drop:
+        return Expansion([], {drop.reason: len(payload.objects)})
+
+
+def _event(body: bytes, members: _Members | None, index: int, context: _Context) -> Event:
+    """Raises `_Dropped`."""
+    if members is None:
+        raise _Dropped("not_an_object")
+    record = context.record
+    name = _text(members.get("event"))
+    if not name:
+        # Profile updates have no name. They come to a path of their own.
+        if record.path != "engage":
+            raise _Dropped("no_event_name")
+        name = "$identify"
+    if name == "$performance_event":
+        raise _Dropped("performance_event")
+    judged = _judged(members)
+    distinct_id = _distinct_id(members, judged)
+    timestamp_us = _timestamp(members, judged, context)
+    if _PERSON_PROFILE in members and not judged.process_person_profile:
+        body, members = _hoist_person_profile(body, members)
+    return Event(
+        _client_uuid(members) or _make_uuid(record.id, index, timestamp_us),
+        name,
+        distinct_id,
+        timestamp_us,
+        record.at,
+        context.sent_at_us,
+        record.token,
+        _INTERNAL_IP if judged.capture_internal else record.ip,
+        _lane(name, context.historical),
+        context.historical,
+        _is_true(judged.cookieless_mode),
+        "",
+        body,
+        members,
+    )
+
+
+def _replay_event(record: Record, payload: _Payload) -> Event:
+    """Raises `_Dropped` and `NotReplay`."""
+    members = payload.objects[0][1]
+    snapshots = [_snapshot(event) for _, event in payload.objects]
+    assert members is not None
+    judged = _judged(members)
+    distinct_id = _distinct_id(members, judged)
+    replay = assemble(snapshots, distinct_id, record.user_agent)
+    # A wrapper may say when it was sent, otherwise the first event does.
+    sent_at_us = _sent_at(payload.top, "")
+    if sent_at_us is None:
+        sent_at_us = _sent_at(members, record.sent_at)
+    timestamp_us = _timestamp(members, judged, _Context(record, sent_at_us))
+    return Event(
+        _client_uuid(members) or _make_uuid(record.id, 0, timestamp_us),
+        SNAPSHOT_ITEMS,
+        distinct_id,
+        timestamp_us,
+        record.at,
+        sent_at_us,
+        record.token,
+        _INTERNAL_IP if judged.capture_internal else record.ip,
+        "replay",
+        False,
+        _is_true(judged.cookieless_mode),
+        replay.session_id,
+        b'{"event":"%b","properties":%b}' % (SNAPSHOT_ITEMS.encode(), replay.properties),
+        {"event": Raw(b'"%b"' % SNAPSHOT_ITEMS.encode()), "properties": Raw(replay.properties)},
+    )
+
+
+def _read(data: bytes) -> _Payload:
+    """The client's JSON text taken apart. Raises `msgspec.DecodeError`, `UnicodeDecodeError` and `RecursionError`."""
+    # Values that are copied are not decoded, and downstream expects text.
+    if not data.isascii():
+        data.decode()
+    data = data.strip()
+    if data.startswith(b"["):
+        return _Payload(_objects(_decode_elements(data)), {}, False)
+    top = _members(data)
+    if top is None:
+        return _Payload([(data, None)], {}, False)
+    elements = _elements(top.get("batch"))
+    if elements is None:
+        return _Payload([(data, top)], top, False)
+    return _Payload(_objects(elements), top, True)
+
+
+def _elements(batch: Raw | None) -> list[Raw] | None:
+    """`None` for a single event, which may have a member named `batch` that is no list."""
+    if batch is None:
+        return None
+    try:
+        return _decode_elements(batch)
+    except msgspec.ValidationError:
+        return None
+
+
+def _objects(elements: list[Raw]) -> list[tuple[bytes, _Members | None]]:
+    return [(bytes(element), _members(element)) for element in elements]
+
+
+def _members(element: bytes | Raw) -> _Members | None:
+    try:
+        return _decode_members(element)
+    except msgspec.ValidationError:
+        return None
+
+
+def _judged(members: _Members) -> _Judged:
+    properties = members.get("properties")
+    if properties is None:
+        return _Judged()
+    try:
+        return _decode_judged(properties)
+    except msgspec.ValidationError:
+        if bytes(properties) == b"null":
+            return _Judged()
+        raise _Dropped("invalid_properties") from None
+
+
+def _snapshot(members: _Members | None) -> Snapshot:
+    if members is None:
+        raise _Dropped("not_an_object")
+    properties = members.get("properties")
+    if properties is None or bytes(properties) == b"null":
+        return Snapshot()
+    try:
+        return decode_snapshot(properties)
+    except msgspec.ValidationError:
+        raise _Dropped("invalid_properties") from None
+
+
+def _text(raw: Raw | None) -> str:
+    """The string, empty when absent or something else."""
+    if raw is None:
+        return ""
+    try:
+        return _decode_text(raw)
+    except msgspec.ValidationError:
+        return ""
+
+
+def _is_true(raw: Raw) -> bool:
+    return bool(raw) and bytes(raw) == b"true"
+
+
+def _distinct_id(members: _Members, judged: _Judged) -> str:
+    for raw in (members.get("distinct_id"), members.get("$distinct_id"), judged.distinct_id):
+        if not raw:
+            continue
+        try:
+            distinct_id = _decode_text(raw)
+        except msgspec.ValidationError:
+            distinct_id = _canonical(bytes(raw))
+            if distinct_id == "null":
+                continue
+        if "\0" in distinct_id:
+            distinct_id = distinct_id.replace("\0", "\ufffd")
+        # The first that is present counts, even if it is blank.
+        if not distinct_id or distinct_id.isspace():
+            break
+        return distinct_id[:DISTINCT_ID_CHARS_MAX]
+    raise _Dropped("no_distinct_id")
+
+
+def _canonical(value: bytes) -> str:
+    """Compact JSON with sorted keys: one text for one value."""
+    text = value.decode()
+    if text.lstrip("-").isdigit():
+        return text
+    try:
+        return _encode_sorted(_decode_any(value)).decode()
+    except msgspec.DecodeError:
+        # A number out of range for Python: the client's text serves as well.
+        return text
+
+
+def _timestamp(members: _Members, judged: _Judged, context: _Context) -> int:
+    timestamp_us = None
+    timestamp = members.get("timestamp")
+    if timestamp is not None:
+        try:
+            value = _decode_time(timestamp)
+            timestamp_us = parse_time(value) if isinstance(value, str) else parse_number(value)
+        except msgspec.ValidationError:
+            pass
+    offset = members.get("offset")
+    offset_ms = None if offset is None else _number(offset)
+    return normalise(context.record.at, timestamp_us, offset_ms, context.sent_at_us, _is_true(judged.ignore_sent_at))
+
+
+def _number(raw: Raw) -> float | None:
+    try:
+        number: float = _decode_number(raw)
+    except msgspec.ValidationError:
+        return None
+    return number
+
+
+def _sent_at(members: _Members, elsewhere: str) -> int | None:
+    """The first usable of `sent_at`, `sentAt` and what was found outside the payload."""
+    for key in ("sent_at", "sentAt"):
+        raw = members.get(key)
+        if raw is not None:
+            try:
+                sent_at_us = parse_sent_at(_decode_time(raw))
+            except msgspec.ValidationError:
+                continue
+            if sent_at_us is not None:
+                return sent_at_us
+    return parse_sent_at(elsewhere) if elsewhere else None
+
+
+def _client_uuid(members: _Members) -> str:
+    """The client's uuid, lower case and hyphenated, empty when there is none or it is none."""
+    raw = members.get("uuid")
+    if raw is None:
+        return ""
+    text = _text(raw)
+    # Nearly all come as they go, which is a third of the cost.
+    if _UUID_AS_SHIPPED.fullmatch(text):
+        return text
+    if not _UUID.fullmatch(text):
+        return ""
+    digits = text.lower().removeprefix("urn:uuid:").strip("{}").replace("-", "")
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def _make_uuid(record_id: str, index: int, timestamp_us: int) -> str:
+    """UUIDv7 (RFC 9562 5.7) whose random bits are a hash of the event's place: the same event, the same uuid."""
+    noise = xxhash.xxh3_128_hexdigest(f"{record_id}:{index}".encode())
+    millis = f"{max(timestamp_us, 0) // 1000:012x}"
+    variant = "89ab"[int(noise[3], 16) % 4]
+    return f"{millis[:8]}-{millis[8:]}-7{noise[:3]}-{variant}{noise[4:7]}-{noise[7:19]}"
+
+
+def _lane(name: str, historical: bool) -> str:
+    lane = LANES.get(name)
+    if lane is not None:
+        return lane
+    if name.startswith(_AI_PREFIX):
+        return "ai"
+    return "historical" if historical else "main"
+
+
+def _hoist_person_profile(body: bytes, members: _Members) -> tuple[bytes, _Members]:
+    """Text and members with the switch among the properties, where downstream reads it.
+
+    The protocol's documentation lists it beside them.
+    """
+    switch = bytes(members[_PERSON_PROFILE])
+    if switch == b"null":
+        return body, members
+    properties = bytes(members.get("properties", _ABSENT))
+    rest = properties[1:-1].strip() if properties.startswith(b"{") else b""
+    hoisted = b'{"%b":%b%b}' % (_PERSON_PROFILE.encode(), switch, b"," + rest if rest else b"")
+    members = {key: raw for key, raw in members.items() if key != _PERSON_PROFILE} | {"properties": Raw(hoisted)}
+    return b"{%b}" % b",".join(_encode_sorted(key) + b":" + bytes(raw) for key, raw in members.items()), members

@@ -1,0 +1,54 @@
+"""The drainer as a child of `edge up`."""
+
+import select
+import signal
+import sys
+from pathlib import Path
+
+import msgspec
+
+from edge import logs
+from edge.disk import RealDisk
+from edge.drain.drainer import Drainer, InUse
+from edge.layout import Layout
+from edge.metrics import Board
+from edge.process import EXIT_TRY_AGAIN, accept_signals, read_spec, say_ready
+
+
+class DrainSpec(msgspec.Struct):
+    data: str
+    urls: list[str]
+    board_fd: int
+    board_rows: int
+    row: int
+    lifeline_fd: int
+
+
+def main(arguments: list[str]) -> int:
+    spec, ready_fd = read_spec(DrainSpec, arguments)
+    logs.set_up("drainer")
+    stopping = False
+
+    def stop(number: int, frame: object) -> None:
+        nonlocal stopping
+        stopping = True
+
+    signal.signal(signal.SIGTERM, stop)
+    accept_signals()
+
+    def should_stop() -> bool:
+        orphaned = bool(select.select([spec.lifeline_fd], [], [], 0)[0])
+        return stopping or orphaned
+
+    row = Board(spec.board_fd, spec.board_rows).rows[spec.row]
+    try:
+        drainer = Drainer(RealDisk(), Layout(Path(spec.data)), spec.urls, row)
+    except InUse as error:
+        print(f"edge: {error}", file=sys.stderr)
+        return EXIT_TRY_AGAIN
+    say_ready(ready_fd)
+    return drainer.run(should_stop)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

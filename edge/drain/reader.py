@@ -1,0 +1,183 @@
+"""Read one slot's segments in order, from a position on, while its worker may still be writing.
+
+The newest segment is read as it grows: what is not a whole frame yet is waited for, never an error. A segment is finished
+when its name says so and everything in it was read.
+"""
+
+import logging
+import time
+from typing import Final
+
+import msgspec
+
+from edge.checkpoints import Position
+from edge.disk import Disk
+from edge.segment.frame import SEGMENT_HEADER_BYTES
+from edge.segment.name import SegmentName, State, parse_name
+from edge.segment.scan import Damage, Frame, scan
+
+log = logging.getLogger(__name__)
+
+READ_BYTES: Final = 4 * 1024 * 1024
+_REREAD_S: Final = 0.01
+_REREADS: Final = 3
+_FINISHED: Final = (State.SEALED, State.SUSPECT)
+
+
+class Chunk(msgspec.Struct, gc=False):
+    """Records of one segment between two offsets, both of them frame boundaries."""
+
+    slot: int
+    name: SegmentName
+    start: int
+    end: int
+    lines: list[bytes]
+    oldest_us: int
+    damaged_bytes: int
+
+
+class SlotReader:
+    """Raises `OSError`."""
+
+    def __init__(self, disk: Disk, directory: str, slot: int, position: Position | None) -> None:
+        self.slot = slot
+        self._disk = disk
+        self._directory = directory
+        self._name: SegmentName | None = position.name if position else None
+        self._offset = position.offset if position else 0
+        self._fd: int | None = None
+        self._read_bytes = READ_BYTES
+
+    @property
+    def position(self) -> Position | None:
+        """Everything before it was handed out by `read`."""
+        return Position(str(self._name), self._offset) if self._name is not None else None
+
+    def peek(self) -> tuple[SegmentName, int] | None:
+        """Where the next chunk begins, `None` while there is no segment to read."""
+        if self._fd is None and not self._open():
+            return None
+        assert self._name is not None
+        return self._name, self._offset
+
+    def read(self, end: int | None = None) -> Chunk | None:
+        """The next records, up to about `READ_BYTES` of file or exactly to `end`; `None` when nothing more is there now."""
+        while self._fd is not None or self._open():
+            assert self._name is not None
+            assert self._fd is not None
+            finished = self._finished(self._name)
+            chunk = self._read_chunk(end)
+            if chunk is not None:
+                return chunk
+            rest = self._disk.size(self._fd) - self._offset
+            if rest > self._read_bytes:
+                self._read_bytes *= 2
+            elif not finished:
+                return None
+            else:
+                self._read_bytes = READ_BYTES
+                if rest > 0 and self._offset + rest > SEGMENT_HEADER_BYTES:
+                    return self._damaged_tail(rest)
+                if not self._advance():
+                    return None
+        return None
+
+    def _read_chunk(self, end: int | None) -> Chunk | None:
+        assert self._name is not None
+        assert self._fd is not None
+        size = self._read_bytes if end is None else end - self._offset
+        items = self._scan(size)
+        for _ in range(_REREADS):
+            if not any(isinstance(item, Damage) for item in items) or self._finished(self._name):
+                break
+            # Perhaps seen while it was being written.
+            time.sleep(_REREAD_S)
+            items = self._scan(size)
+        if not items:
+            return None
+        chunk = Chunk(self.slot, self._name, self._offset, items[-1].end, [], 0, 0)
+        for item in items:
+            if isinstance(item, Damage):
+                self._report(item)
+                chunk.damaged_bytes += item.end - item.offset
+                continue
+            chunk.oldest_us = min(chunk.oldest_us or item.header.oldest_us, item.header.oldest_us)
+            try:
+                chunk.lines += item.lines()
+            except ValueError as error:
+                log.error("segment %s: the frame at %d is not what it says: %s", self._name, item.offset, error)
+                chunk.damaged_bytes += item.end - item.offset
+        self._offset = chunk.end
+        return chunk
+
+    def _scan(self, size: int) -> list[Frame | Damage]:
+        assert self._name is not None
+        assert self._fd is not None
+        data = self._disk.pread(self._fd, size, self._offset)
+        return list(scan(data, self._name.incarnation, self._offset))
+
+    def _damaged_tail(self, rest: int) -> Chunk:
+        assert self._name is not None
+        start = self._offset
+        self._offset += rest
+        self._report(Damage(start, self._offset))
+        return Chunk(self.slot, self._name, start, self._offset, [], 0, rest)
+
+    def _report(self, damage: Damage) -> None:
+        log.error("segment %s: bytes %d to %d are damaged and skipped", self._name, damage.offset, damage.end)
+
+    # --- which segment
+
+    def _names(self) -> list[tuple[SegmentName, State]]:
+        return sorted(
+            (parsed for parsed in map(parse_name, self._disk.listdir(self._directory)) if parsed),
+            key=lambda parsed: parsed[0],
+        )
+
+    def _finished(self, name: SegmentName) -> bool:
+        return any(found == name and state in _FINISHED for found, state in self._names())
+
+    def _open(self) -> bool:
+        """Open the segment of the position if it is there, else the first one after it."""
+        readable = [(name, state) for name, state in self._names() if state is not State.BAD]
+        for name, state in readable:
+            if self._name is not None and name < self._name:
+                continue
+            if name != self._name:
+                self._offset = 0
+            self._name = name
+            self._fd = self._open_file(name, state)
+            if self._fd is not None:
+                # A stale position may lie behind the end that recovery left.
+                self._offset = min(self._offset, self._disk.size(self._fd))
+                return True
+        return False
+
+    def _open_file(self, name: SegmentName, state: State) -> int | None:
+        for spelling in (state, *_FINISHED):
+            try:
+                return self._disk.open(f"{self._directory}/{name.file_name(spelling)}")
+            except FileNotFoundError:
+                # Sealed between the listing and now.
+                continue
+        return None
+
+    def _advance(self) -> bool:
+        """The current segment is done: open the next one. Stays where it is when there is none yet."""
+        assert self._fd is not None
+        later = [
+            name
+            for name, state in self._names()
+            if state is not State.BAD and self._name is not None and name > self._name
+        ]
+        if not later:
+            return False
+        self.close()
+        self._name = later[0]
+        self._offset = 0
+        return self._open()
+
+    def close(self) -> None:
+        if self._fd is not None:
+            self._disk.close(self._fd)
+            self._fd = None

@@ -1,0 +1,109 @@
+"""An event as one line of JSON, in the shapes downstream takes.
+
+`event` is flat, for files, warehouses and people:
+
+    {"uuid":"…","event":"$pageview","distinct_id":"u","timestamp":"…Z","token":"phc_x","ip":"203.0.113.7","now":"…Z",
+     "sent_at":"…Z","lane":"main","historical_migration":true,"properties":{…},"$set":{…}}
+
+`captured` is what PostHog's ingestion consumers read, the client's event as a string inside:
+
+    {"uuid":"…","distinct_id":"u","ip":"203.0.113.7","data":"{\"event\":\"$pageview\",…}","now":"…Z","sent_at":"…Z",
+     "token":"phc_x","event":"$pageview","timestamp":"…Z","is_cookieless_mode":true,"historical_migration":true}
+
+In both, `sent_at` is left out when unknown and flags when false. The client's JSON is copied, not decoded.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from edge.drain.expand import Event
+from edge.drain.timestamps import format_time
+
+_EMPTY_OBJECT: Final = Raw(b"{}")
+
+
+class _Flat(msgspec.Struct, gc=False, kw_only=True, omit_defaults=True):
+    uuid: str
+    event: str
+    distinct_id: str
+    timestamp: str
+    token: str
+    ip: str
+    now: str
+    sent_at: str = ""
+    lane: str
+    historical_migration: bool = False
+    properties: Raw
+
+
+class _Captured(msgspec.Struct, gc=False, kw_only=True, omit_defaults=True):
+    uuid: str
+    distinct_id: str
+    ip: str
+    data: str
+    now: str
+    sent_at: str = ""
+    token: str
+    event: str
+    timestamp: str
+    is_cookieless_mode: bool = False
+    historical_migration: bool = False
+
+
+_REPRESENTED: Final = frozenset(_Flat.__struct_fields__) | {"$distinct_id", "$token", "api_key", "offset", "sentAt"}
+"""Members whose meaning the flat shape's own keys carry."""
+
+_encode: Final = msgspec.json.Encoder().encode
+
+
+def event_line(event: Event) -> bytes:
+    """The flat shape: what the edge found out, then every other member the client sent."""
+    members = event.members
+    properties = members.get("properties", _EMPTY_OBJECT)
+    line = _encode(
+        _Flat(
+            uuid=event.uuid,
+            event=event.event,
+            distinct_id=event.distinct_id,
+            timestamp=format_time(event.timestamp_us),
+            token=event.token,
+            ip=event.ip,
+            now=format_time(event.received_us),
+            sent_at="" if event.sent_at_us is None else format_time(event.sent_at_us),
+            lane=event.lane,
+            historical_migration=event.historical,
+            properties=_EMPTY_OBJECT if bytes(properties) == b"null" else properties,
+        )
+    )
+    others = members.keys() - _REPRESENTED
+    if not others:
+        return line
+    return b"%b,%b}" % (
+        line[:-1],
+        b",".join([_encode(key) + b":" + bytes(raw) for key, raw in members.items() if key in others]),
+    )
+
+
+def captured_line(event: Event) -> bytes:
+    """The value of a message to PostHog's ingestion, whose keys win over those inside `data`."""
+    return _encode(
+        _Captured(
+            uuid=event.uuid,
+            distinct_id=event.distinct_id,
+            ip=event.ip,
+            data=event.body.decode(),
+            now=format_time(event.received_us),
+            sent_at="" if event.sent_at_us is None else format_time(event.sent_at_us),
+            token=event.token,
+            event=event.event,
+            timestamp=format_time(event.timestamp_us),
+            is_cookieless_mode=event.cookieless,
+            historical_migration=event.historical,
+        )
+    )
+
+
+SHAPES: Final[dict[str, Callable[[Event], bytes]]] = {"event": event_line, "captured": captured_line}

@@ -1,0 +1,25 @@
+"""`null:`: events are shaped, counted and thrown away. For benchmarks."""
+
+from edge.drain.shapes import SHAPES
+from edge.drain.sink import Batch, Sink, SinkUrl
+from edge.segment.name import SegmentName
+
+
+class NullSink:
+    linger_s = 0.0
+
+    def __init__(self, shape: str) -> None:
+        self._line = SHAPES[shape]
+
+    def already(self, slot: int, name: SegmentName, start: int) -> int | None:
+        return None
+
+    def ship(self, batch: Batch) -> int:
+        return sum(len(self._line(event)) + 1 for event in batch.events)
+
+
+def make(url: SinkUrl) -> tuple[str, Sink]:
+    options = url.take(shape=tuple(SHAPES))
+    if url.target:
+        raise ValueError(f"null: expected nothing after the colon, found {url.target!r}")
+    return "null", NullSink(options["shape"])

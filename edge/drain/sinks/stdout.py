@@ -1,0 +1,37 @@
+"""`stdout:`: one line per event. At least once: what was written within the last second before a crash is written again."""
+
+import os
+from typing import Final
+
+from edge.drain.shapes import SHAPES
+from edge.drain.sink import Batch, Sink, SinkGone, SinkUrl
+from edge.segment.name import SegmentName
+
+_STDOUT: Final = 1
+
+
+class StdoutSink:
+    linger_s = 0.0
+
+    def __init__(self, shape: str) -> None:
+        self._line = SHAPES[shape]
+
+    def already(self, slot: int, name: SegmentName, start: int) -> int | None:
+        return None
+
+    def ship(self, batch: Batch) -> int:
+        data = b"".join([self._line(event) + b"\n" for event in batch.events])
+        rest = memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(_STDOUT, rest) :]
+        except OSError as error:
+            raise SinkGone(f"standard output: {error}") from error
+        return len(data)
+
+
+def make(url: SinkUrl) -> tuple[str, Sink]:
+    options = url.take(shape=tuple(SHAPES))
+    if url.target:
+        raise ValueError(f"stdout: expected nothing after the colon, found {url.target!r}")
+    return "stdout", StdoutSink(options["shape"])

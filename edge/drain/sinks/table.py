@@ -1,0 +1,26 @@
+"""Every kind of sink there is, by the scheme of its URL."""
+
+from collections.abc import Callable
+from typing import Final
+
+from edge.drain.sink import Sink, SinkUrl, split_url
+from edge.drain.sinks import file, null, stdout
+
+SINKS: Final[dict[str, Callable[[SinkUrl], tuple[str, Sink]]]] = {
+    "file": file.make,
+    "stdout": stdout.make,
+    "null": null.make,
+}
+
+
+def make_sink(text: str) -> tuple[str, Sink]:
+    """The sink's id, which names its checkpoint and labels its metrics, and the sink.
+
+    Raises `ValueError` for a URL that cannot be used, `OSError` when the destination cannot be prepared.
+    """
+    url = split_url(text)
+    if url.scheme not in SINKS or ":" not in text:
+        raise ValueError(
+            f"expected a sink URL that begins with {', '.join(f'{name}:' for name in SINKS)}, found {text!r}"
+        )
+    return SINKS[url.scheme](url)

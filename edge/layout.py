@@ -1,0 +1,38 @@
+"""The data folder: which directory holds what.
+
+DATA/spool/slot-00/        one directory per worker slot, one writer each; `.lock` is held while it lives
+DATA/ckpt/                 the drainer's position per sink
+DATA/quarantine/SINK/      events a sink refused for good, with the reason beside each
+DATA/torn/                 bytes recovery cut off
+DATA/events/               output of the default sink
+"""
+
+import re
+from pathlib import Path
+from typing import Final
+
+_SLOT: Final = re.compile(r"slot-(\d{2,})")
+
+LOCK_NAME: Final = ".lock"
+
+
+class Layout:
+    """Paths under one data folder."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        self.spool = data / "spool"
+        self.checkpoints = data / "ckpt"
+        self.quarantine = data / "quarantine"
+        self.torn = data / "torn"
+        self.events = data / "events"
+
+    def slot(self, slot: int) -> Path:
+        return self.spool / f"slot-{slot:02d}"
+
+    def slots(self) -> list[int]:
+        """The slots there are, lowest first; those of dead workers and of earlier, larger set-ups included."""
+        if not self.spool.is_dir():
+            return []
+        matches = (_SLOT.fullmatch(path.name) for path in self.spool.iterdir())
+        return sorted(int(match[1]) for match in matches if match)

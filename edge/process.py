@@ -1,0 +1,91 @@
+"""A process of ours and its children: how a child is started, says that it is ready, and learns that its parent is gone.
+
+A child gets a JSON specification and its descriptors by inheritance. It writes one byte to its ready pipe when it works, and
+reads from the lifeline, a pipe nobody writes to: its end means that the parent is gone, however that came about.
+"""
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from typing import Final, TypeVar
+
+import msgspec
+
+log = logging.getLogger(__name__)
+
+EXIT_TRY_AGAIN: Final = 75
+"""Another process holds what this one needs."""
+EXIT_FAULT: Final = 70
+"""A programming error was met; the parent starts the process again."""
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class Lifeline:
+    """Held by a parent for as long as it lives."""
+
+    def __init__(self) -> None:
+        self.read_fd, self._write_fd = os.pipe2(os.O_CLOEXEC)
+
+
+class Child:
+    """One started child process."""
+
+    def __init__(self, name: str, module: str, spec: msgspec.Struct, fds: Sequence[int]) -> None:
+        """Starts `python -m MODULE FD FD`: the descriptors of the specification and of the ready pipe."""
+        self.name = name
+        self.started_s = time.monotonic()
+        self.ready = False
+        self._ready_fd, ready_write_fd = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(self._ready_fd, False)
+        spec_fd = os.memfd_create("edge-spec", os.MFD_CLOEXEC)
+        os.write(spec_fd, msgspec.json.encode(spec))
+        os.lseek(spec_fd, 0, os.SEEK_SET)
+        command = [sys.executable, "-P", "-m", module, str(spec_fd), str(ready_write_fd)]
+        try:
+            # -P: modules come from the installation, not from whatever folder the parent was started in.
+            self.process = subprocess.Popen(command, pass_fds=[spec_fd, ready_write_fd, *fds], stdin=subprocess.DEVNULL)
+        finally:
+            os.close(spec_fd)
+            os.close(ready_write_fd)
+
+    def poll_ready(self) -> bool:
+        """Whether it has said that it works."""
+        if not self.ready and self._ready_fd >= 0:
+            try:
+                self.ready = os.read(self._ready_fd, 1) != b""
+            except BlockingIOError:
+                return False
+            os.close(self._ready_fd)
+            self._ready_fd = -1
+        return self.ready
+
+    def signal(self, number: int) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+
+
+def read_spec(kind: type[S], arguments: Sequence[str]) -> tuple[S, int]:
+    """In a child: the specification and the descriptor to say ready on. Signals reach the child from here on."""
+    spec_fd, ready_fd = map(int, arguments)
+    with os.fdopen(spec_fd, "rb") as file:
+        spec = msgspec.json.decode(file.read(), type=kind)
+    # A terminal's Ctrl-C goes to the whole group; what is to be done about it is the parent's decision.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return spec, ready_fd
+
+
+def accept_signals() -> None:
+    """Undo the parent's blocking of signals, once the handlers are in place."""
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def say_ready(ready_fd: int) -> None:
+    os.write(ready_fd, b"1")
+    os.close(ready_fd)

@@ -1,0 +1,170 @@
+"""A frame pair: the records of one commit, or of a part of it, as bytes of a segment file (format version 1).
+
+A pair is a zstd *skippable frame* that carries the header, followed by one ordinary zstd frame (content checksum on) whose
+content is newline-delimited JSON, one record per line. Little-endian.
+
+    offset size field
+         0    4 magic 0x184D2A5E
+         4    4 bytes that follow up to the zstd frame: 48
+         8    1 format version: 1
+         9    1 flags: 0
+        10    2 records
+        12    4 length of the zstd frame, bytes
+        16    4 length of its content, bytes
+        20    8 sequence: number of the pair in its segment, from 0
+        28    8 receive time of the oldest record, microseconds since the Unix epoch
+        36    4 length of the previous pair, 0 for the first (walks backwards from the tail)
+        40    4 events in those records
+        44    4 reserved: 0
+        48    8 XXH3-64, seed = the segment's incarnation, over bytes 8 to 47 and the zstd frame
+        56      the zstd frame
+
+A segment begins with its own header in another skippable frame, so that a file that lost its name can still be read:
+
+         0    4 magic 0x184D2A5D
+         4    4 bytes that follow: 40
+         8    1 format version: 1
+         9    1 flags: 0
+        10    2 slot
+        12    4 reserved: 0
+        16    8 creation time, microseconds since the Unix epoch
+        24    8 counter
+        32    8 incarnation
+        40    8 XXH3-64, seed = the incarnation, over bytes 8 to 39
+"""
+
+import struct
+from typing import Final
+
+import msgspec
+import xxhash
+import zstandard
+
+from edge.segment.name import SegmentName
+
+VERSION: Final = 1
+COMPRESSION_LEVEL: Final = 1
+"""Level 3 is slower on event JSON in groups and no smaller."""
+
+FRAME_MAGIC: Final = (0x184D2A5E).to_bytes(4, "little")
+FRAME_HEADER_BYTES: Final = 56
+FRAME_RAW_BYTES_MAX: Final = 256 * 1024
+"""Content of a frame of several records: bounds the damage of a bad one and the reader's memory. One record may be larger."""
+FRAME_RECORDS_MAX: Final = 1000
+
+SEGMENT_MAGIC: Final = (0x184D2A5D).to_bytes(4, "little")
+SEGMENT_HEADER_BYTES: Final = 48
+
+_FRAME: Final = struct.Struct("<4sIBBHIIQQIIIQ")
+_SEGMENT: Final = struct.Struct("<4sIBBHIQQQQ")
+_HASHED_FROM: Final = 8
+_HASH_AT: Final = 48
+
+assert _FRAME.size == FRAME_HEADER_BYTES
+assert _SEGMENT.size == SEGMENT_HEADER_BYTES
+
+
+class FrameHeader(msgspec.Struct, gc=False, frozen=True):
+    """What a frame pair says of itself; lengths in bytes."""
+
+    records: int
+    frame_bytes: int
+    raw_bytes: int
+    sequence: int
+    oldest_us: int
+    previous_bytes: int
+    events: int
+    checksum: int
+
+    @property
+    def pair_bytes(self) -> int:
+        return FRAME_HEADER_BYTES + self.frame_bytes
+
+
+class SegmentHeader(msgspec.Struct, frozen=True):
+    """What a segment says of itself at its very start."""
+
+    name: SegmentName
+    slot: int
+    created_us: int
+
+
+class Compressor:
+    """Makes frame pairs of one segment. Holds zstd's working memory, so one per writer and one thread at a time."""
+
+    def __init__(self) -> None:
+        self._zstd = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, write_checksum=True, write_content_size=True)
+
+    def encode(
+        self, lines: bytes, records: int, events: int, oldest_us: int, sequence: int, previous_bytes: int, seed: int
+    ) -> bytes:
+        """One frame pair. `lines` holds `records` newline-terminated lines."""
+        frame = self._zstd.compress(lines)
+        fields = (records, len(frame), len(lines), sequence, oldest_us, previous_bytes, events, 0)
+        head = _FRAME.pack(FRAME_MAGIC, FRAME_HEADER_BYTES - 8, VERSION, 0, *fields, 0)[:_HASH_AT]
+        return head + frame_checksum(head, frame, seed).to_bytes(8, "little") + frame
+
+
+def frame_checksum(head: bytes, frame: bytes | memoryview, seed: int) -> int:
+    """XXH3-64 over the header's bytes 8 to 47 and the zstd frame."""
+    state = xxhash.xxh3_64(head[_HASHED_FROM:_HASH_AT], seed)
+    state.update(frame)
+    return state.intdigest()
+
+
+def parse_frame_header(data: bytes | memoryview, offset: int) -> FrameHeader | None:
+    """The header at `offset` if its fixed fields are right; the checksum is not looked at. `None` otherwise."""
+    if offset + FRAME_HEADER_BYTES > len(data):
+        return None
+    fields = _FRAME.unpack_from(data, offset)
+    (
+        magic,
+        size,
+        version,
+        flags,
+        records,
+        frame_bytes,
+        raw_bytes,
+        sequence,
+        oldest_us,
+        previous,
+        events,
+        reserved,
+        checksum,
+    ) = fields
+    if magic != FRAME_MAGIC or size != FRAME_HEADER_BYTES - 8 or version != VERSION or flags or reserved:
+        return None
+    return FrameHeader(records, frame_bytes, raw_bytes, sequence, oldest_us, previous, events, checksum)
+
+
+def decode_lines(frame: bytes | memoryview, header: FrameHeader) -> bytes:
+    """The records of a zstd frame whose checksum was verified. Raises `ValueError` when it does not hold what it says."""
+    if zstandard.frame_content_size(frame) != header.raw_bytes:
+        raise ValueError(f"expected a zstd frame of {header.raw_bytes} bytes of content")
+    try:
+        lines = zstandard.ZstdDecompressor().decompress(frame)
+    except zstandard.ZstdError as error:
+        raise ValueError(f"expected a zstd frame: {error}") from error
+    found = lines.count(b"\n")
+    if len(lines) != header.raw_bytes or found != header.records:
+        raise ValueError(f"expected {header.records} records, found {found}")
+    return lines
+
+
+def encode_segment_header(name: SegmentName, slot: int, created_us: int) -> bytes:
+    head = _SEGMENT.pack(
+        SEGMENT_MAGIC, SEGMENT_HEADER_BYTES - 8, VERSION, 0, slot, 0, created_us, name.counter, name.incarnation, 0
+    )[:-8]
+    return head + xxhash.xxh3_64_intdigest(head[_HASHED_FROM:], name.incarnation).to_bytes(8, "little")
+
+
+def parse_segment_header(data: bytes | memoryview) -> SegmentHeader | None:
+    """The header a segment begins with, `None` when it is damaged or of another version."""
+    if len(data) < SEGMENT_HEADER_BYTES:
+        return None
+    magic, size, version, flags, slot, reserved, created_us, counter, incarnation, checksum = _SEGMENT.unpack_from(data)
+    if magic != SEGMENT_MAGIC or size != SEGMENT_HEADER_BYTES - 8 or version != VERSION or flags or reserved:
+        return None
+    if xxhash.xxh3_64_intdigest(bytes(data[_HASHED_FROM : SEGMENT_HEADER_BYTES - 8]), incarnation) != checksum:
+        return None
+    return SegmentHeader(SegmentName(counter, incarnation), slot, created_us)

@@ -1,0 +1,92 @@
+"""A record: one accepted request as stored, one line of JSON.
+
+    {"id":"5c0d2e88b1f09a37-1f","at":1763690000123456,"token":"phc_x","path":"e","ip":"203.0.113.7",
+     "sent_at":"1763690000100","data":{...the client's JSON...}}
+
+`data` is the client's JSON text with its bytes kept (raw line breaks become spaces) and is always the last field, so a
+reader may cut it out without parsing it: the first `,"data":` outside a string is the only one before it. Fields that are
+empty are left out.
+"""
+
+from typing import Final
+
+import msgspec
+
+_DATA: Final = b',"data":'
+_LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
+
+
+class Record(msgspec.Struct, gc=False):
+    """One accepted request. Immutable once stored; everything shipped is a function of it."""
+
+    id: str
+    """Unique for ever: the writer's random 64-bit incarnation and a counter, `%016x-%x`."""
+    at: int
+    """Receive time, microseconds since the Unix epoch."""
+    token: str
+    """The project key, trimmed, ASCII."""
+    path: str
+    """Name of the capture route: `e`, `capture`, `batch`, `engage`, `s`, ..."""
+    ip: str
+    """The client's address in plain text form."""
+    data: bytes
+    """The client's JSON text, one line."""
+    sent_at: str = ""
+    """When the client sent it, as found outside the payload (query `_`, form `sent_at`); not normalised."""
+    user_agent: str = ""
+    """Kept for session replay, which names the library by it; empty elsewhere."""
+
+
+class _Head(msgspec.Struct, gc=False):
+    id: str
+    at: int
+    token: str
+    path: str
+    ip: str
+    sent_at: str = ""
+    user_agent: str = ""
+
+
+_decode_head: Final = msgspec.json.Decoder(_Head).decode
+_encode_text: Final = msgspec.json.Encoder().encode
+
+
+def encode_record(
+    record_id: bytes, at: int, token: str, path: str, ip: str, data: bytes, sent_at: str = "", user_agent: str = ""
+) -> bytes:
+    """The stored line, newline included. `token`, `path` and `ip` must need no JSON escapes beyond the encoder's."""
+    if b"\n" in data or b"\r" in data:
+        data = data.translate(_LINE_BREAKS)
+    extra = b""
+    if sent_at:
+        extra = b',"sent_at":' + _encode_text(sent_at)
+    if user_agent:
+        extra += b',"user_agent":' + _encode_text(user_agent)
+    return b'{"id":"%b","at":%d,"token":%b,"path":"%b","ip":"%b"%b,"data":%b}\n' % (
+        record_id,
+        at,
+        _encode_text(token),
+        path.encode(),
+        ip.encode(),
+        extra,
+        data,
+    )
+
+
+def decode_record(line: bytes) -> Record:
+    """The record of one line (with or without its newline). Raises `ValueError` when the line is none."""
+    cut = line.find(_DATA)
+    if cut < 0:
+        raise ValueError('a record holds ,"data": and this line does not')
+    end = len(line) - 1 if line.endswith(b"\n") else len(line)
+    head = _decode_head(line[:cut] + b"}")
+    return Record(
+        head.id,
+        head.at,
+        head.token,
+        head.path,
+        head.ip,
+        line[cut + len(_DATA) : end - 1],
+        head.sent_at,
+        head.user_agent,
+    )

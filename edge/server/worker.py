@@ -1,0 +1,178 @@
+"""One worker process: an event loop on one listening socket and one spool slot."""
+
+import asyncio
+import contextlib
+import gc
+import itertools
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import uvloop
+
+from edge import logs
+from edge.disk import RealDisk
+from edge.layout import Layout
+from edge.metrics import Board, Histogram, Row
+from edge.process import EXIT_FAULT, EXIT_TRY_AGAIN, accept_signals, read_spec, say_ready
+from edge.server.protocol import CaptureConnection
+from edge.server.service import ServerSettings, Service
+from edge.spool.recover import Recovered, next_counter, open_slot
+from edge.spool.writer import Clock, SpoolSettings, SpoolWriter
+
+log = logging.getLogger("edge.server.worker")
+
+TICK_S: Final = 0.25
+LOCK_WAIT_S: Final = 10.0
+"""How long a predecessor that is stopping may keep the slot."""
+QUIET_S: Final = 1.0
+"""After the end of accepting: kept connections may still send, and are answered with `Connection: close`."""
+STOP_S: Final = 8.0
+"""When requests that are not whole by then are refused; inside the ten seconds container engines wait."""
+ACCEPT_BACKLOG: Final = 4096
+
+
+class WorkerSpec(msgspec.Struct):
+    slot: int
+    data: str
+    listen_fd: int
+    board_fd: int
+    board_rows: int
+    lifeline_fd: int
+    server: ServerSettings
+    spool: SpoolSettings
+
+
+def wall_us() -> int:
+    return time.time_ns() // 1000
+
+
+def record_ids() -> Callable[[], bytes]:
+    """Ids unique for ever: 64 random bits of this process and a counter."""
+    prefix = secrets.token_hex(8).encode()
+    count = itertools.count()
+    return lambda: b"%b-%x" % (prefix, next(count))
+
+
+def main(arguments: list[str]) -> int:
+    spec, ready_fd = read_spec(WorkerSpec, arguments)
+    logs.set_up(f"worker-{spec.slot}")
+    layout = Layout(Path(spec.data))
+    disk = RealDisk()
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while (opened := open_slot(disk, layout, spec.slot)) is None:
+        if time.monotonic() > deadline:
+            log.error("%s is in use by another process", layout.slot(spec.slot))
+            return EXIT_TRY_AGAIN
+        time.sleep(0.05)
+    row = Board(spec.board_fd, spec.board_rows).rows[spec.slot]
+    _count_recovery(row, opened[1])
+    return uvloop.run(_serve(spec, layout, disk, row, ready_fd))
+
+
+def _count_recovery(row: Row, recovered: Recovered) -> None:
+    row.add("edge_recovered_segments_total", recovered.segments)
+    row.add("edge_torn_bytes_total", recovered.torn_bytes)
+    row.add("edge_damaged_bytes_total", recovered.damaged_bytes)
+
+
+async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, row: Row, ready_fd: int) -> int:
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_on_loop_error)
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_reader(spec.lifeline_fd, stop.set)
+    accept_signals()
+
+    writer = SpoolWriter(
+        loop,
+        disk,
+        str(layout.slot(spec.slot)),
+        spec.slot,
+        next_counter(disk, layout, spec.slot),
+        lambda: secrets.randbits(64),
+        spec.spool,
+        Clock(time.monotonic, wall_us),
+        row,
+        _on_fault,
+    )
+    service = Service(spec.server, writer, row, record_ids(), wall_us)
+    service.tick(time.monotonic())
+    ticking = asyncio.create_task(_tick(service, writer, row))
+    server = await loop.create_server(
+        lambda: CaptureConnection(service), sock=socket.socket(fileno=spec.listen_fd), backlog=ACCEPT_BACKLOG
+    )
+    # What was loaded lives for ever: collections need not look at it.
+    gc.collect()
+    gc.freeze()
+    say_ready(ready_fd)
+    log.info("accepting")
+
+    await stop.wait()
+    loop.remove_reader(spec.lifeline_fd)
+    server.close()
+    await _finish(service)
+    await writer.close()
+    ticking.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await ticking
+    service.tick(time.monotonic())
+    log.info("stopped, every accepted record is sealed")
+    return 0
+
+
+async def _tick(service: Service, writer: SpoolWriter, row: Row) -> None:
+    lag = Histogram(row, "edge_event_loop_lag_seconds")
+    due = time.monotonic()
+    while True:
+        now = time.monotonic()
+        lag.observe(int((now - due) * 1e6))
+        service.tick(now)
+        writer.tick()
+        row.set("edge_heartbeat_timestamp_seconds", wall_us())
+        row.set("edge_storage_failing", int(writer.failing))
+        due = now + TICK_S
+        await asyncio.sleep(TICK_S)
+
+
+async def _finish(service: Service) -> None:
+    """Answer what was read, let clients that are in the middle of a request finish it, refuse the rest."""
+    service.stopping = True
+    started = time.monotonic()
+    while service.connections:
+        elapsed = time.monotonic() - started
+        if elapsed > QUIET_S:
+            for connection in list(service.connections):
+                connection.stop()
+        if elapsed > STOP_S:
+            for connection in list(service.connections):
+                connection.refuse_unfinished()
+        if elapsed > STOP_S + QUIET_S:
+            return
+        await asyncio.sleep(0.02)
+
+
+def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    log.error("%s", context.get("message"), exc_info=error)
+    if isinstance(error, AssertionError):
+        _on_fault(error)
+
+
+def _on_fault(error: BaseException) -> None:
+    """An invariant does not hold: end at once, the parent starts another worker, and what was acknowledged is on disk."""
+    log.critical("a fault of ours", exc_info=error)
+    logging.shutdown()
+    os._exit(EXIT_FAULT)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

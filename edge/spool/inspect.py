@@ -1,0 +1,122 @@
+"""Look at a spool from outside, live or not: which segments there are and what they hold. Reads only."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+
+from edge.layout import Layout
+from edge.segment.frame import SEGMENT_HEADER_BYTES, parse_segment_header
+from edge.segment.name import SegmentName, State, parse_name
+from edge.segment.scan import Damage, Frame, scan
+
+
+class SegmentFile(msgspec.Struct, frozen=True):
+    """A segment found on disk."""
+
+    path: Path
+    slot: int
+    name: SegmentName
+    state: State
+    size: int
+
+
+class Summary(msgspec.Struct):
+    """What a segment holds. Lengths in bytes, times in microseconds since the Unix epoch, 0 where there are none."""
+
+    frames: int = 0
+    records: int = 0
+    events: int = 0
+    raw_bytes: int = 0
+    end: int = 0
+    """End of the last good frame."""
+    damaged_bytes: int = 0
+    """Between good frames, and after the last one in a finished segment."""
+    tail_bytes: int = 0
+    """After the last good frame of an open segment: being written, or torn."""
+    oldest_us: int = 0
+    missing_frames: int = 0
+    """Gaps in the sequence that no damaged bytes account for."""
+
+
+def segment_files(layout: Layout, slot: int) -> list[SegmentFile]:
+    """The slot's segments in order. Files that vanish meanwhile are left out."""
+    found = []
+    for path in layout.slot(slot).iterdir():
+        parsed = parse_name(path.name)
+        if parsed is None:
+            continue
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            continue
+        found.append(SegmentFile(path, slot, *parsed, size))
+    return sorted(found, key=lambda file: file.name)
+
+
+def all_segments(layout: Layout) -> list[SegmentFile]:
+    return [file for slot in layout.slots() for file in segment_files(layout, slot)]
+
+
+def named_segment(path: Path) -> SegmentFile:
+    """A single file, which may have been copied and renamed: its own header then says what it is.
+
+    Raises `OSError`, and `ValueError` when it is no segment.
+    """
+    parsed = parse_name(path.name)
+    with path.open("rb") as file:
+        header = parse_segment_header(file.read(SEGMENT_HEADER_BYTES))
+    size = path.stat().st_size
+    if parsed is not None:
+        return SegmentFile(path, header.slot if header else -1, *parsed, size)
+    if header is None:
+        raise ValueError(f"expected a segment: neither the name nor the first bytes of {path} are those of one")
+    return SegmentFile(path, header.slot, header.name, State.SEALED, size)
+
+
+def frames(file: SegmentFile, offset: int = 0) -> Iterator[Frame | Damage]:
+    """Frames from `offset` on, which must be 0 or a frame boundary. Nothing for a file that is gone."""
+    yield from scan(read(file, offset), file.name.incarnation, offset)
+
+
+def read(file: SegmentFile, offset: int = 0) -> bytes:
+    """The file's bytes from `offset` on, also when it was sealed or deleted since it was found."""
+    for path in (file.path, file.path.with_name(file.name.file_name(State.SEALED))):
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        with os.fdopen(fd, "rb") as opened:
+            opened.seek(offset)
+            return opened.read()
+    return b""
+
+
+def summarise(file: SegmentFile, offset: int = 0) -> Summary:
+    """What the segment holds from `offset` on."""
+    found = Summary(end=offset)
+    data = read(file, offset)
+    expected: int | None = None if offset else 0
+    for item in scan(data, file.name.incarnation, offset):
+        if isinstance(item, Damage):
+            found.damaged_bytes += item.end - item.offset
+            expected = None
+            continue
+        header = item.header
+        if expected is not None:
+            found.missing_frames += header.sequence - expected
+        expected = header.sequence + 1
+        found.frames += 1
+        found.records += header.records
+        found.events += header.events
+        found.raw_bytes += header.raw_bytes
+        found.oldest_us = min(found.oldest_us or header.oldest_us, header.oldest_us)
+        found.end = item.end
+    tail = offset + len(data) - max(found.end, 0 if offset else SEGMENT_HEADER_BYTES)
+    if tail > 0:
+        if file.state is State.OPEN:
+            found.tail_bytes = tail
+        else:
+            found.damaged_bytes += tail
+    return found

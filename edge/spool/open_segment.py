@@ -1,0 +1,112 @@
+"""One segment while it is written: created, appended to, synced, sealed. Used by one thread at a time.
+
+After an error the file is never appended to again, and a descriptor whose sync failed is never synced again: what such a sync
+left in the page cache is unknown.
+"""
+
+from edge.disk import Disk, write_all
+from edge.segment.frame import (
+    FRAME_RAW_BYTES_MAX,
+    FRAME_RECORDS_MAX,
+    SEGMENT_HEADER_BYTES,
+    Compressor,
+    encode_segment_header,
+)
+from edge.segment.name import SegmentName, State
+from edge.spool.group import Group
+
+
+class OpenSegment:
+    """Raises `OSError` from every method; the caller then calls `abandon`."""
+
+    def __init__(self, disk: Disk, directory: str, name: SegmentName, slot: int, created_us: int) -> None:
+        self.name = name
+        self._disk = disk
+        self._directory = directory
+        self._compressor = Compressor()
+        self._sequence = 0
+        self._previous_bytes = 0
+        self._sync_failed = False
+        self._closed = False
+        self._fd = disk.create(self._path(State.OPEN))
+        self.size = SEGMENT_HEADER_BYTES
+        """Bytes of whole commits."""
+        try:
+            write_all(disk, self._fd, encode_segment_header(name, slot, created_us), 0)
+        except OSError:
+            disk.close(self._fd)
+            disk.unlink(self._path(State.OPEN))
+            raise
+
+    def append(self, group: Group) -> int:
+        """Write the group's frames; the bytes written. After an error the file is cut back to the last whole commit."""
+        pairs = []
+        previous = self._previous_bytes
+        for sequence, part in enumerate(group.parts(FRAME_RAW_BYTES_MAX, FRAME_RECORDS_MAX), self._sequence):
+            pair = self._compressor.encode(
+                b"".join(part.lines),
+                len(part.lines),
+                sum(part.events),
+                part.oldest_us,
+                sequence,
+                previous,
+                self.name.incarnation,
+            )
+            previous = len(pair)
+            pairs.append(pair)
+        data = b"".join(pairs)
+        try:
+            write_all(self._disk, self._fd, data, self.size)
+        except OSError:
+            self._disk.truncate(self._fd, self.size)
+            raise
+        self.size += len(data)
+        self._sequence += len(pairs)
+        self._previous_bytes = previous
+        return len(data)
+
+    def sync(self) -> None:
+        """Everything appended is on stable storage when this returns. Not to be called again once it has failed."""
+        assert not self._sync_failed, "a failed sync is never retried on its descriptor"
+        try:
+            self._disk.sync(self._fd)
+        except OSError:
+            self._sync_failed = True
+            raise
+
+    def sync_creation(self) -> None:
+        """The file's name is on stable storage when this returns."""
+        self._disk.sync_directory(self._directory)
+
+    def seal(self) -> None:
+        """Sync, then say by the name that the segment is finished."""
+        self.sync()
+        self._disk.rename(self._path(State.OPEN), self._path(State.SEALED))
+        self._disk.sync_directory(self._directory)
+        self._close()
+
+    def abandon(self) -> None:
+        """Finish a segment that had an error: sealed if it still can be, else set aside under the `.suspect` name."""
+        if self._closed:
+            return
+        if not self._sync_failed:
+            try:
+                self.seal()
+            except OSError:
+                pass
+            else:
+                return
+        try:
+            self._disk.rename(self._path(State.OPEN), self._path(State.SUSPECT))
+        except OSError:
+            # The name stays `.open`; recovery at the next start finds it under either.
+            pass
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        self._closed = True
+        self._disk.close(self._fd)
+
+    def _path(self, state: State) -> str:
+        return f"{self._directory}/{self.name.file_name(state)}"

@@ -1,0 +1,326 @@
+"""A worker's side of the spool: append to memory, commit in groups, roll, seal.
+
+Group commit has no timer: what arrives while one commit is on its way to the disk forms the next. A lone request commits at
+the end of the loop turn it arrived in; under load the groups grow by themselves.
+
+Durability:
+
+- `fsync`: waiters are told after `fdatasync` of the group, and of the directory for a new segment. Groups are compressed,
+  written and synced in the disk thread.
+- `page`: waiters are told after the write. Small groups are written on the loop, a write to the page cache being cheaper than
+  a change of thread; the thread syncs once a second, and until then the records are kept in memory so that a failed sync
+  can be answered by writing them again into a new segment.
+
+When the disk refuses: the group's waiters are told that it was not stored, the segment is finished and never touched again,
+and the next commit opens a new one. When even that fails, commits are refused for a second before the disk is tried again.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from enum import Enum
+from typing import Final
+
+import msgspec
+
+from edge.disk import Disk
+from edge.metrics import Histogram, Row, slot
+from edge.segment.name import SegmentName
+from edge.spool.disk_thread import DiskThread
+from edge.spool.group import Group, Waiter
+from edge.spool.open_segment import OpenSegment
+
+log = logging.getLogger(__name__)
+
+INLINE_BYTES_MAX: Final = 64 * 1024
+"""Groups above this are compressed and written in the disk thread in `page` mode too: zstd takes about 2 ms per MiB."""
+
+REFUSE_SECONDS: Final = 1.0
+
+
+class Durability(Enum):
+    FSYNC = "fsync"
+    PAGE = "page"
+
+
+class SpoolSettings(msgspec.Struct, frozen=True):
+    durability: Durability = Durability.FSYNC
+    segment_bytes_max: int = 64 * 1024 * 1024
+    """Compressed size at which a segment is rolled."""
+    segment_age_max_s: float = 60.0
+    """Age, from its first record, at which a segment is rolled."""
+    sync_interval_s: float = 1.0
+    """`page` mode: how long records may be in the page cache only."""
+
+
+class Clock(msgspec.Struct, frozen=True):
+    """The seam at which tests inject time."""
+
+    monotonic_s: Callable[[], float]
+    wall_us: Callable[[], int]
+
+
+class SpoolWriter:
+    """One slot's only writer. Every method is called on the event loop."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        disk: Disk,
+        directory: str,
+        slot_number: int,
+        next_counter: int,
+        incarnations: Callable[[], int],
+        settings: SpoolSettings,
+        clock: Clock,
+        row: Row,
+        on_fault: Callable[[BaseException], None],
+    ) -> None:
+        self._loop = loop
+        self._disk = disk
+        self._directory = directory
+        self._slot = slot_number
+        self._incarnations = incarnations
+        self._settings = settings
+        self._clock = clock
+        self._thread = DiskThread(loop, on_fault)
+
+        self._row = row
+        self._records_histogram = Histogram(row, "edge_commit_records")
+        self._sync_histogram = Histogram(row, "edge_fsync_duration_seconds")
+        self._slots = row.slots
+        self._commits_slot = slot("edge_commits_total")
+        self._written_slot = slot("edge_spool_written_bytes_total")
+
+        self._next_counter = next_counter
+        self._segment: OpenSegment | None = None
+        self._segment_since_s = 0.0
+
+        self._pending = Group([], [], [])
+        self.pending_bytes = 0
+        """Bytes appended and not yet committed or refused."""
+        self._scheduled = False
+        self._busy = False
+        """The disk thread has a commit, and with it the open segment."""
+        self._refuse_until_s = 0.0
+
+        # `page` mode only: records that were acknowledged and are not yet on stable storage.
+        self._unsynced: list[Group] = []
+        self._owed: list[Group] = []
+        """Those of a segment whose sync failed; written again before anything else."""
+        self._sync_due_s = 0.0
+
+        self._outstanding = 0
+        """Jobs given to the disk thread whose results have not come back."""
+        self._quiet: asyncio.Future[None] | None = None
+
+    # --- appending and committing
+
+    @property
+    def failing(self) -> bool:
+        """The disk refused within the last second; what is appended now is refused too."""
+        return self._clock.monotonic_s() < self._refuse_until_s
+
+    def append(self, line: bytes, events: int, received_us: int, waiter: Waiter) -> None:
+        """Take a record into the next commit. `waiter` hears of it later, never from within this call."""
+        group = self._pending
+        if not group.lines:
+            group.oldest_us = received_us
+            self._commit_soon()
+        group.lines.append(line)
+        group.events.append(events)
+        group.waiters.append(waiter)
+        group.raw_bytes += len(line)
+        self.pending_bytes += len(line)
+
+    def tick(self) -> None:
+        """To be called a few times a second: rolls an aged segment, syncs in `page` mode, writes again what is owed."""
+        if self._busy:
+            return
+        if self._segment is not None and self._aged():
+            self._roll("age")
+        if self._owed and not self.failing:
+            self._commit_soon()
+        if self._unsynced and self._clock.monotonic_s() >= self._sync_due_s:
+            self._sync_later()
+
+    async def close(self) -> None:
+        """Commit what was appended, seal, end the thread. The waiters have all been told when this returns."""
+        while self._pending.lines or self._busy or self._outstanding:
+            await self._until_quiet()
+        if self._segment is not None:
+            self._roll("shutdown")
+            await self._until_quiet()
+        if self._owed:
+            log.error("%d groups of acknowledged records could not be synced", len(self._owed))
+        self._thread.close()
+
+    def _commit_soon(self) -> None:
+        if not self._busy and not self._scheduled:
+            # At the end of this turn of the loop: everything read in the turn is in one group.
+            self._scheduled = True
+            self._loop.call_soon(self._commit)
+
+    def _commit(self) -> None:
+        self._scheduled = False
+        if self._busy or not (self._pending.lines or self._owed):
+            return
+        group = self._pending
+        self._pending = Group([], [], [])
+        if self.failing:
+            self._refused(group)
+            return
+        if self._segment is not None and (self._segment.size >= self._settings.segment_bytes_max or self._aged()):
+            self._roll("age" if self._aged() else "size")
+        if self._settings.durability is Durability.FSYNC:
+            self._busy = True
+            self._submit(lambda: self._store_durably(group), lambda error: self._committed(group, error))
+        else:
+            self._commit_to_page_cache(group)
+
+    def _commit_to_page_cache(self, group: Group) -> None:
+        owed = sum(waiting.raw_bytes for waiting in self._owed)
+        if group.raw_bytes + owed > INLINE_BYTES_MAX:
+            self._busy = True
+            self._submit(lambda: self._store_in_page_cache(group), lambda error: self._committed(group, error))
+            return
+        try:
+            self._store_in_page_cache(group)
+        except OSError as error:
+            self._failed(group, error)
+        else:
+            self._stored(group)
+
+    def _committed(self, group: Group, error: OSError | None) -> None:
+        self._busy = False
+        if error is None:
+            self._stored(group)
+        else:
+            self._failed(group, error)
+        if self._pending.lines:
+            self._commit_soon()
+
+    def _stored(self, group: Group) -> None:
+        if self._settings.durability is Durability.PAGE:
+            self._unsynced += self._owed
+            self._owed = []
+            if group.lines:
+                self._unsynced.append(Group(group.lines, group.events, [], group.raw_bytes, group.oldest_us))
+        self.pending_bytes -= group.raw_bytes
+        self._slots[self._commits_slot] += 1
+        self._records_histogram.observe(len(group.waiters))
+        now_us = self._clock.wall_us()
+        for waiter in group.waiters:
+            waiter.stored(now_us)
+
+    def _refused(self, group: Group) -> None:
+        self.pending_bytes -= group.raw_bytes
+        for waiter in group.waiters:
+            waiter.not_stored()
+
+    def _failed(self, group: Group, error: OSError) -> None:
+        log.error("a commit of %d records failed: %s", len(group.waiters), error)
+        self._row.add("edge_segment_write_errors_total", 1)
+        self._refuse_until_s = self._clock.monotonic_s() + REFUSE_SECONDS
+        if self._segment is not None:
+            self._abandon(self._segment)
+        self._refused(group)
+
+    # --- storing: on the loop or, while busy, in the disk thread
+
+    def _store_durably(self, group: Group) -> None:
+        fresh = self._segment is None
+        segment = self._segment or self._open()
+        self._slots[self._written_slot] += segment.append(group)
+        started = self._clock.monotonic_s()
+        segment.sync()
+        if fresh:
+            segment.sync_creation()
+        self._sync_histogram.observe(int((self._clock.monotonic_s() - started) * 1e6))
+
+    def _store_in_page_cache(self, group: Group) -> None:
+        segment = self._segment or self._open()
+        for waiting in self._owed:
+            self._slots[self._written_slot] += segment.append(waiting)
+        if group.lines:
+            self._slots[self._written_slot] += segment.append(group)
+
+    def _open(self) -> OpenSegment:
+        name = SegmentName(self._next_counter, self._incarnations())
+        self._next_counter += 1
+        self._segment = OpenSegment(self._disk, self._directory, name, self._slot, self._clock.wall_us())
+        self._segment_since_s = self._clock.monotonic_s()
+        self._sync_due_s = self._segment_since_s + self._settings.sync_interval_s
+        return self._segment
+
+    # --- finishing segments, always in the disk thread
+
+    def _aged(self) -> bool:
+        return self._clock.monotonic_s() - self._segment_since_s >= self._settings.segment_age_max_s
+
+    def _roll(self, reason: str) -> None:
+        segment, self._segment = self._segment, None
+        assert segment is not None
+        retained, self._unsynced = self._unsynced, []
+
+        def sealed(error: OSError | None) -> None:
+            if error is None:
+                self._row.add("edge_segment_sealed_total", 1, reason)
+            else:
+                self._lost_sync(segment, retained, error)
+
+        self._submit(segment.seal, sealed)
+
+    def _sync_later(self) -> None:
+        segment = self._segment
+        assert segment is not None
+        retained, self._unsynced = self._unsynced, []
+        self._sync_due_s = self._clock.monotonic_s() + self._settings.sync_interval_s
+
+        def sync() -> None:
+            started = self._clock.monotonic_s()
+            segment.sync()
+            segment.sync_creation()
+            self._sync_histogram.observe(int((self._clock.monotonic_s() - started) * 1e6))
+
+        def synced(error: OSError | None) -> None:
+            if error is not None:
+                self._lost_sync(segment, retained, error)
+
+        self._submit(sync, synced)
+
+    def _lost_sync(self, segment: OpenSegment, retained: list[Group], error: OSError) -> None:
+        log.error("a sync failed, %d groups are written again: %s", len(retained), error)
+        self._row.add("edge_segment_write_errors_total", 1)
+        self._owed += retained
+        self._abandon(segment)
+        self._commit_soon()
+
+    def _abandon(self, segment: OpenSegment) -> None:
+        if segment is self._segment:
+            self._segment = None
+            # Written to it and not yet synced: its fate is unknown now.
+            self._owed += self._unsynced
+            self._unsynced = []
+        self._row.add("edge_segment_sealed_total", 1, "error")
+        self._submit(segment.abandon, lambda _: None)
+
+    # --- the disk thread
+
+    def _submit(self, job: Callable[[], None], done: Callable[[OSError | None], None]) -> None:
+        self._outstanding += 1
+
+        def finished(error: OSError | None) -> None:
+            self._outstanding -= 1
+            done(error)
+            if not self._outstanding and self._quiet is not None and not self._quiet.done():
+                self._quiet.set_result(None)
+
+        self._thread.submit(job, finished)
+
+    async def _until_quiet(self) -> None:
+        """The disk thread has nothing to do and a turn of the loop has passed."""
+        if self._outstanding:
+            self._quiet = self._loop.create_future()
+            await self._quiet
+        await asyncio.sleep(0)

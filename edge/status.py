@@ -1,0 +1,116 @@
+"""What is in the spool and how far each sink has come, computed from the files alone."""
+
+import time
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+
+from edge.checkpoints import Position, load_all
+from edge.disk import RealDisk
+from edge.layout import Layout
+from edge.segment.name import State
+from edge.spool.inspect import SegmentFile, Summary, all_segments, summarise
+
+
+class SlotStatus(msgspec.Struct):
+    slot: int
+    segments: dict[str, int]
+    """Number by state."""
+    bytes: int
+    records: int
+    events: int
+    damaged_bytes: int
+
+
+class SinkStatus(msgspec.Struct):
+    sink: str
+    id: str
+    shipped: int
+    dropped: dict[str, int]
+    quarantined: int
+    waiting_records: int
+    """Accepted and not yet confirmed by this sink."""
+    waiting_events: int
+    oldest_waiting_s: float
+    """Age of the oldest record that waits, 0 when none does."""
+    damaged_bytes: int
+
+
+class Status(msgspec.Struct):
+    data: str
+    slots: list[SlotStatus]
+    sinks: list[SinkStatus]
+
+
+def read_status(layout: Layout) -> Status:
+    """May be called while everything runs; the figures are of slightly different moments then."""
+    checkpoints = load_all(RealDisk(), str(layout.checkpoints))
+    files = all_segments(layout)
+    whole = {file.path: summarise(file) for file in files}
+    slots = [_slot_status(slot, [file for file in files if file.slot == slot], whole) for slot in layout.slots()]
+    now_us = time.time_ns() // 1000
+    sinks = []
+    for sink_id, checkpoint in checkpoints.items():
+        waiting = [_after(file, checkpoint.slots.get(file.slot), whole) for file in files]
+        oldest_us = min((summary.oldest_us for summary in waiting if summary.records), default=now_us)
+        sinks.append(
+            SinkStatus(
+                checkpoint.sink,
+                sink_id,
+                checkpoint.totals.shipped,
+                checkpoint.totals.dropped,
+                checkpoint.totals.quarantined,
+                sum(summary.records for summary in waiting),
+                sum(summary.events for summary in waiting),
+                max(0, now_us - oldest_us) / 1e6,
+                checkpoint.totals.damaged_bytes,
+            )
+        )
+    return Status(str(layout.data), slots, sinks)
+
+
+def _slot_status(slot: int, files: list[SegmentFile], whole: dict[Path, Summary]) -> SlotStatus:
+    states = Counter(file.state.name.lower() for file in files)
+    summaries = [whole[file.path] for file in files]
+    return SlotStatus(
+        slot,
+        dict(states),
+        sum(file.size for file in files),
+        sum(summary.records for summary in summaries),
+        sum(summary.events for summary in summaries),
+        sum(summary.damaged_bytes for summary in summaries),
+    )
+
+
+def _after(file: SegmentFile, position: Position | None, whole: dict[Path, Summary]) -> Summary:
+    """What of a segment lies behind a sink's position."""
+    if file.state is State.BAD or (position is not None and file.name < position.name):
+        return Summary()
+    if position is not None and file.name == position.name:
+        return summarise(file, position.offset) if position.offset else whole[file.path]
+    return whole[file.path]
+
+
+def spool_gauges(layout: Layout) -> str:
+    """The spool's size and age in the Prometheus text format. Stats files, reads none."""
+    files = all_segments(layout)
+    by_state = Counter(file.state.name.lower() for file in files)
+    oldest_s = 0.0
+    for file in files:
+        try:
+            oldest_s = max(oldest_s, time.time() - file.path.stat().st_mtime)
+        except FileNotFoundError:
+            continue
+    lines = [
+        "# HELP edge_spool_bytes Size of all segments.",
+        "# TYPE edge_spool_bytes gauge",
+        f"edge_spool_bytes {sum(file.size for file in files)}",
+        "# HELP edge_spool_segments Segments by state.",
+        "# TYPE edge_spool_segments gauge",
+        *(f'edge_spool_segments{{state="{state.name.lower()}"}} {by_state[state.name.lower()]}' for state in State),
+        "# HELP edge_spool_oldest_age_seconds Time since the segment that was longest without a write was written.",
+        "# TYPE edge_spool_oldest_age_seconds gauge",
+        f"edge_spool_oldest_age_seconds {oldest_s:.3f}",
+    ]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,55 @@
+"""The client's address: from forwarding headers when a trusted proxy sent them, else the peer's."""
+
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+Network = IPv4Network | IPv6Network
+
+
+def parse_networks(text: str) -> tuple[Network, ...]:
+    """Networks in CIDR notation, comma-separated. Raises `ValueError` naming the part that is none."""
+    return tuple(ip_network(part.strip(), strict=False) for part in text.split(",") if part.strip())
+
+
+def is_trusted(peer: str, networks: tuple[Network, ...]) -> bool:
+    """Whether forwarding headers from `peer` are believed."""
+    try:
+        address = ip_address(normalise_ip(peer))
+    except ValueError:
+        return False
+    return any(address in network for network in networks)
+
+
+def forwarded_ip(x_forwarded_for: bytes, forwarded: bytes, x_real_ip: bytes) -> str:
+    """The leftmost address of `X-Forwarded-For`, else of `Forwarded` (RFC 7239), else `X-Real-Ip`; empty when none parses."""
+    for candidate in (x_forwarded_for.split(b",", 1)[0], _forwarded_for(forwarded), x_real_ip):
+        if candidate:
+            address = normalise_ip(candidate.decode("latin-1"))
+            if address:
+                return address
+    return ""
+
+
+def _forwarded_for(header: bytes) -> bytes:
+    for pair in header.split(b",", 1)[0].split(b";"):
+        name, _, value = pair.strip().partition(b"=")
+        if name.lower() == b"for":
+            return value.strip(b'"')
+    return b""
+
+
+@lru_cache(maxsize=8192)
+def normalise_ip(text: str) -> str:
+    """Plain text form of `1.2.3.4`, `1.2.3.4:80`, `[::1]:80`, `::1`; mapped IPv4 as IPv4; empty when it is no address."""
+    text = text.strip()
+    if text.startswith("["):
+        text = text[1:].partition("]")[0]
+    elif text.count(":") == 1:
+        text = text.partition(":")[0]
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return ""
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return str(address)

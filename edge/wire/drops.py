@@ -1,0 +1,15 @@
+"""Why an event of an accepted request is not delivered: the closed list. The answer is 200 either way."""
+
+from typing import Final
+
+DROP_REASONS: Final = (
+    "not_an_object",
+    "no_event_name",
+    "no_distinct_id",
+    "invalid_properties",
+    "performance_event",
+    "no_session_id",
+    "invalid_session_id",
+    "no_snapshot_data",
+    "unreadable",
+)

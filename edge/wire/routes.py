@@ -1,0 +1,64 @@
+"""Path → endpoint: every path the public port answers, a table.
+
+Every path exists with and without the trailing slash and is never redirected: a redirect loses the body in some clients.
+"""
+
+from enum import Enum
+from typing import Final
+
+import msgspec
+
+
+class Kind(Enum):
+    """What answers a path."""
+
+    CAPTURE = "capture"
+    BANNER = "banner"
+    LIVENESS = "liveness"
+    READINESS = "readiness"
+    ROBOTS = "robots"
+
+
+class Route(msgspec.Struct, frozen=True):
+    """One endpoint. `name` is the metric label and, for capture routes, the record's `path`."""
+
+    name: str
+    kind: Kind
+    methods: frozenset[str]
+    replay: bool = False
+    """Session replay: bodies are large and have a limit of their own."""
+
+
+_CAPTURE_METHODS: Final = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
+_PAGE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+CAPTURE_PATHS: Final = ("e", "capture", "track", "engage", "i/v0/e", "batch", "i/v0/ai/batch", "s")
+
+_PAGES: Final = {
+    "": Kind.BANNER,
+    "_liveness": Kind.LIVENESS,
+    "_readiness": Kind.READINESS,
+    "robots.txt": Kind.ROBOTS,
+}
+
+_NAMED: Final = [
+    *(Route(name, Kind.CAPTURE, _CAPTURE_METHODS, replay=name == "s") for name in CAPTURE_PATHS),
+    *(Route(name or "/", kind, _PAGE_METHODS) for name, kind in _PAGES.items()),
+]
+
+OTHER: Final = "other"
+"""Metric label of every path that is no route: a scanner must not grow the set of series."""
+
+
+def _spellings(route: Route) -> list[bytes]:
+    path = b"/" + route.name.strip("/").encode()
+    return [path] if path == b"/" else [path, path + b"/"]
+
+
+ROUTES: Final[dict[bytes, Route]] = {path: route for route in _NAMED for path in _spellings(route)}
+ROUTE_NAMES: Final = (*(route.name for route in _NAMED), OTHER)
+
+
+def allow(route: Route) -> str:
+    """The `Allow` header of a 405."""
+    return ", ".join(sorted(route.methods))

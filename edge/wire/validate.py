@@ -1,0 +1,50 @@
+"""The project key: which one counts, and whether it has the shape of one. No key is looked up."""
+
+from collections.abc import Mapping
+from typing import Final
+
+from edge.wire.rejections import Reason, Rejected
+
+TOKEN_BYTES_MAX: Final = 64
+_PERSONAL_PREFIX: Final = "phx_"
+_BEARER: Final = b"bearer "
+
+
+def judge_token(token: object) -> str:
+    """The key to use downstream: trimmed. Raises `Rejected` with the first rule it breaks."""
+    if not isinstance(token, str):
+        raise Rejected(Reason.TOKEN_NOT_STRING)
+    token = token.strip()
+    if not token:
+        raise Rejected(Reason.TOKEN_EMPTY)
+    if len(token.encode("utf-8", "surrogatepass")) > TOKEN_BYTES_MAX:
+        raise Rejected(Reason.TOKEN_TOO_LONG)
+    if not token.isascii():
+        raise Rejected(Reason.TOKEN_NOT_ASCII)
+    if token.startswith(_PERSONAL_PREFIX):
+        raise Rejected(Reason.TOKEN_PERSONAL)
+    if "\0" in token:
+        raise Rejected(Reason.TOKEN_NULL_BYTE)
+    return token
+
+
+def choose_token(
+    in_payload: tuple[object, ...],
+    form: Mapping[str, bytes],
+    query: Mapping[str, bytes],
+    authorization: bytes,
+) -> str:
+    """The payload's key, else the form's, the query's, the bearer's. Raises `Rejected` for none, several, or a bad one."""
+    if len(in_payload) > 1:
+        raise Rejected(Reason.MULTIPLE_TOKENS)
+    if in_payload:
+        return judge_token(in_payload[0])
+    for fields in (form, query):
+        found = fields.get("api_key") or fields.get("token")
+        if found:
+            return judge_token(found.decode("utf-8", "replace"))
+    if authorization[: len(_BEARER)].lower() == _BEARER:
+        found = authorization[len(_BEARER) :].strip()
+        if found and not found.startswith(_PERSONAL_PREFIX.encode()):
+            return judge_token(found.decode("latin-1"))
+    raise Rejected(Reason.NO_TOKEN)

@@ -1,0 +1,422 @@
+import json
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.drain.expand import Event, Expansion, expand
+from edge.drain.timestamps import format_time
+from edge.segment.record import Record, decode_record, encode_record
+from edge.wire.drops import DROP_REASONS
+
+NOW = 1_751_367_600_123_456  # 2025-07-01T11:00:00.123456Z
+NOW_TEXT = "2025-07-01T11:00:00.123456Z"
+SENT_AT = "2023-09-15T09:15:02"  # 1694769302
+NEW_YEAR = "2025-01-01T00:00:00Z"
+UUID = "018a981f-4b35-7c66-825e-8b0eeae65714"
+
+
+def record(data: object, path: str = "e", sent_at: str = "", record_id: str = "5c0d2e88b1f09a37-1f") -> Record:
+    """`data` is JSON text, or a value to be written as such."""
+    if not isinstance(data, bytes):
+        data = json.dumps(data).encode()
+    return Record(record_id, NOW, "phc_x", path, "203.0.113.7", data, sent_at)
+
+
+def expanded(data: object, path: str = "e", sent_at: str = "") -> Expansion:
+    return expand(record(data, path, sent_at))
+
+
+def event_of(data: object, path: str = "e", sent_at: str = "") -> Event:
+    """The only event."""
+    expansion = expanded(data, path, sent_at)
+    assert expansion.dropped == {}
+    assert len(expansion.events) == 1
+    return expansion.events[0]
+
+
+def with_id(**members: Any) -> dict[str, Any]:
+    return {"event": "e", "distinct_id": "u", **members}
+
+
+def batch(**members: Any) -> dict[str, Any]:
+    return {"batch": [with_id()], **members}
+
+
+def with_properties(**properties: Any) -> dict[str, Any]:
+    return with_id(properties=properties)
+
+
+class TestShapes:
+    EVENTS = ({"event": "a", "distinct_id": "1"}, {"event": "b", "distinct_id": "2"})
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            pytest.param([*EVENTS], id="list"),
+            pytest.param({"api_key": "phc_x", "batch": [*EVENTS]}, id="batch"),
+            pytest.param({"batch": [*EVENTS], "event": "not this", "distinct_id": "3"}, id="batch beside an event"),
+        ],
+    )
+    @pytest.mark.parametrize("path", ["e", "batch", "capture", "engage"])
+    def test_every_shape_is_taken_on_every_path_in_order(self, data: object, path: str) -> None:
+        expansion = expanded(data, path)
+        assert [(event.event, event.distinct_id) for event in expansion.events] == [("a", "1"), ("b", "2")]
+        assert expansion.dropped == {}
+
+    @pytest.mark.parametrize("batch", [None, "x", 1, {}])
+    def test_a_member_named_batch_that_is_no_list_makes_no_batch(self, batch: object) -> None:
+        assert event_of(with_id(batch=batch)).event == "e"
+
+    def test_body_is_the_text_the_client_sent(self) -> None:
+        first = (
+            b'{ "event" : "\\u0061", "distinct_id":"u","properties":{"z":1e999,"a":1,"a":12345678901234567890123 } }'
+        )
+        second = '{"event":"é","distinct_id":"u"}'.encode()
+        for text in (
+            b"[" + first + b" , " + second + b"]",
+            b'{"batch": [' + first + b"," + second + b' ],"token":"t"}',
+        ):
+            assert [event.body for event in expanded(text).events] == [first, second]
+        single = event_of(b"  " + first + b" ")
+        assert single.body == first
+        assert single.event == "a"
+        assert bytes(single.members["properties"]) == b'{"z":1e999,"a":1,"a":12345678901234567890123 }'
+
+    def test_what_the_record_says_is_copied_to_every_event(self) -> None:
+        event = event_of(with_id(token="other", ip="9.9.9.9"))
+        assert (event.token, event.ip, event.received_us, event.session_id) == ("phc_x", "203.0.113.7", NOW, "")
+
+    def test_a_stored_record_expands_like_the_one_in_memory(self) -> None:
+        data = b'{"event":"e",\n"distinct_id":"u","properties":{"a":\r\n1}}'
+        line = encode_record(b"5c0d2e88b1f09a37-1f", NOW, "phc_x", "e", "203.0.113.7", data, "1751367600000")
+        events = expand(decode_record(line)).events
+        assert events == expand(record(data.translate(bytes.maketrans(b"\r\n", b"  ")), sent_at="1751367600000")).events
+        assert len(events) == 1
+
+
+class TestDrops:
+    @pytest.mark.parametrize(
+        ("element", "reason"),
+        [
+            pytest.param(None, "not_an_object", id="null"),
+            pytest.param("e", "not_an_object", id="string"),
+            pytest.param([with_id()], "not_an_object", id="list in a list"),
+            pytest.param(7, "not_an_object", id="number"),
+            pytest.param({"distinct_id": "u"}, "no_event_name", id="no name"),
+            pytest.param({"event": None, "distinct_id": "u"}, "no_event_name", id="name null"),
+            pytest.param({"event": "", "distinct_id": "u"}, "no_event_name", id="name empty"),
+            pytest.param({"event": 7, "distinct_id": "u"}, "no_event_name", id="name a number"),
+            pytest.param({"event": "$performance_event", "distinct_id": "u"}, "performance_event", id="performance"),
+            pytest.param(with_id(properties=[]), "invalid_properties", id="properties a list"),
+            pytest.param(with_id(properties="{}"), "invalid_properties", id="properties a string"),
+            pytest.param(with_id(properties=False), "invalid_properties", id="properties false"),
+            pytest.param({"event": "e"}, "no_distinct_id", id="no distinct_id"),
+            pytest.param({"event": "e", "distinct_id": None}, "no_distinct_id", id="distinct_id null"),
+            pytest.param({"event": "e", "distinct_id": ""}, "no_distinct_id", id="distinct_id empty"),
+            pytest.param({"event": "e", "distinct_id": " \t "}, "no_distinct_id", id="distinct_id blank"),
+            pytest.param(
+                {"event": "e", "distinct_id": "", "properties": {"distinct_id": "u"}},
+                "no_distinct_id",
+                id="distinct_id empty hides the one in properties",
+            ),
+            pytest.param(
+                {"event": "e", "properties": {"distinct_id": None}}, "no_distinct_id", id="null in properties"
+            ),
+        ],
+    )
+    def test_an_unfit_event_is_counted_and_its_neighbours_stay(self, element: object, reason: str) -> None:
+        good = with_id(properties=None)
+        for data in ([good, element, good, element], {"batch": [good, element, good, element]}):
+            expansion = expanded(data)
+            assert [event.event for event in expansion.events] == ["e", "e"]
+            assert expansion.dropped == {reason: 2}
+        assert expanded([element]) == Expansion([], {reason: 1})
+
+    @pytest.mark.parametrize(
+        "data",
+        [
+            pytest.param(b"", id="empty"),
+            pytest.param(b"{", id="cut short"),
+            pytest.param(b"event=e", id="no json"),
+            pytest.param(b'{"event":"e","distinct_id":"\xff"}', id="no utf-8"),
+            pytest.param(b'{"event":"e","distinct_id":"u","x":"\xed\xa0\x80"}', id="no utf-8 in what is copied"),
+            pytest.param(b"[" * 100_000 + b"]" * 100_000, id="nested beyond reading"),
+            pytest.param(b'{"event":"e","distinct_id":' + b"[" * 5000 + b"]" * 5000 + b"}", id="nested distinct_id"),
+        ],
+    )
+    @pytest.mark.parametrize("path", ["e", "s", "engage"])
+    def test_a_record_that_cannot_be_read_is_one_drop(self, data: bytes, path: str) -> None:
+        assert expanded(data, path) == Expansion([], {"unreadable": 1})
+
+    @given(st.binary(), st.sampled_from(["e", "s", "engage"]))
+    def test_no_bytes_raise(self, data: bytes, path: str) -> None:
+        expansion = expanded(data, path)
+        assert set(expansion.dropped) <= set(DROP_REASONS)
+
+
+class TestEngage:
+    @pytest.mark.parametrize("name", [{}, {"event": None}, {"event": ""}, {"event": 3}])
+    def test_a_profile_update_without_name_is_an_identify(self, name: dict[str, object]) -> None:
+        update = {"$token": "phc_x", "$distinct_id": "u", "$set": {"plan": "free"}, **name}
+        for data in (update, [update]):
+            event = event_of(data, path="engage")
+            assert (event.event, event.distinct_id, event.lane) == ("$identify", "u", "main")
+            assert json.loads(bytes(event.members["$set"])) == {"plan": "free"}
+            assert json.loads(event.body) == update
+
+    def test_a_name_is_kept(self) -> None:
+        assert event_of(with_id(), path="engage").event == "e"
+
+    def test_other_paths_want_a_name(self) -> None:
+        assert expanded({"$distinct_id": "u", "$set": {}}, path="track").dropped == {"no_event_name": 1}
+
+    def test_the_person_is_still_required(self) -> None:
+        assert expanded({"$set": {}}, path="engage").dropped == {"no_distinct_id": 1}
+
+
+class TestDistinctId:
+    @pytest.mark.parametrize(
+        ("members", "expected"),
+        [
+            pytest.param(b'"distinct_id":"u"', "u", id="top level"),
+            pytest.param(b'"$distinct_id":"u"', "u", id="alias"),
+            pytest.param(b'"distinct_id":"a","$distinct_id":"b"', "a", id="both spellings"),
+            pytest.param(b'"distinct_id":null,"$distinct_id":"b"', "b", id="null gives way to the alias"),
+            pytest.param(b'"properties":{"distinct_id":"myid"}', "myid", id="in properties"),
+            pytest.param(
+                b'"distinct_id": null ,"properties":{"distinct_id":"p"}', "p", id="null gives way to properties"
+            ),
+            pytest.param(b'"distinct_id":"t","properties":{"distinct_id":"p"}', "t", id="top level wins"),
+            pytest.param(b'"distinct_id":23,"properties":{"distinct_id":"myid"}', "23", id="number"),
+            pytest.param(b'"distinct_id":23.4', "23.4", id="fraction"),
+            pytest.param(b'"distinct_id":-7', "-7", id="negative"),
+            pytest.param(b'"distinct_id":0', "0", id="zero"),
+            pytest.param(b'"distinct_id":false', "false", id="false"),
+            pytest.param(b'"distinct_id":[]', "[]", id="empty list"),
+            pytest.param(b'"distinct_id":{}', "{}", id="empty object"),
+            pytest.param(b'"distinct_id":[ "a", "b" ]', '["a","b"]', id="list"),
+            pytest.param(b'"distinct_id":{"string":"a","number":3}', '{"number":3,"string":"a"}', id="keys sorted"),
+            pytest.param(
+                b'"distinct_id":[{"b":{"d":1,"c":2},"a":0}]', '[{"a":0,"b":{"c":2,"d":1}}]', id="keys sorted inside"
+            ),
+            pytest.param(b'"distinct_id":123456789012345678901234567890', "123456789012345678901234567890", id="big"),
+            pytest.param(b'"distinct_id":1e999', "1e999", id="beyond any float"),
+            pytest.param(b'"properties":{"distinct_id":42}', "42", id="number in properties"),
+            pytest.param(b'"distinct_id":"\\u0000a"', "\ufffda", id="nul"),
+            pytest.param(b'"distinct_id":" a "', " a ", id="surrounding space is kept"),
+            pytest.param(b'"distinct_id":"' + b"x" * 222 + b'"', "x" * 200, id="long"),
+            pytest.param('"distinct_id":"{}"'.format("€" * 150).encode(), "€" * 150, id="450 bytes"),
+            pytest.param('"distinct_id":"{}"'.format("😀" * 201).encode(), "😀" * 200, id="long, four bytes each"),
+        ],
+    )
+    def test_whoever_it_is_gets_one_text(self, members: bytes, expected: str) -> None:
+        assert event_of(b'{"event":"e",%b}' % members).distinct_id == expected
+
+    def test_the_body_keeps_the_long_one(self) -> None:
+        assert json.loads(event_of(with_id(distinct_id="x" * 300)).body)["distinct_id"] == "x" * 300
+
+
+class TestUuid:
+    @pytest.mark.parametrize(
+        "text",
+        [
+            pytest.param(UUID, id="hyphenated"),
+            pytest.param(UUID.upper(), id="upper case"),
+            pytest.param(UUID.replace("-", ""), id="hex"),
+            pytest.param("{" + UUID + "}", id="braced"),
+            pytest.param("urn:uuid:" + UUID, id="urn"),
+        ],
+    )
+    def test_the_clients_uuid_is_kept_in_one_spelling(self, text: str) -> None:
+        assert event_of(with_id(uuid=text)).uuid == UUID
+
+    @pytest.mark.parametrize("text", ["00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"])
+    def test_any_version_and_variant_is_kept(self, text: str) -> None:
+        assert event_of(with_id(uuid=text)).uuid == text
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            None, "", "x", 7, {}, UUID[:-1], UUID + "0", "{" + UUID, UUID + "}", UUID.replace("-", "", 1),
+            UUID.replace("0", "g"), UUID + "\n", "\u0660" * 32,
+        ],
+    )  # fmt: skip
+    def test_any_other_is_replaced_by_version_7_of_the_event_time(self, value: object) -> None:
+        event = event_of(with_id(uuid=value, timestamp="2025-07-01T10:59:58.123456Z"))
+        assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", event.uuid)
+        assert int(event.uuid.replace("-", "")[:12], 16) == event.timestamp_us // 1000
+        assert event.uuid == event_of(with_id(timestamp="2025-07-01T10:59:58.123456Z")).uuid
+
+    def test_a_made_uuid_never_changes(self) -> None:
+        """Downstream recognises what was sent twice by it, also when another version of this program sent it first."""
+        events = expand(record([with_id(), with_id()])).events
+        assert [event.uuid for event in events] == [
+            "0197c5a4-c7fb-76e5-ba0a-fb385bc53ba7",
+            "0197c5a4-c7fb-78bb-bd26-b65b684cbf71",
+        ]
+
+    def test_made_uuids_differ_by_place_and_by_record(self) -> None:
+        batches = [expand(record([with_id()] * 100, record_id=f"5c0d2e88b1f09a37-{n:x}")).events for n in range(20)]
+        assert len({event.uuid for events in batches for event in events}) == 2000
+
+    def test_a_dropped_neighbour_does_not_change_the_uuid(self) -> None:
+        assert expanded([with_id(), with_id()]).events[1].uuid == expanded([None, with_id()]).events[0].uuid
+
+    def test_before_1970_the_time_in_it_is_zero(self) -> None:
+        event = event_of(with_id(timestamp="1969-12-31T00:00:00Z"))
+        assert event.uuid.startswith("00000000-0000-7")
+        assert event.timestamp_us < 0
+
+
+class TestTime:
+    @pytest.mark.parametrize(
+        ("members", "expected"),
+        [
+            pytest.param({}, NOW_TEXT, id="none"),
+            pytest.param({"timestamp": "2025-07-01T10:59:58Z"}, "2025-07-01T10:59:58Z", id="iso"),
+            pytest.param({"timestamp": 1751367598}, "2025-07-01T10:59:58Z", id="number of seconds"),
+            pytest.param({"timestamp": 1751367598.5}, "2025-07-01T10:59:58.500Z", id="fraction of seconds"),
+            pytest.param({"timestamp": 1751367598250}, "2025-07-01T10:59:58.250Z", id="number of milliseconds"),
+            pytest.param({"timestamp": "yesterday"}, NOW_TEXT, id="unreadable"),
+            pytest.param({"timestamp": None}, NOW_TEXT, id="null"),
+            pytest.param({"timestamp": True}, NOW_TEXT, id="true"),
+            pytest.param({"timestamp": [1751367598]}, NOW_TEXT, id="list"),
+            pytest.param({"timestamp": "2025-07-03T00:00:00Z"}, NOW_TEXT, id="future"),
+            pytest.param({"offset": 2000}, "2025-07-01T10:59:58.123456Z", id="offset"),
+            pytest.param({"offset": 2000.0}, "2025-07-01T10:59:58.123456Z", id="offset a float"),
+            pytest.param({"offset": 0, "timestamp": "2020-01-01"}, NOW_TEXT, id="offset wins"),
+            pytest.param({"offset": "2000"}, NOW_TEXT, id="offset a string"),
+            pytest.param({"offset": None, "timestamp": "2020-01-01"}, "2020-01-01T00:00:00Z", id="offset null"),
+            pytest.param({"offset": True, "timestamp": "2020-01-01"}, "2020-01-01T00:00:00Z", id="offset true"),
+        ],
+    )
+    def test_event_time_from_the_members(self, members: dict[str, object], expected: str) -> None:
+        assert format_time(event_of(with_id(**members)).timestamp_us) == expected
+
+    @pytest.mark.parametrize("number", [b"1e999", b"-1e999", b"1" + b"0" * 400, b"1e300", b"1" + b"0" * 5000])
+    def test_absurd_numbers_cost_only_themselves(self, number: bytes) -> None:
+        text = b'{"event":"e","distinct_id":"u","timestamp":%b,"sent_at":%b}' % (number, number)
+        event = event_of(text)
+        assert (event.timestamp_us, event.sent_at_us) == (NOW, None)
+        assert event_of(b'{"event":"e","distinct_id":"u","offset":%b}' % number).timestamp_us in (NOW, 0)
+
+    def test_clock_skew_is_taken_out_unless_the_event_says_not_to(self) -> None:
+        late = {"timestamp": "2025-07-01T10:00:10Z", "distinct_id": "u", "event": "e"}
+        events = [
+            late,
+            {**late, "properties": {"$ignore_sent_at": True}},
+            {**late, "properties": {"$ignore_sent_at": "true"}},
+            {**late, "properties": {"$ignore_sent_at": False}},
+        ]
+        times = [event.timestamp_us for event in expanded({"batch": events, "sent_at": "2025-07-01T11:00:10Z"}).events]
+        assert [format_time(us) for us in times] == [
+            "2025-07-01T10:00:00.123456Z",
+            "2025-07-01T10:00:10Z",
+            "2025-07-01T10:00:00.123456Z",
+            "2025-07-01T10:00:00.123456Z",
+        ]
+
+    @pytest.mark.parametrize(
+        ("data", "sent_at", "expected"),
+        [
+            pytest.param([with_id()], "", None, id="nowhere"),
+            pytest.param([with_id()], "1694769302325", SENT_AT + ".325Z", id="outside, milliseconds"),
+            pytest.param([with_id()], "1694769302", SENT_AT + "Z", id="outside, seconds"),
+            pytest.param([with_id()], "soon", None, id="outside, unusable"),
+            pytest.param([with_id(sent_at=NEW_YEAR)], "", None, id="element of a list"),
+            pytest.param(batch(sent_at=NEW_YEAR), "1694769302", NEW_YEAR, id="wrapper"),
+            pytest.param(batch(sentAt=NEW_YEAR), "", NEW_YEAR, id="wrapper, old spelling"),
+            pytest.param(batch(sent_at=1694769302325), "", SENT_AT + ".325Z", id="wrapper, number"),
+            pytest.param(batch(sent_at=1694769302.5), "", SENT_AT + ".500Z", id="wrapper, float"),
+            pytest.param(batch(sent_at="1694769302"), "", SENT_AT + "Z", id="wrapper, digits"),
+            pytest.param(batch(sent_at=None), "1694769302", SENT_AT + "Z", id="wrapper, null"),
+            pytest.param(batch(sent_at="?", sentAt=1694769302), "", SENT_AT + "Z", id="wrapper, second try"),
+            pytest.param(batch(sent_at={}), "1694769302", SENT_AT + "Z", id="wrapper, object"),
+            pytest.param({"batch": [with_id(sent_at=NEW_YEAR)]}, "", None, id="element of a batch"),
+            pytest.param(with_id(sent_at=NEW_YEAR), "1694769302", NEW_YEAR, id="single"),
+            pytest.param(with_id(sent_at="never"), "1694769302", SENT_AT + "Z", id="single, unusable"),
+        ],
+    )
+    def test_sent_at_is_the_first_usable_of_payload_and_request(
+        self, data: object, sent_at: str, expected: str | None
+    ) -> None:
+        sent_at_us = event_of(data, sent_at=sent_at).sent_at_us
+        assert (None if sent_at_us is None else format_time(sent_at_us)) == expected
+
+
+class TestLane:
+    @pytest.mark.parametrize(
+        ("name", "lane"),
+        [
+            ("$pageview", "main"),
+            ("$$client_ingestion_warning", "warnings"),
+            ("$exception", "exceptions"),
+            ("$$heatmap", "heatmaps"),
+            ("$ai_generation", "ai"),
+            ("$ai", "main"),
+            ("ai_generation", "main"),
+        ],
+    )
+    def test_the_name_decides_then_the_historical_flag(self, name: str, lane: str) -> None:
+        event = {"event": name, "distinct_id": "u"}
+        assert event_of(event).lane == lane
+        historical = event_of({"batch": [event], "historical_migration": True})
+        assert historical.lane == ("historical" if lane == "main" else lane)
+        assert historical.historical is True
+
+    @pytest.mark.parametrize(
+        ("flag", "historical"),
+        [(True, True), ("true", True), (False, False), (None, False), ("yes", False), (1, False), ("false", False)],
+    )
+    def test_only_true_makes_a_batch_historical(self, flag: object, historical: bool) -> None:
+        assert event_of({"batch": [with_id()], "historical_migration": flag}).historical is historical
+
+    @pytest.mark.parametrize("wrap", [lambda event: event, lambda event: [event]], ids=["single", "list"])
+    def test_only_a_batch_can_be_historical(self, wrap: Any) -> None:
+        event = event_of(wrap(with_id(historical_migration=True)))
+        assert (event.historical, event.lane) == (False, "main")
+
+
+class TestProperties:
+    @pytest.mark.parametrize(("value", "cookieless"), [(True, True), (False, False), (None, False), ("true", False)])
+    def test_cookieless_mode_is_a_boolean_or_off(self, value: object, cookieless: bool) -> None:
+        assert event_of(with_properties(**{"$cookieless_mode": value})).cookieless is cookieless
+
+    @pytest.mark.parametrize("value", [True, False, None, "x"])
+    def test_internal_capture_hides_the_address_whatever_its_value(self, value: object) -> None:
+        assert event_of(with_properties(capture_internal=value)).ip == "127.0.0.1"
+
+    @pytest.mark.parametrize(
+        ("properties", "expected"),
+        [
+            pytest.param(b"", b'{"$process_person_profile":false}', id="no properties"),
+            pytest.param(b',"properties":null', b'{"$process_person_profile":false}', id="null"),
+            pytest.param(b',"properties":{ }', b'{"$process_person_profile":false}', id="empty"),
+            pytest.param(b',"properties":{"n": 1e999 }', b'{"$process_person_profile":false,"n": 1e999}', id="others"),
+        ],
+    )
+    def test_person_profile_switch_moves_into_the_properties(self, properties: bytes, expected: bytes) -> None:
+        head = b'{"event":"e","$process_person_profile":false,"distinct_id":"u"'
+        event = event_of(head + properties + b',"$set":{"a":1}}')
+        assert bytes(event.members["properties"]) == expected
+        assert "$process_person_profile" not in event.members
+        body = b'{"event":"e","distinct_id":"u","properties":%b,"$set":{"a":1}}' % expected
+        assert sorted(json.loads(event.body).items()) == sorted(json.loads(body).items())
+        assert expected in event.body
+
+    @pytest.mark.parametrize(
+        "event",
+        [
+            pytest.param(
+                with_id(**{"$process_person_profile": False, "properties": {"$process_person_profile": True}}),
+                id="there already",
+            ),
+            pytest.param(with_id(**{"$process_person_profile": None}), id="null"),
+        ],
+    )
+    def test_person_profile_switch_stays_where(self, event: dict[str, object]) -> None:
+        text = json.dumps(event).encode()
+        assert event_of(text).body == text

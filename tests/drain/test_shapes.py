@@ -1,0 +1,185 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge.drain.expand import expand
+from edge.drain.shapes import SHAPES
+from edge.segment.record import Record, decode_record, encode_record
+
+NOW = 1_751_367_600_123_456
+UUID = "018a981f-4b35-7c66-825e-8b0eeae65714"
+ENVELOPE = frozenset(
+    (
+        *("uuid", "event", "distinct_id", "timestamp", "token", "ip"),
+        *("now", "sent_at", "lane", "historical_migration", "properties"),
+    )
+)
+OTHER_SPELLINGS = frozenset(("$distinct_id", "$token", "api_key", "offset", "sentAt", "batch"))
+
+
+def lines(data: object, shape: str, path: str = "e", sent_at: str = "") -> list[bytes]:
+    if not isinstance(data, bytes):
+        data = json.dumps(data).encode()
+    stored = encode_record(b"5c0d2e88b1f09a37-1f", NOW, "phc_x", path, "203.0.113.7", data, sent_at)
+    return [SHAPES[shape](event) for event in expand(decode_record(stored)).events]
+
+
+def line(data: object, shape: str, path: str = "e", sent_at: str = "") -> bytes:
+    only = lines(data, shape, path, sent_at)
+    assert len(only) == 1
+    return only[0]
+
+
+def test_flat_event_is_the_envelope_then_the_clients_members_in_its_own_bytes() -> None:
+    text = (
+        b'{"event":"$pageview","distinct_id":"u1","uuid":"%b","timestamp":"2025-07-01T10:59:58Z",'
+        b'"properties":{ "b":1e999,"a":123456789012345678901,"b":0 },"$set": {"x":1},"context":[1, 2],"\\u00e9":null}'
+    ) % UUID.encode()
+    assert (
+        line(text, "event", sent_at="1751367600000")
+        == (
+            b'{"uuid":"%b","event":"$pageview","distinct_id":"u1","timestamp":"2025-07-01T10:59:58.123456Z",'
+            b'"token":"phc_x","ip":"203.0.113.7","now":"2025-07-01T11:00:00.123456Z","sent_at":"2025-07-01T11:00:00Z",'
+            b'"lane":"main","properties":{ "b":1e999,"a":123456789012345678901,"b":0 },'
+            b'"$set":{"x":1},"context":[1, 2],"\xc3\xa9":null}'
+        )
+        % UUID.encode()
+    )
+
+
+def test_captured_event_is_the_message_ingestion_reads() -> None:
+    text = (
+        b'{"event":"$pageview","distinct_id":"u1","uuid":"%b","properties":{"t":"\xe2\x82\xac \\"q\\" \\n"},'
+        b'"timestamp":"2025-07-01T10:59:58.123456Z"}' % UUID.encode()
+    )
+    captured = line(text, "captured", sent_at="2025-07-01T11:00:00.123456Z")
+    assert captured == b"".join(
+        (
+            b'{"uuid":"%b","distinct_id":"u1","ip":"203.0.113.7","data":' % UUID.encode(),
+            json.dumps(text.decode(), ensure_ascii=False).encode(),
+            b',"now":"2025-07-01T11:00:00.123456Z","sent_at":"2025-07-01T11:00:00.123456Z","token":"phc_x",',
+            b'"event":"$pageview","timestamp":"2025-07-01T10:59:58.123456Z"}',
+        )
+    )
+
+
+@pytest.mark.parametrize("shape", ["event", "captured"])
+def test_what_is_unknown_or_false_is_left_out(shape: str) -> None:
+    read = json.loads(line({"event": "e", "distinct_id": "u"}, shape))
+    assert not read.keys() & {"sent_at", "historical_migration", "is_cookieless_mode"}
+
+
+def test_flags_are_true_when_set() -> None:
+    event = {"event": "e", "distinct_id": "u", "properties": {"$cookieless_mode": True}}
+    batch = {"batch": [event], "historical_migration": True}
+    captured = json.loads(line(batch, "captured"))
+    assert captured["is_cookieless_mode"] is True
+    assert captured["historical_migration"] is True
+    assert list(captured)[-2:] == ["is_cookieless_mode", "historical_migration"]
+    flat = json.loads(line(batch, "event"))
+    assert (flat["historical_migration"], flat["lane"]) == (True, "historical")
+
+
+@pytest.mark.parametrize("shape", ["event", "captured"])
+def test_internal_capture_has_the_loopback_address(shape: str) -> None:
+    event = {"event": "e", "distinct_id": "u", "properties": {"capture_internal": None}}
+    assert json.loads(line(event, shape))["ip"] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("properties", [b"", b',"properties":null', b',"properties":{}'])
+def test_flat_properties_are_always_an_object(properties: bytes) -> None:
+    assert json.loads(line(b'{"event":"e","distinct_id":"u"%b}' % properties, "event"))["properties"] == {}
+
+
+def test_flat_event_names_nothing_twice() -> None:
+    names = ENVELOPE | OTHER_SPELLINGS - {"batch"}
+    event = dict.fromkeys(sorted(names), "client") | {"distinct_id": "u", "$set_once": 1, "data": 2, "properties": {}}
+    pairs = json.loads(line(event, "event"), object_pairs_hook=list)
+    assert [name for name, _ in pairs] == [
+        *("uuid", "event", "distinct_id", "timestamp", "token", "ip", "now", "lane", "properties", "$set_once", "data")
+    ]
+    assert dict(pairs)["ip"] == "203.0.113.7"
+
+
+@pytest.mark.parametrize("shape", ["event", "captured"])
+def test_line_breaks_in_the_request_do_not_break_the_line(shape: str) -> None:
+    shipped = line(b'{"event":"e",\r\n "distinct_id":"u",\n"properties":{"a":\n"\\n"},\n"$set":{\n}}', shape)
+    assert b"\n" not in shipped
+    assert b"\r" not in shipped
+
+
+def test_profile_update_carries_its_members_in_both_shapes() -> None:
+    update = {"$token": "phc_x", "$distinct_id": "u", "$set": {"plan": "free"}, "$add": {"n": 1}}
+    flat = json.loads(line(update, "event", path="engage"))
+    assert (flat["event"], flat["distinct_id"], flat["$set"], flat["$add"]) == (
+        "$identify",
+        "u",
+        {"plan": "free"},
+        {"n": 1},
+    )
+    assert "$token" not in flat
+    captured = json.loads(line(update, "captured", path="engage"))
+    assert captured["event"] == "$identify"
+    assert json.loads(captured["data"]) == update
+
+
+def test_replay_is_assembled_in_both_shapes() -> None:
+    snapshot = {"event": "$snapshot", "properties": {"$session_id": "s", "distinct_id": "u", "$snapshot_data": [1]}}
+    flat = json.loads(line(snapshot, "event", path="s"))
+    captured = json.loads(line(snapshot, "captured", path="s"))
+    assert flat["event"] == captured["event"] == "$snapshot_items"
+    assert flat["lane"] == "replay"
+    data = json.loads(captured["data"])
+    assert data == {"event": "$snapshot_items", "properties": flat["properties"]}
+    assert data["properties"]["$snapshot_items"] == [1]
+    assert "session_id" not in captured
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+objects = st.dictionaries(st.text(), json_values, max_size=4)
+
+
+@given(
+    st.text(min_size=1),
+    json_values,
+    objects,
+    objects,
+    st.dictionaries(st.sampled_from(sorted(ENVELOPE | OTHER_SPELLINGS)), json_values, max_size=3),
+    st.booleans(),
+    st.sampled_from([None, "\t", 1]),
+)
+def test_any_event_comes_out_as_it_went_in(
+    name: str,
+    distinct_id: Any,
+    properties: dict[str, Any],
+    others: dict[str, Any],
+    colliding: dict[str, Any],
+    ascii_only: bool,
+    indent: str | int | None,
+) -> None:
+    event = {**colliding, **others, "event": name, "distinct_id": distinct_id, "properties": properties}
+    text = json.dumps([event], ensure_ascii=ascii_only, indent=indent).encode()
+    record = Record("5c0d2e88b1f09a37-1f", NOW, "phc_x", "e", "203.0.113.7", text.replace(b"\n", b" "))
+    for expanded in expand(record).events:
+        flat_line, captured_line = (SHAPES[shape](expanded) for shape in ("event", "captured"))
+        assert b"\n" not in flat_line + captured_line
+        flat, captured = json.loads(flat_line), json.loads(captured_line)
+        assert flat["event"] == captured["event"] == name
+        assert flat["properties"] == properties
+        for member, value in others.items():
+            if member not in ENVELOPE | OTHER_SPELLINGS:
+                assert flat[member] == value
+        assert flat.keys() <= ENVELOPE | event.keys()
+        assert json.loads(captured["data"]) == event
+
+
+def test_the_property_above_sees_events() -> None:
+    """Its loop is over what was kept, so it says nothing unless this holds."""
+    assert len(lines([{"event": "e", "distinct_id": []}, {"event": "e", "distinct_id": {"a": 1}}], "event")) == 2
