@@ -8,8 +8,8 @@ clock or a neighbour's load meets all servers alike. Read the ratios, not the mi
     page, fsync    `edge serve --durability page|fsync`, one worker
     old page, ...  the same of another checkout, named by --against
 
-`busy` is the server's CPU time over the wall clock. Below 80 % the load generator, or the disk, was the limit, and a
-request then costs slightly more than it does in a full loop turn.
+`busy` is the server's CPU time over the wall clock. Below 80 % something else was the limit (the load generator, the disk,
+other work on these cores), and a request then costs more than it does in a full loop turn: measure again.
 """
 
 import argparse

@@ -8,6 +8,7 @@ predecessor, so counters never go back. Times are kept as whole microseconds and
 import mmap
 import os
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Final
@@ -74,7 +75,7 @@ METRICS: Final = (
     Metric(
         "http_requests_duration_seconds",
         "histogram",
-        "Time from the last byte of an accepted request to its answer.",
+        "Time from the last byte of an accepted request to its commit, which its answer follows at once.",
         buckets=_DURATION_BUCKETS_US,
         seconds=True,
     ),
@@ -170,19 +171,31 @@ def slot(name: str, *values: str) -> int:
 
 
 class Histogram:
-    """Observations of one histogram into one row."""
+    """Observations of one histogram into one row: gathered in a list, which is cheap, and counted by `fold`."""
 
-    __slots__ = ("_buckets", "_row", "_start", "_sum")
+    __slots__ = ("_buckets", "_gathered", "_row", "_start", "_sum", "observe", "observe_all")
 
     def __init__(self, row: "Row", name: str) -> None:
         self._row = row.slots
         self._start = slot(name)
         self._buckets = _BY_NAME[name].buckets
         self._sum = self._start + len(self._buckets) + 1
+        self._gathered: list[int] = []
+        self.observe = self._gathered.append
+        """Take one value; thread-safe, being a single call into C."""
+        self.observe_all = self._gathered.extend
 
-    def observe(self, value: int) -> None:
-        self._row[self._start + bisect_left(self._buckets, value)] += 1
-        self._row[self._sum] += value
+    def fold(self) -> None:
+        """Count what was gathered. To be called a few times a second."""
+        count = len(self._gathered)
+        if not count:
+            return
+        values = self._gathered[:count]
+        del self._gathered[:count]
+        buckets = self._buckets
+        for bucket, found in Counter([bisect_left(buckets, value) for value in values]).items():
+            self._row[self._start + bucket] += found
+        self._row[self._sum] += sum(values)
 
 
 class Row:

@@ -5,6 +5,7 @@ A process of its own. It may crash, stall or be stopped without one request noti
 
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +32,7 @@ SPOOL_ERROR_S: Final = 1.0
 LOCK_WAIT_S: Final = 10.0
 FINISH_S: Final = 5.0
 """How long what is left is still shipped after the order to stop, as long as the sink takes it."""
+RECURSION_LIMIT: Final = 5000
 ATTEMPTS_ONCE: Final = 5
 """`--once`: attempts in a row before a sink counts as unavailable."""
 
@@ -49,6 +51,8 @@ class Drainer:
         ids = [sink_id for _, sink_id, _ in sinks]
         if len(set(ids)) < len(ids):
             raise ValueError("expected different sinks, found the same destination twice")
+        # Whatever the edge could parse must be parsed here, a few calls deeper in the stack.
+        sys.setrecursionlimit(max(sys.getrecursionlimit(), RECURSION_LIMIT))
         self._disk = disk
         self._layout = layout
         self._row = row

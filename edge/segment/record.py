@@ -8,11 +8,15 @@ reader may cut it out without parsing it: the first `,"data":` outside a string 
 empty are left out.
 """
 
+from functools import lru_cache
+from itertools import count
 from typing import Final
 
 import msgspec
 
 _DATA: Final = b',"data":'
+_LINE: Final = b'{"id":"%b-%x","at":%d,%b,"ip":"%b","data":%b}\n'
+_LINE_AND_MORE: Final = b'{"id":"%b-%x","at":%d,%b,"ip":"%b"%b,"data":%b}\n'
 _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
@@ -51,26 +55,35 @@ _decode_head: Final = msgspec.json.Decoder(_Head).decode
 _encode_text: Final = msgspec.json.Encoder().encode
 
 
+class RecordIds:
+    """Ids unique for ever: the 64 random bits of a writer, and a counter."""
+
+    __slots__ = ("next", "prefix")
+
+    def __init__(self, incarnation: int) -> None:
+        self.prefix = b"%016x" % incarnation
+        self.next = count().__next__
+
+
+@lru_cache(maxsize=4096)
+def _named(token: str, path: str) -> bytes:
+    """The fields that few records differ in."""
+    return b'"token":%b,"path":%b' % (_encode_text(token), _encode_text(path))
+
+
 def encode_record(
-    record_id: bytes, at: int, token: str, path: str, ip: str, data: bytes, sent_at: str = "", user_agent: str = ""
+    ids: RecordIds, at: int, token: str, path: str, ip: str, data: bytes, sent_at: str = "", user_agent: str = ""
 ) -> bytes:
-    """The stored line, newline included. `token`, `path` and `ip` must need no JSON escapes beyond the encoder's."""
+    """The stored line, newline included. `ip` is plain text form or empty, so it needs no escapes."""
     if b"\n" in data or b"\r" in data:
         data = data.translate(_LINE_BREAKS)
-    extra = b""
-    if sent_at:
-        extra = b',"sent_at":' + _encode_text(sent_at)
-    if user_agent:
-        extra += b',"user_agent":' + _encode_text(user_agent)
-    return b'{"id":"%b","at":%d,"token":%b,"path":"%b","ip":"%b"%b,"data":%b}\n' % (
-        record_id,
-        at,
-        _encode_text(token),
-        path.encode(),
-        ip.encode(),
-        extra,
-        data,
-    )
+    named = _named(token, path)
+    if sent_at or user_agent:
+        extra = b',"sent_at":' + _encode_text(sent_at) if sent_at else b""
+        if user_agent:
+            extra += b',"user_agent":' + _encode_text(user_agent)
+        return _LINE_AND_MORE % (ids.prefix, ids.next(), at, named, ip.encode(), extra, data)
+    return _LINE % (ids.prefix, ids.next(), at, named, ip.encode(), data)
 
 
 def decode_record(line: bytes) -> Record:

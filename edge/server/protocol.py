@@ -11,37 +11,28 @@ from collections import deque
 from typing import Final, cast
 
 import httptools
+import msgspec
 
+from edge.metrics import METHODS
 from edge.server.service import Service
 from edge.wire.capture import capture, empty_poll
 from edge.wire.client_ip import forwarded_ip, is_trusted, normalise_ip
 from edge.wire.rejections import REFUSALS, Reason, Rejected
 from edge.wire.request import Request
 from edge.wire.responses import CONTINUE, cors_headers, render_preflight, render_refusal, render_text
-from edge.wire.routes import OTHER, ROUTES, Kind, Route, allow
+from edge.wire.routes import OTHER, ROUTES, Kind, Route, allow, find_route
 
 log = logging.getLogger(__name__)
 
-KEPT_HEADERS: Final = frozenset(
-    {
-        b"host",
-        b"expect",
-        b"origin",
-        b"content-type",
-        b"content-length",
-        b"content-encoding",
-        b"transfer-encoding",
-        b"authorization",
-        b"forwarded",
-        b"x-forwarded-for",
-        b"x-real-ip",
-        b"user-agent",
-        b"access-control-request-headers",
-        b"access-control-request-private-network",
-    }
+_NAMES: Final = (
+    *(b"Host", b"Expect", b"Origin", b"Content-Type", b"Content-Length", b"Content-Encoding", b"Transfer-Encoding"),
+    *(b"Upgrade", b"Authorization", b"Forwarded", b"X-Forwarded-For", b"X-Real-Ip", b"User-Agent"),
+    *(b"Access-Control-Request-Headers", b"Access-Control-Request-Private-Network"),
 )
-_KEPT_LENGTHS: Final = frozenset(map(len, KEPT_HEADERS))
-_METHODS: Final = frozenset({"POST", "GET", "OPTIONS", "HEAD"})
+_KEPT: Final = {spelling: name.lower() for name in _NAMES for spelling in (name, name.lower())}
+"""The headers that are looked at, in the two spellings that nearly all clients use."""
+_KEPT_LENGTHS: Final = frozenset(map(len, _NAMES))
+_METHOD_NAMES: Final = {b"POST": "POST", b"GET": "GET", b"OPTIONS": "OPTIONS", b"HEAD": "HEAD", b"CONNECT": "CONNECT"}
 
 LINGER_BYTES_MAX: Final = 64 * 1024
 LINGER_S: Final = 1.0
@@ -49,6 +40,14 @@ LINGER_S: Final = 1.0
 
 CHUNK_OVERHEAD_BYTES_MAX: Final = 64 * 1024
 """Chunk sizes, extensions and trailers of a body; on top of eight times its bytes, which one-byte chunks need."""
+
+_SIZE_BITS: Final = 20
+_SIZE_MASK: Final = (1 << _SIZE_BITS) - 1
+_ONE_HEADER: Final = 1 << _SIZE_BITS
+"""Number and size of a head's headers are counted in one integer."""
+
+SMALL_BODY_DIGITS: Final = 5
+"""Bodies announced below 100,000 bytes are read without a look at the worker's load, which is looked at afterwards."""
 
 _IDLE: Final = 0
 _HEAD: Final = 1
@@ -59,49 +58,35 @@ _PIPELINE_FULL: Final = 1
 _CLIENT_NOT_READING: Final = 2
 
 
-class Exchange:
+class Exchange(msgspec.Struct, gc=False):
     """A request's place in the order of answers; waits for its commit."""
 
-    __slots__ = (
-        "beacon",
-        "close",
-        "connection",
-        "events",
-        "head",
-        "method",
-        "origin",
-        "received_us",
-        "response",
-        "route",
-    )
+    connection: "CaptureConnection"
+    route: Route | None
+    method: str
+    origin: bytes = b""
+    response: bytes | None = None
+    special: bool = False
+    """The answer is not the ready-made one: any of the following."""
+    close: bool = False
+    head: bool = False
+    beacon: bool = False
 
-    def __init__(self, connection: "CaptureConnection", route: Route | None, method: str, origin: bytes) -> None:
-        self.connection = connection
-        self.route = route
-        self.method = method
-        self.origin = origin
-        self.response: bytes | None = None
-        self.close = False
-        self.head = False
-        self.beacon = False
-        self.events = 0
-        self.received_us = 0
-
-    def stored(self, now_us: int) -> None:
+    def stored(self) -> None:
         connection = self.connection
         service = connection.service
-        slots = service.slots
-        route = cast("Route", self.route)
-        slots[service.ingested_slot] += self.events
-        service.duration.observe(max(0, now_us - self.received_us))
-        if self.close or self.head or self.beacon or service.stopping:
-            self.close = self.close or service.stopping
-            service.count_answer(self.method, route.name, 204 if self.beacon else 200)
-            self.response = service.special_success(self.origin, close=self.close, head=self.head, beacon=self.beacon)
+        if self.special or service.stopping:
+            self.answer_specially(service)
         else:
-            slots[service.accepted_slots[self.method, route.name]] += 1
-            self.response = service.success(self.origin)
+            service.posted(cast("Route", self.route))
+            self.response = service.answers.get(self.origin) or service.success(self.origin)
         connection.flush()
+
+    def answer_specially(self, service: Service) -> None:
+        assert self.route is not None
+        self.close = self.close or service.stopping
+        service.count_answer(self.method, self.route.name, 204 if self.beacon else 200)
+        self.response = service.special_success(self.origin, close=self.close, head=self.head, beacon=self.beacon)
 
     def not_stored(self) -> None:
         self.refuse(Reason.STORAGE, REFUSALS[Reason.STORAGE].detail)
@@ -111,7 +96,9 @@ class Exchange:
         """Fill in an error answer."""
         service = self.connection.service
         self.close = self.close or service.stopping
-        service.count_refusal(reason, self.method or "other", self.route.name if self.route else OTHER)
+        service.count_refusal(
+            reason, self.method if self.method in METHODS else "other", self.route.name if self.route else OTHER
+        )
         self.response = render_refusal(
             reason,
             detail,
@@ -128,15 +115,16 @@ class CaptureConnection(asyncio.Protocol):
     """Parser callbacks in, ordered answers out."""
 
     __slots__ = (
+        "_arriving",
         "_body",
-        "_body_bytes",
         "_body_bytes_max",
         "_continue",
+        "_counted_bytes",
         "_discarded",
         "_fed",
-        "_header_bytes",
+        "_head_size",
         "_headers",
-        "_headers_seen",
+        "_hosts",
         "_keep_alive",
         "_lingered",
         "_lingering",
@@ -144,6 +132,7 @@ class CaptureConnection(asyncio.Protocol):
         "_parser",
         "_paused",
         "_peer",
+        "_query",
         "_queue",
         "_refused",
         "_replaying",
@@ -155,14 +144,14 @@ class CaptureConnection(asyncio.Protocol):
         "_upgrading",
         "_url",
         "deadline_s",
+        "on_body",
         "service",
     )
 
     def __init__(self, service: Service) -> None:
         # for the connection
         self.service = service
-        self.deadline_s = service.now_s + service.settings.idle_timeout_s
-        self._parser = httptools.HttpRequestParser(self)
+        self.deadline_s = service.idle_deadline_s
         self._queue: deque[Exchange] = deque()
         self._transport: asyncio.Transport | None = None
         self._peer = ""
@@ -171,24 +160,30 @@ class CaptureConnection(asyncio.Protocol):
         self._lingering = False
         self._lingered = 0
         self._state = _IDLE
-        self._timed = _IDLE
         # for the request
         self._url = b""
+        self._arriving: dict[bytes, bytes] = {}
+        self._head_size = 0
+        self._hosts = 1
         self._method = ""
-        self._headers: dict[bytes, bytes] = {}
-        self._headers_seen = 0
-        self._header_bytes = 0
         self._route: Route | None = None
+        self._query = b""
+        self._headers: dict[bytes, bytes] = {}
         self._keep_alive = True
         self._body: list[bytes] = []
-        self._body_bytes = 0
-        self._body_bytes_max = 0
-        self._discarded = 0
+        self._body_bytes_max = service.settings.body_bytes_max
+        # for a request that is not ordinary, and put back when it is complete
+        self._timed = _IDLE
         self._fed = 0
+        self._counted_bytes = 0
+        self._discarded = 0
         self._refused = False
         self._continue = False
         self._upgrading = False
         self._replaying = False
+        # The parser calls this one without a Python frame. Sizes are judged when the head, or a packet, is complete.
+        self.on_body = self._body.append
+        self._parser = httptools.HttpRequestParser(self)
 
     # --- the transport's side
 
@@ -213,7 +208,7 @@ class CaptureConnection(asyncio.Protocol):
         """The client sends no more; what it sent is still answered."""
         if not self._queue:
             return False
-        self._queue[-1].close = True
+        self._queue[-1].close = self._queue[-1].special = True
         self._lingering = True
         return True
 
@@ -224,7 +219,7 @@ class CaptureConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._resume(_CLIENT_NOT_READING)
-        self.deadline_s = self.service.now_s + self.service.settings.idle_timeout_s
+        self.deadline_s = self.service.idle_deadline_s
 
     def data_received(self, data: bytes) -> None:
         if self._lingering:
@@ -232,6 +227,8 @@ class CaptureConnection(asyncio.Protocol):
             if self._lingered > LINGER_BYTES_MAX and not self._queue and self._transport is not None:
                 self._transport.abort()
             return
+        if self._state == _IDLE:
+            self._state = _HEAD
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -240,32 +237,45 @@ class CaptureConnection(asyncio.Protocol):
             log.error("a request met a fault of ours", exc_info=error.__context__ or error)
             self._refuse_and_close(Reason.INTERNAL)
         except httptools.HttpParserError as error:
-            if not self._lingering:
-                self._refuse_and_close(Reason.BAD_REQUEST, str(error))
-        if self._lingering:
-            return
+            self._refuse_and_close(Reason.BAD_REQUEST, str(error))
         if self._state == _IDLE:
-            self.deadline_s = self.service.now_s + self.service.settings.idle_timeout_s
-        else:
+            self.deadline_s = self.service.idle_deadline_s
+        elif not self._lingering:
             self._unfinished(len(data))
 
     def _unfinished(self, fed: int) -> None:
-        """A request goes on in the next packet: bound what the parser may hold of it, and how long it may take."""
+        """A request goes on in the next packet: bound what is held of it, and how long it may take."""
         service = self.service
         settings = service.settings
+        head_bytes_max = settings.target_bytes_max + settings.header_bytes_max
         self._fed += fed
-        if self._state == _HEAD and self._fed > settings.target_bytes_max + settings.header_bytes_max:
-            self._refuse_and_close(Reason.HEADERS_TOO_LARGE)
-        elif self._state == _BODY and self._fed > CHUNK_OVERHEAD_BYTES_MAX + 8 * (
-            self._body_bytes + self._discarded
-        ) + (settings.target_bytes_max + settings.header_bytes_max):
-            self._refuse_and_close(Reason.BODY_TOO_LARGE)
-        elif self._state != self._timed:
+        if self._state == _HEAD:
+            if len(self._url) > settings.target_bytes_max:
+                self._refuse_and_close(Reason.URI_TOO_LONG)
+            elif self._fed > head_bytes_max:
+                self._refuse_and_close(Reason.HEADERS_TOO_LARGE)
+        elif self._refused:
+            self._discarded += sum(map(len, self._body))
+            self._body.clear()
+            if self._discarded > 2 * self._body_bytes_max:
+                self._linger()
+        else:
+            body_bytes = sum(map(len, self._body))
+            service.inflight_bytes += body_bytes - self._counted_bytes
+            self._counted_bytes = body_bytes
+            if body_bytes > self._body_bytes_max:
+                self._discarded = body_bytes
+                self._forget_body()
+                self._refuse(Reason.BODY_TOO_LARGE, self._body_limit())
+            elif self._fed > head_bytes_max + CHUNK_OVERHEAD_BYTES_MAX + 8 * body_bytes:
+                self._refuse_and_close(Reason.BODY_TOO_LARGE, "Found too little body in too many chunks.")
+            elif body_bytes:
+                self._continue = False
+        if self._state != self._timed and not self._lingering:
             # Absolute from here on: a byte now and then does not move it.
             self._timed = self._state
-            self.deadline_s = service.now_s + (
-                settings.header_timeout_s if self._state == _HEAD else settings.body_timeout_s
-            )
+            timeout_s = settings.header_timeout_s if self._state == _HEAD else settings.body_timeout_s
+            self.deadline_s = service.now_s + timeout_s
 
     def expire(self) -> None:
         """The deadline has passed."""
@@ -276,18 +286,18 @@ class CaptureConnection(asyncio.Protocol):
             transport.abort()
         elif self._queue and (self._state == _IDLE or self._lingering):
             # Waiting for a commit, which has its own limits.
-            self.deadline_s = self.service.now_s + self.service.settings.idle_timeout_s
+            self.deadline_s = self.service.idle_deadline_s
         elif self._lingering:
             transport.abort()
-        elif self._state != _IDLE:
-            self._refuse_and_close(Reason.BODY_TIMEOUT)
+        elif self._state == _IDLE or not self._url:
+            self._close()
         else:
-            transport.close()
+            self._refuse_and_close(Reason.BODY_TIMEOUT)
 
     def stop(self) -> bool:
         """The worker stops: whether the connection had nothing under way and was closed."""
         if self._state == _IDLE and not self._queue and self._transport is not None:
-            self._transport.close()
+            self._close()
             return True
         return False
 
@@ -298,81 +308,90 @@ class CaptureConnection(asyncio.Protocol):
 
     # --- the parser's side, in wire order
 
-    def on_message_begin(self) -> None:
-        if self._replaying:
-            return
-        self._state = _HEAD
-        self._url = b""
-        self._headers = {}
-        self._headers_seen = 0
-        self._header_bytes = 0
-        self._refused = False
-        self._continue = False
-        self._upgrading = False
-        self._discarded = 0
-        self._fed = 0
-
     def on_url(self, url: bytes) -> None:
-        if self._replaying:
-            return
-        self._url += url
-        if len(self._url) > self.service.settings.target_bytes_max:
-            self._refuse_and_close(Reason.URI_TOO_LONG)
+        if not self._replaying:
+            self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers_seen += 1
-        self._header_bytes += len(name) + len(value)
-        if len(name) in _KEPT_LENGTHS:
-            name = name.lower()
-            if name in KEPT_HEADERS and self._state == _HEAD:  # not a trailer
-                # The first of several counts, but a second Host is an error that on_headers_complete must see.
-                if name in self._headers:
-                    value = self._headers[name] if name != b"host" else b""
-                self._headers[name] = value
+        self._head_size += _ONE_HEADER + len(name) + len(value)
+        key = _KEPT.get(name)
+        if key is None:
+            if len(name) not in _KEPT_LENGTHS:
+                return
+            key = _KEPT.get(name.lower())
+            if key is None:
+                return
+        if self._arriving.setdefault(key, value) is not value and key == b"host":
+            self._hosts += 1
 
     def on_headers_complete(self) -> None:
+        self._state = _BODY
         if self._replaying:
             return
-        service = self.service
-        settings = service.settings
-        headers = self._headers
-        parser = self._parser
-        self._method = method = parser.get_method().decode("latin-1")
-        self._state = _BODY
-        self._body_bytes = 0
-        self._keep_alive = parser.should_keep_alive()
-        self._upgrading = parser.should_upgrade()
-
-        path = self._url.partition(b"?")[0]
-        route = ROUTES.get(path)
-        if route is None and not path.startswith(b"/"):
-            route = ROUTES.get(_absolute_path(path))
+        self._headers = headers = self._arriving
+        self._arriving = {}
+        size, self._head_size = self._head_size, 0
+        url = self._url
+        route = ROUTES.get(url)
+        if route is None:
+            route, self._query = find_route(url)
+        else:
+            self._query = b""
         self._route = route
-        self._body_bytes_max = (
-            settings.replay_body_bytes_max if route is not None and route.replay else settings.body_bytes_max
+        settings = self.service.settings
+        self._body_bytes_max = settings.body_bytes_max
+        parser = self._parser
+        self._keep_alive = parser.should_keep_alive()
+        method = _METHOD_NAMES.get(parser.get_method(), "other")
+        self._method = method
+        ordinary = (
+            method == "POST"
+            and route is not None
+            and route.kind is Kind.CAPTURE
+            and not route.replay
+            and parser.get_http_version() == "1.1"
+            and size >> _SIZE_BITS <= settings.headers_max
+            and size & _SIZE_MASK <= settings.header_bytes_max
+            and len(url) <= settings.target_bytes_max
+            and len(headers.get(b"content-length", b"")) <= SMALL_BODY_DIGITS
+            and b"expect" not in headers
+            and b"transfer-encoding" not in headers
+            and b"upgrade" not in headers
+            and b"host" in headers
+            and self._hosts == 1
         )
-        if self._lingering:
-            return
+        if not ordinary and not self._lingering:
+            self._judge_head(*divmod(size, _ONE_HEADER))
 
-        version = parser.get_http_version()
-        if self._headers_seen > settings.headers_max or self._header_bytes > settings.header_bytes_max:
-            self._refuse_and_close(Reason.HEADERS_TOO_LARGE)
-        elif version != "1.1":
-            if version != "1.0":
-                self._refuse_and_close(Reason.HTTP_VERSION)
-            elif b"transfer-encoding" in headers:
-                self._refuse_and_close(Reason.TRANSFER_ENCODING)
-            self._keep_alive = False
-        elif not headers.get(b"host"):
-            self._refuse_and_close(Reason.BAD_REQUEST, "Expected exactly one Host header.")
-        if self._lingering:
-            return
+    def _judge_head(self, count: int, size: int) -> None:
+        """Every rule for a head, in the order in which the first broken one is told."""
+        settings = self.service.settings
+        hosts, self._hosts = self._hosts, 1
+        headers = self._headers
+        method = self._method
+        route = self._route
+        version = self._parser.get_http_version()
+        self._upgrading = self._parser.should_upgrade()
+        capture_route = route is not None and route.kind is Kind.CAPTURE
+        target_bytes_max = settings.target_bytes_max if capture_route else settings.other_target_bytes_max
         transfer_encoding = headers.get(b"transfer-encoding")
-        if transfer_encoding is not None and transfer_encoding.strip().lower() != b"chunked":
+        if route is not None and route.replay:
+            self._body_bytes_max = settings.replay_body_bytes_max
+        if version == "1.0":
+            self._keep_alive = False
+        if len(self._url) > settings.target_bytes_max:
+            self._refuse_and_close(Reason.URI_TOO_LONG)
+        elif count > settings.headers_max or size > settings.header_bytes_max:
+            self._refuse_and_close(Reason.HEADERS_TOO_LARGE)
+        elif version not in ("1.0", "1.1"):
+            self._refuse_and_close(Reason.HTTP_VERSION)
+        elif version == "1.1" and (hosts != 1 or not headers.get(b"host")):
+            self._refuse_and_close(Reason.BAD_REQUEST, "Expected exactly one Host header.")
+        elif transfer_encoding is not None and (version == "1.0" or transfer_encoding.strip().lower() != b"chunked"):
             self._refuse_and_close(Reason.TRANSFER_ENCODING)
         elif method == "CONNECT":
             self._refuse_and_close(Reason.METHOD_NOT_ALLOWED)
-        elif (route is None or route.kind is not Kind.CAPTURE) and len(self._url) > settings.other_target_bytes_max:
+        elif len(self._url) > target_bytes_max:
             self._refuse(Reason.URI_TOO_LONG)
         elif method == "OPTIONS":
             pass
@@ -402,99 +421,83 @@ class CaptureConnection(asyncio.Protocol):
                 self._continue = True
                 self.flush()
 
-    def on_body(self, body: bytes) -> None:
-        size = len(body)
-        if self._refused:
-            self._discarded += size
-            if self._discarded > 2 * self._body_bytes_max:
-                self._linger()
-            return
-        self._continue = False
-        self._body_bytes += size
-        if self._body_bytes > self._body_bytes_max:
-            self._refuse(Reason.BODY_TOO_LARGE, self._body_limit())
-            self._discarded = self._body_bytes
-            self._forget_body()
-            return
-        self._body.append(body)
-        self.service.inflight_bytes += size
-
     def on_message_complete(self) -> None:
         if self._upgrading:
             # An offer to change protocols, which is declined by answering; the parser stops here without the body.
             return
-        self._state = self._timed = _IDLE
-        if self._refused or self._lingering:
-            self._forget_body()
-            if not self._keep_alive and not self._lingering and self._queue:
-                self._queue[-1].close = True
-            self.flush()
+        body = self._body
+        text = body[0] if len(body) == 1 else b"".join(body)
+        body.clear()
+        self._url = b""
+        self._state = _IDLE
+        if self._fed:
+            self._forget_unfinished()
+        method = self._method
+        if self._refused or self._lingering or len(text) > self._body_bytes_max:
+            self._end_refused()
             return
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
-        self._forget_body()
-        exchange = Exchange(self, self._route, self._method, self._headers.get(b"origin", b""))
+        exchange = Exchange(self, self._route, method, self._headers.get(b"origin", b""))
         if not self._keep_alive:
-            exchange.close = True
+            exchange.close = exchange.special = True
             self._lingering = True
-        exchange.head = self._method == "HEAD"
-        self._queue.append(exchange)
-        if self._method == "OPTIONS":
-            self._answer_preflight(exchange)
-        elif cast("Route", self._route).kind is Kind.CAPTURE:
-            self._capture(exchange, body)
+        queue = self._queue
+        queue.append(exchange)
+        if method == "POST":
+            self._capture(exchange, text)
         else:
-            self._answer_page(exchange)
-        if len(self._queue) >= self.service.settings.pipeline_max:
+            exchange.special = True
+            exchange.head = method == "HEAD"
+            if method == "OPTIONS":
+                self._answer_preflight(exchange)
+            elif cast("Route", self._route).kind is Kind.CAPTURE:
+                self._capture(exchange, text)
+            else:
+                self._answer_page(exchange)
+        if len(queue) >= self.service.settings.pipeline_max:
             self._pause(_PIPELINE_FULL)
+
+    def _end_refused(self) -> None:
+        """A request that was refused before its end is complete, or turns out too large only now."""
+        if not self._refused and not self._lingering:
+            self._refuse(Reason.BODY_TOO_LARGE, self._body_limit())
+        self._refused = False
+        if not self._keep_alive and not self._lingering and self._queue:
+            self._queue[-1].close = self._queue[-1].special = True
+        self.flush()
 
     # --- answering
 
     def _capture(self, exchange: Exchange, body: bytes) -> None:
         service = self.service
-        headers = self._headers
-        route = cast("Route", self._route)
-        url = self._url
-        path, _, query = url.partition(b"?")
+        received_us = service.wall_ns() // 1000
         request = Request(
-            self._method,
-            url,
-            path,
-            query,
+            exchange.method,
+            self._query,
             body,
-            headers.get(b"content-type", b""),
-            headers.get(b"content-encoding", b""),
-            headers.get(b"authorization", b""),
-            headers.get(b"user-agent", b""),
-            self._client_ip(headers) if self._trusted else self._peer,
-            service.wall_us(),
+            self._headers,
+            self._client_ip(self._headers) if self._trusted else self._peer,
+            received_us,
         )
-        if body:
-            service.body_bytes.observe(len(body))
+        service.body_bytes.observe(len(body))
         try:
-            captured = capture(request, route, service.settings.decoded, service.record_ids())
+            if service.writer.pending_bytes > service.settings.inflight_bytes_max:
+                raise Rejected(Reason.OVERLOADED)
+            captured = capture(request, cast("Route", exchange.route), service.settings.decoded, service.ids)
         except Rejected as rejected:
             if rejected.reason is Reason.NO_DATA and empty_poll(request):
-                exchange.response = service.special_success(
-                    exchange.origin, close=exchange.close, head=exchange.head, beacon=False
-                )
-                service.count_answer(self._method, route.name, 200)
+                exchange.answer_specially(service)
             else:
                 exchange.refuse(rejected.reason, rejected.detail)
             self.flush()
             return
-        for layer in captured.layers:
-            service.row.add("edge_slow_path_total", 1, layer)
-        exchange.events = captured.events
-        exchange.beacon = captured.beacon
-        exchange.received_us = request.received_us
-        service.slots[service.received_slot] += captured.events
-        service.batch_events.observe(captured.events)
-        service.writer.append(captured.record, captured.events, request.received_us, exchange)
+        if captured.layers:
+            service.count_layers(captured.layers)
+        if captured.beacon:
+            exchange.beacon = exchange.special = True
+        service.writer.append(captured.record, captured.events, received_us, exchange)
 
     def _client_ip(self, headers: dict[bytes, bytes]) -> str:
-        found = forwarded_ip(
-            headers.get(b"x-forwarded-for", b""), headers.get(b"forwarded", b""), headers.get(b"x-real-ip", b"")
-        )
+        found = forwarded_ip(headers.get(b"x-forwarded-for"), headers.get(b"forwarded"), headers.get(b"x-real-ip"))
         return found or self._peer
 
     def _answer_preflight(self, exchange: Exchange) -> None:
@@ -530,7 +533,7 @@ class CaptureConnection(asyncio.Protocol):
         self._refused = True
         self._continue = False
         detail = REFUSALS[reason].detail
-        exchange = Exchange(self, self._route, self._known_method(), self._headers.get(b"origin", b""))
+        exchange = Exchange(self, self._route, self._method, self._headers.get(b"origin", b""))
         exchange.head = self._method == "HEAD"
         exchange.close = not self._keep_alive
         self._queue.append(exchange)
@@ -547,13 +550,10 @@ class CaptureConnection(asyncio.Protocol):
         self._forget_body()
         self._refuse(reason, found)
 
-    def _known_method(self) -> str:
-        return self._method if self._method in _METHODS else "other"
-
     def flush(self) -> None:
         """Send the answers that are due, in the order of their requests."""
         transport = self._transport
-        if transport is None or transport.is_closing():
+        if transport is None:
             return
         queue = self._queue
         close = False
@@ -572,28 +572,42 @@ class CaptureConnection(asyncio.Protocol):
         """The last answer is written: say so, and read on for a moment so that it is not lost to a reset."""
         transport = self._transport
         self._lingering = True
-        if transport is None or transport.is_closing():
+        if transport is None:
             return
         if self._state == _IDLE or not transport.can_write_eof():
-            transport.close()
+            self._close()
             return
         transport.write_eof()
         self.deadline_s = self.service.now_s + LINGER_S
 
+    def _close(self) -> None:
+        """Close once what was written is sent. Nothing may be written to the transport from here on."""
+        if self._transport is not None:
+            self._transport.close()
+            self._transport = None
+
     def _pause(self, why: int) -> None:
-        if not self._paused and self._transport is not None and not self._transport.is_closing():
+        if not self._paused and self._transport is not None:
             self._transport.pause_reading()
         self._paused |= why
 
     def _resume(self, why: int) -> None:
         was, self._paused = self._paused, self._paused & ~why
-        if was and not self._paused and self._transport is not None and not self._transport.is_closing():
+        if was and not self._paused and self._transport is not None:
             self._transport.resume_reading()
 
     def _forget_body(self) -> None:
-        if self._body:
-            self.service.inflight_bytes -= sum(map(len, self._body))
-            self._body = []
+        self._body.clear()
+        self.service.inflight_bytes -= self._counted_bytes
+        self._counted_bytes = 0
+
+    def _forget_unfinished(self) -> None:
+        """The request that went over several packets is complete."""
+        self._fed = 0
+        self._discarded = 0
+        self._timed = _IDLE
+        self._continue = False
+        self._forget_body()
 
     # --- an offered upgrade
 
@@ -610,17 +624,7 @@ class CaptureConnection(asyncio.Protocol):
             framing = b"content-length: " + headers[b"content-length"] + b"\r\n"
         self._parser = httptools.HttpRequestParser(self)
         self._replaying = True
-        seen = self._headers_seen, self._header_bytes
         self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n")
         self._replaying = False
-        self._headers_seen, self._header_bytes = seen
         if rest:
             self.data_received(rest)
-
-
-def _absolute_path(target: bytes) -> bytes:
-    """The path of an absolute-form target (RFC 9112 section 3.2.2), empty when it is none."""
-    scheme, _, rest = target.partition(b"://")
-    if scheme.lower() not in (b"http", b"https"):
-        return b""
-    return b"/" + rest.partition(b"/")[2]

@@ -1,19 +1,21 @@
 """What all connections of a worker share: the spool, the limits, the counters, the clock, and ready-made answers."""
 
 import random
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 
-from edge.metrics import Histogram, Row, slot
+from edge.metrics import Histogram, Row
+from edge.segment.record import RecordIds
 from edge.spool.writer import SpoolWriter
 from edge.wire.client_ip import parse_networks
 from edge.wire.rejections import REFUSALS, Reason
 from edge.wire.request import MIB, Limits
 from edge.wire.responses import cors_headers, render_beacon, render_success
-from edge.wire.routes import ROUTE_NAMES
+from edge.wire.routes import Route
 
 if TYPE_CHECKING:
     from edge.server.protocol import CaptureConnection
@@ -58,52 +60,50 @@ class Service:
         settings: ServerSettings,
         writer: SpoolWriter,
         row: Row,
-        record_ids: Callable[[], bytes],
-        wall_us: Callable[[], int],
+        ids: RecordIds,
+        wall_ns: Callable[[], int],
     ) -> None:
         self.settings = settings
         self.trusted_proxies = parse_networks(settings.trusted_proxies)
         self.writer = writer
-        self.record_ids = record_ids
-        self.wall_us = wall_us
+        self.ids = ids
+        self.wall_ns = wall_ns
         self.now_s = 0.0
+        self.idle_deadline_s = 0.0
         self.date = b""
         self.stopping = False
         self.connections: set[CaptureConnection] = set()
         self.inflight_bytes = 0
-        self._success: dict[bytes, bytes] = {}
+        self.answers: dict[bytes, bytes] = {}
+        """Ready-made 200s of kept connections, by Origin."""
 
         self.row = row
-        self.slots = row.slots
-        self.duration = Histogram(row, "http_requests_duration_seconds")
         self.body_bytes = Histogram(row, "edge_request_body_bytes")
-        self.batch_events = Histogram(row, "edge_batch_events")
-        self.received_slot = slot("capture_events_received_total")
-        self.ingested_slot = slot("capture_events_ingested_total")
-        self.accepted_slots = {
-            (method, name): slot("http_requests_total", method, name, "200")
-            for method in ("POST", "GET")
-            for name in ROUTE_NAMES
-        }
+        self._posted: list[Route] = []
+        self.posted = self._posted.append
+        """Count the 200 of a POST, at the next tick."""
 
     def tick(self, now_s: float) -> None:
         """A few times a second: move the clock, drop dated answers, close what is past its deadline."""
         self.now_s = now_s
-        self.date = formatdate(self.wall_us() / 1e6, usegmt=True).encode()
-        self._success.clear()
+        self.idle_deadline_s = now_s + self.settings.idle_timeout_s
+        self.date = formatdate(self.wall_ns() / 1e9, usegmt=True).encode()
+        self.answers.clear()
         for connection in list(self.connections):
             if connection.deadline_s <= now_s:
                 connection.expire()
+        self.body_bytes.fold()
+        for route, count in Counter(self._posted).items():
+            self.row.add("http_requests_total", count, "POST", route.name, "200")
+        self._posted.clear()
         self.row.set("edge_connections", len(self.connections))
         self.row.set("edge_inflight_bytes", self.inflight_bytes + self.writer.pending_bytes)
 
     def success(self, origin: bytes) -> bytes:
-        """The 200 of a kept connection, ready-made."""
-        answer = self._success.get(origin)
-        if answer is None:
-            answer = render_success(cors_headers(origin), self.date)
-            if len(self._success) < _ORIGINS_MAX:
-                self._success[origin] = answer
+        """The 200 of a kept connection, kept for the next who asks from there."""
+        answer = render_success(cors_headers(origin), self.date)
+        if len(self.answers) < _ORIGINS_MAX:
+            self.answers[origin] = answer
         return answer
 
     def special_success(self, origin: bytes, *, close: bool, head: bool, beacon: bool) -> bytes:
@@ -122,6 +122,10 @@ class Service:
         if self.inflight_bytes + self.writer.pending_bytes + body_bytes > self.settings.inflight_bytes_max:
             return Reason.OVERLOADED
         return None
+
+    def count_layers(self, layers: Iterable[str]) -> None:
+        for layer in layers:
+            self.row.add("edge_slow_path_total", 1, layer)
 
     def count_answer(self, method: str, route_name: str, status: int) -> None:
         self.row.add("http_requests_total", 1, method, route_name, str(status))

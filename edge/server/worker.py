@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gc
-import itertools
 import logging
 import os
 import secrets
@@ -11,7 +10,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,6 +21,7 @@ from edge.disk import RealDisk
 from edge.layout import Layout
 from edge.metrics import Board, Histogram, Row
 from edge.process import EXIT_FAULT, EXIT_TRY_AGAIN, accept_signals, read_spec, say_ready
+from edge.segment.record import RecordIds
 from edge.server.protocol import CaptureConnection
 from edge.server.service import ServerSettings, Service
 from edge.spool.recover import Recovered, next_counter, open_slot
@@ -53,13 +52,6 @@ class WorkerSpec(msgspec.Struct):
 
 def wall_us() -> int:
     return time.time_ns() // 1000
-
-
-def record_ids() -> Callable[[], bytes]:
-    """Ids unique for ever: 64 random bits of this process and a counter."""
-    prefix = secrets.token_hex(8).encode()
-    count = itertools.count()
-    return lambda: b"%b-%x" % (prefix, next(count))
 
 
 def main(arguments: list[str]) -> int:
@@ -104,7 +96,7 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, row: Row, rea
         row,
         _on_fault,
     )
-    service = Service(spec.server, writer, row, record_ids(), wall_us)
+    service = Service(spec.server, writer, row, RecordIds(secrets.randbits(64)), time.time_ns)
     service.tick(time.monotonic())
     ticking = asyncio.create_task(_tick(service, writer, row))
     server = await loop.create_server(
@@ -135,6 +127,7 @@ async def _tick(service: Service, writer: SpoolWriter, row: Row) -> None:
     while True:
         now = time.monotonic()
         lag.observe(int((now - due) * 1e6))
+        lag.fold()
         service.tick(now)
         writer.tick()
         row.set("edge_heartbeat_timestamp_seconds", wall_us())

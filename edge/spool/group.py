@@ -9,7 +9,7 @@ import msgspec
 class Waiter(Protocol):
     """A request whose answer depends on its commit. Called on the event loop, exactly one of the two, once."""
 
-    def stored(self, now_us: int) -> None:
+    def stored(self) -> None:
         """The record is as safe as the durability mode says."""
         ...
 
@@ -19,25 +19,30 @@ class Waiter(Protocol):
 
 
 class Group(msgspec.Struct, gc=False):
-    """Records in arrival order; the three lists run in parallel."""
+    """Records in arrival order; the lists run in parallel."""
 
     lines: list[bytes] = []
     events: list[int] = []
+    received_us: list[int] = []
     waiters: list[Waiter] = []
     raw_bytes: int = 0
-    oldest_us: int = 0
+
+    @property
+    def oldest_us(self) -> int:
+        return min(self.received_us)
 
     def parts(self, raw_bytes_max: int, records_max: int) -> Iterator["Group"]:
         """The group cut into frames: a record larger than `raw_bytes_max` is a part of its own."""
         if self.raw_bytes <= raw_bytes_max and len(self.lines) <= records_max:
             yield self
             return
-        part = Group(oldest_us=self.oldest_us)
-        for line, events in zip(self.lines, self.events, strict=True):
+        part = Group()
+        for line, events, received_us in zip(self.lines, self.events, self.received_us, strict=True):
             if part.lines and (part.raw_bytes + len(line) > raw_bytes_max or len(part.lines) == records_max):
                 yield part
-                part = Group(oldest_us=self.oldest_us)
+                part = Group()
             part.lines.append(line)
             part.events.append(events)
+            part.received_us.append(received_us)
             part.raw_bytes += len(line)
         yield part

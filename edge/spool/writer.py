@@ -88,7 +88,15 @@ class SpoolWriter:
         self._row = row
         self._records_histogram = Histogram(row, "edge_commit_records")
         self._sync_histogram = Histogram(row, "edge_fsync_duration_seconds")
+        self._events_histogram = Histogram(row, "edge_batch_events")
+        self._duration_histogram = Histogram(row, "http_requests_duration_seconds")
+        self._histograms = (
+            *(self._records_histogram, self._sync_histogram),
+            *(self._events_histogram, self._duration_histogram),
+        )
         self._slots = row.slots
+        self._received_slot = slot("capture_events_received_total")
+        self._ingested_slot = slot("capture_events_ingested_total")
         self._commits_slot = slot("edge_commits_total")
         self._written_slot = slot("edge_spool_written_bytes_total")
 
@@ -96,7 +104,7 @@ class SpoolWriter:
         self._segment: OpenSegment | None = None
         self._segment_since_s = 0.0
 
-        self._pending = Group([], [], [])
+        self._pending = Group()
         self.pending_bytes = 0
         """Bytes appended and not yet committed or refused."""
         self._scheduled = False
@@ -125,16 +133,17 @@ class SpoolWriter:
         """Take a record into the next commit. `waiter` hears of it later, never from within this call."""
         group = self._pending
         if not group.lines:
-            group.oldest_us = received_us
             self._commit_soon()
         group.lines.append(line)
         group.events.append(events)
+        group.received_us.append(received_us)
         group.waiters.append(waiter)
-        group.raw_bytes += len(line)
         self.pending_bytes += len(line)
 
     def tick(self) -> None:
         """To be called a few times a second: rolls an aged segment, syncs in `page` mode, writes again what is owed."""
+        for histogram in self._histograms:
+            histogram.fold()
         if self._busy:
             return
         if self._segment is not None and self._aged():
@@ -166,7 +175,9 @@ class SpoolWriter:
         if self._busy or not (self._pending.lines or self._owed):
             return
         group = self._pending
-        self._pending = Group([], [], [])
+        self._pending = Group()
+        group.raw_bytes = sum(map(len, group.lines))
+        self._slots[self._received_slot] += sum(group.events)
         if self.failing:
             self._refused(group)
             return
@@ -205,13 +216,16 @@ class SpoolWriter:
             self._unsynced += self._owed
             self._owed = []
             if group.lines:
-                self._unsynced.append(Group(group.lines, group.events, [], group.raw_bytes, group.oldest_us))
+                self._unsynced.append(Group(group.lines, group.events, group.received_us, [], group.raw_bytes))
         self.pending_bytes -= group.raw_bytes
         self._slots[self._commits_slot] += 1
+        self._slots[self._ingested_slot] += sum(group.events)
         self._records_histogram.observe(len(group.waiters))
         now_us = self._clock.wall_us()
+        self._events_histogram.observe_all(group.events)
+        self._duration_histogram.observe_all([now_us - received_us for received_us in group.received_us])
         for waiter in group.waiters:
-            waiter.stored(now_us)
+            waiter.stored()
 
     def _refused(self, group: Group) -> None:
         self.pending_bytes -= group.raw_bytes

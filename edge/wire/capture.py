@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from edge.segment.record import encode_record
+from edge.segment.record import RecordIds, encode_record
 from edge.wire.encoding import decode_body
 from edge.wire.fields import parse_fields
 from edge.wire.payload import read_payload
@@ -28,25 +28,22 @@ class Captured(msgspec.Struct, gc=False):
 _NO_FIELDS: Mapping[str, bytes] = {}
 
 
-def capture(request: Request, route: Route, limits: Limits, record_id: bytes) -> Captured:
-    """Decode, read and judge one request. Raises `Rejected`; changes nothing."""
+def capture(request: Request, route: Route, limits: Limits, ids: RecordIds) -> Captured:
+    """Decode, read and judge one request. Raises `Rejected`; changes nothing but the next id."""
     decoded = decode_body(request, limits)
     payload = read_payload(decoded.text)
     query = parse_fields(request.query) if request.query else _NO_FIELDS
-    token = choose_token(payload.tokens, decoded.fields, query, request.authorization)
-    sent_at = query.get("_") or decoded.fields.get("sent_at") or b""
+    token = choose_token(payload.tokens, decoded.fields, query, request)
+    sent_at = user_agent = ""
+    if query or decoded.fields:
+        sent_at = (query.get("_") or decoded.fields.get("sent_at") or b"").decode("utf-8", "replace")
+    if route.replay:
+        user_agent = request.user_agent.decode("latin-1")
     record = encode_record(
-        record_id,
-        request.received_us,
-        token,
-        route.name,
-        request.client_ip,
-        payload.text,
-        sent_at.decode("utf-8", "replace"),
-        request.user_agent.decode("latin-1") if route.replay else "",
+        ids, request.received_us, token, route.name, request.client_ip, payload.text, sent_at, user_agent
     )
     layers = (*decoded.layers, "repair") if payload.repaired else decoded.layers
-    return Captured(record, payload.events, query.get("beacon") == b"1", layers)
+    return Captured(record, payload.events, bool(query) and query.get("beacon") == b"1", layers)
 
 
 def empty_poll(request: Request) -> bool:

@@ -64,12 +64,12 @@ def _read_object(text: bytes) -> Payload:
     envelope = _decode_object(text)
     key = envelope.api_key or envelope.token or envelope.dollar_token
     if envelope.batch is None:
-        if key is None:
+        if not key:
             key = _event_token(envelope)
         return Payload(text, () if key is None else (key,), 1)
     if not envelope.batch:
         raise Rejected(Reason.EMPTY_BATCH)
-    inside = (key,) if key is not None else map(_event_token, map(_decode_object, envelope.batch))
+    inside = (key,) if key else map(_event_token, map(_decode_object, envelope.batch))
     return Payload(text, _distinct(inside), len(envelope.batch))
 
 

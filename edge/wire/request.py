@@ -1,5 +1,6 @@
 """What the connection hands to the pure core, and the limits it is held to."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -8,25 +9,33 @@ MIB: Final = 1024 * 1024
 
 
 class Request(msgspec.Struct, gc=False):
-    """One HTTP request, body complete and unchunked, nothing decoded yet.
-
-    Header values are the bytes as received, `b""` when the header was absent.
-    """
+    """One HTTP request, body complete and unchunked, nothing decoded yet."""
 
     method: str = ""
-    url: bytes = b""
-    path: bytes = b""
-    """Path part of `url`: no query, no scheme and authority."""
     query: bytes = b""
-    """Query part of `url` without the question mark, still percent-encoded."""
+    """Query part of the target without the question mark, still percent-encoded."""
     body: bytes = b""
-    content_type: bytes = b""
-    content_encoding: bytes = b""
-    authorization: bytes = b""
-    user_agent: bytes = b""
+    headers: Mapping[bytes, bytes] = {}
+    """By lower-case name; of several with one name the first."""
     client_ip: str = ""
     received_us: int = 0
     """Receive time, microseconds since the Unix epoch."""
+
+    @property
+    def content_type(self) -> bytes:
+        return self.headers.get(b"content-type", b"")
+
+    @property
+    def content_encoding(self) -> bytes:
+        return self.headers.get(b"content-encoding", b"")
+
+    @property
+    def authorization(self) -> bytes:
+        return self.headers.get(b"authorization", b"")
+
+    @property
+    def user_agent(self) -> bytes:
+        return self.headers.get(b"user-agent", b"")
 
 
 class Limits(msgspec.Struct, frozen=True):

@@ -59,6 +59,15 @@ ROUTES: Final[dict[bytes, Route]] = {path: route for route in _NAMED for path in
 ROUTE_NAMES: Final = (*(route.name for route in _NAMED), OTHER)
 
 
+def find_route(target: bytes) -> tuple[Route | None, bytes]:
+    """The route of a request target, and its query. Absolute form (RFC 9112 section 3.2.2) counts by its path."""
+    path, _, query = target.partition(b"?")
+    if not path.startswith(b"/"):
+        scheme, _, rest = path.partition(b"://")
+        path = b"/" + rest.partition(b"/")[2] if scheme.lower() in (b"http", b"https") else b""
+    return ROUTES.get(path), query
+
+
 def allow(route: Route) -> str:
     """The `Allow` header of a 405."""
     return ", ".join(sorted(route.methods))

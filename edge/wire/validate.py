@@ -1,9 +1,11 @@
 """The project key: which one counts, and whether it has the shape of one. No key is looked up."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 from edge.wire.rejections import Reason, Rejected
+from edge.wire.request import Request
 
 TOKEN_BYTES_MAX: Final = 64
 _PERSONAL_PREFIX: Final = "phx_"
@@ -14,6 +16,12 @@ def judge_token(token: object) -> str:
     """The key to use downstream: trimmed. Raises `Rejected` with the first rule it breaks."""
     if not isinstance(token, str):
         raise Rejected(Reason.TOKEN_NOT_STRING)
+    return _judge_text(token)
+
+
+@lru_cache(maxsize=4096)
+def _judge_text(token: str) -> str:
+    # Remembered, because a project's key comes with every request; what raises is not.
     token = token.strip()
     if not token:
         raise Rejected(Reason.TOKEN_EMPTY)
@@ -32,17 +40,18 @@ def choose_token(
     in_payload: tuple[object, ...],
     form: Mapping[str, bytes],
     query: Mapping[str, bytes],
-    authorization: bytes,
+    request: Request,
 ) -> str:
     """The payload's key, else the form's, the query's, the bearer's. Raises `Rejected` for none, several, or a bad one."""
-    if len(in_payload) > 1:
-        raise Rejected(Reason.MULTIPLE_TOKENS)
     if in_payload:
+        if len(in_payload) > 1:
+            raise Rejected(Reason.MULTIPLE_TOKENS)
         return judge_token(in_payload[0])
     for fields in (form, query):
         found = fields.get("api_key") or fields.get("token")
         if found:
             return judge_token(found.decode("utf-8", "replace"))
+    authorization = request.authorization
     if authorization[: len(_BEARER)].lower() == _BEARER:
         found = authorization[len(_BEARER) :].strip()
         if found and not found.startswith(_PERSONAL_PREFIX.encode()):

@@ -41,7 +41,7 @@ def request(
     content_encoding: bytes = b"",
     method: str = "POST",
 ) -> Request:
-    return Request(method, body=body, query=query, content_type=content_type, content_encoding=content_encoding)
+    return Request(method, query, body, {b"content-type": content_type, b"content-encoding": content_encoding})
 
 
 def refused(refused_request: Request) -> Rejected:

@@ -1,0 +1,194 @@
+"""kill -9 at any moment, a hundred times: what was acknowledged is delivered, once, and nothing else is.
+
+A cycle is one kill under load: of everything at once, of everything while it starts, of the supervisor alone, of a worker, or
+of the drainer. All cycles work on one data folder, with both durability modes and with segments that finish by age, by size
+and not at all. After some kills the last frame of an open segment is written a second time and not to its end, as a power cut
+leaves it.
+"""
+
+import asyncio
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from edge.layout import Layout
+from edge.segment.name import State
+from edge.segment.scan import Frame
+from edge.spool.inspect import all_segments, frames
+from tests.integration.edge_process import EdgeProcess, send_signal, wait_until_gone
+from tests.integration.load import Ledger, Load
+
+CYCLES: Final = 100
+ACKNOWLEDGED_EVENTS_MIN: Final = 100_000
+CUT_REQUESTS_MIN: Final = 100
+CONNECTIONS: Final = 6
+WORKERS: Final = 2
+BACK_S: Final = 15.0
+"""For the supervisor to put back what was killed."""
+
+
+class Round(msgspec.Struct, frozen=True):
+    """One start of the program and what is killed until it has to be started again."""
+
+    options: tuple[str, ...]
+    parts: tuple[str, ...]
+    """`worker` or `drainer`: killed one after the other while everything else goes on."""
+    end: str
+    """`everything`, `supervisor`, or `starting`: everything, before it accepts."""
+
+
+DURABILITY: Final = (("--durability", "fsync"), ("--durability", "page"))
+ROLLING: Final = (
+    (),
+    ("--segment-age-max", "2s"),
+    ("--segment-bytes-max", "64KiB"),
+)
+
+
+def plan(rng: random.Random) -> list[Round]:
+    """Rounds of 100 kills in all: 50 of everything under load, 30 of workers, 10 of drainers, 6 at start, 4 of supervisors."""
+    parts = ["worker"] * 30 + ["drainer"] * 10
+    rng.shuffle(parts)
+    ends = ["everything"] * 40 + ["starting"] * 6 + ["supervisor"] * 4
+    alone = [((), end) for end in ends]
+    mixed = [(tuple(parts[at : at + 4]), "everything") for at in range(0, len(parts), 4)]
+    rounds = []
+    for number, (killed, end) in enumerate([*alone, *mixed]):
+        options = DURABILITY[number % 2] + ROLLING[number // 2 % 3]
+        rounds.append(Round(("--workers", str(WORKERS), *options), killed, end))
+    rng.shuffle(rounds)
+    return rounds
+
+
+def test_every_acknowledged_event_survives_a_hundred_kills_and_is_delivered_once(tmp_path: Path) -> None:
+    seed = time.time_ns()
+    rng = random.Random(seed)
+    rounds = plan(rng)
+    assert sum(len(one.parts) + 1 for one in rounds) == CYCLES
+    ledger = Ledger(rng)
+    started_s = time.monotonic()
+    with EdgeProcess(tmp_path) as edge:
+        crash = Crash(edge, ledger, rng)
+        asyncio.run(crash.run(rounds))
+        edge.stop()
+        edge.verb("drain", "--once")
+        status = edge.status()
+        events = edge.events()
+        print(
+            f"\n{crash.kills.total()} cycles in {time.monotonic() - started_s:.0f} s, seed {seed}:"
+            f" {', '.join(f'{count} {what}' for what, count in sorted(crash.kills.items()))}\n"
+            f"{ledger.acknowledged_events} events acknowledged in {ledger.acknowledged_requests} requests,"
+            f" {ledger.issued_events} issued, {len(events)} delivered\n"
+            f"{ledger.cut} requests cut before their answer, {crash.torn} torn tails made,"
+            f" {len(list((edge.data / 'torn').glob('*.bin')))} cut off by recovery, refusals {dict(ledger.refusals)}"
+        )
+        found = ledger.reconcile(events)
+        assert not found.lost, f"{len(found.lost)} acknowledged events are lost, the first {found.lost[:5]}"
+        assert not found.doubled, f"{len(found.doubled)} events are there twice, the first {found.doubled[:5]}"
+        assert not found.invented, f"{len(found.invented)} events were never sent, the first {found.invented[:5]}"
+        assert not found.halved, f"{len(found.halved)} requests are there in part, the first {found.halved[:5]}"
+        [sink] = status["sinks"]
+        assert (sink["waiting_records"], sink["damaged_bytes"], sink["dropped"]) == (0, 0, {})
+        assert '"level":"critical"' not in edge.log.read_text()
+    # Without these, nothing was proved.
+    assert crash.kills.total() == CYCLES
+    assert ledger.acknowledged_events >= ACKNOWLEDGED_EVENTS_MIN
+    assert ledger.cut >= CUT_REQUESTS_MIN
+    assert crash.torn > 0
+
+
+class Crash:
+    """The hundred kills."""
+
+    def __init__(self, edge: EdgeProcess, ledger: Ledger, rng: random.Random) -> None:
+        self.kills: Counter[str] = Counter()
+        self.torn = 0
+        self._edge = edge
+        self._ledger = ledger
+        self._rng = rng
+        self._load = Load(ledger, lambda: (edge.host, edge.port), rng)
+
+    async def run(self, rounds: list[Round]) -> None:
+        """All rounds, and one start more: the program runs and nobody sends when this returns."""
+        self._load.start(CONNECTIONS)
+        for one in rounds:
+            await self._round(one)
+            self._load.check()
+        await self._start(("--workers", str(WORKERS)))
+        await self._progress()
+        await self._load.finish()
+
+    async def _round(self, one: Round) -> None:
+        if one.end == "starting":
+            self._edge.launch(*one.options)
+            await asyncio.sleep(self._rng.uniform(0.05, 0.8))
+            self._kill_everything(one.end)
+            return
+        await self._start(one.options)
+        for part in one.parts:
+            await asyncio.sleep(self._rng.uniform(0.1, 0.4))
+            await self._kill_part(part)
+        await asyncio.sleep(self._rng.uniform(0.05, 0.6))
+        if one.end == "supervisor":
+            # The orphans answer what they have read and end by themselves; the successor waits for them.
+            orphans = self._edge.kill_supervisor()
+            self.kills["supervisor"] += 1
+            await asyncio.to_thread(wait_until_gone, orphans)
+            self._load.pause()
+        else:
+            self._kill_everything(one.end)
+
+    async def _start(self, options: tuple[str, ...]) -> None:
+        await asyncio.to_thread(self._edge.start, *options)
+        self._load.resume()
+
+    def _kill_everything(self, name: str) -> None:
+        """Without a turn of the loop between the kill and the pause: the clients find out as clients do."""
+        self._edge.kill_everything()
+        self._load.pause()
+        self.kills[name] += 1
+        if self._rng.random() < 0.3:
+            self.torn += tear(Layout(self._edge.data), self._rng)
+
+    async def _kill_part(self, part: str) -> None:
+        pids = self._edge.workers() if part == "worker" else self._edge.drainers()
+        if part == "worker" and self._rng.random() < 0.7:
+            pids = pids[:1] if self._rng.random() < 0.5 else pids[-1:]
+        killed = [pid for pid in pids if send_signal(pid, signal.SIGKILL)]
+        assert killed, f"expected a {part} to kill"
+        self.kills[part] += 1
+        await self._progress()
+        await _until(lambda: len(self._edge.workers()) == WORKERS and len(self._edge.drainers()) == 1)
+
+    async def _progress(self) -> None:
+        """The edge goes on acknowledging."""
+        before = self._ledger.acknowledged_requests
+        await _until(lambda: self._ledger.acknowledged_requests >= before + 50)
+
+
+def tear(layout: Layout, rng: random.Random) -> int:
+    """Add the beginning of a frame to every open segment that has one; the number of segments. Nobody writes them now."""
+    torn = 0
+    for file in all_segments(layout):
+        whole = [item for item in frames(file) if isinstance(item, Frame)]
+        if file.state is not State.OPEN or not whole:
+            continue
+        data = file.path.read_bytes()
+        last = data[whole[-1].offset : whole[-1].end]
+        with file.path.open("ab") as segment:
+            segment.write(last[: rng.randrange(1, len(last))])
+        torn += 1
+    return torn
+
+
+async def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + BACK_S
+    while not condition():
+        assert time.monotonic() < deadline, f"expected everything to be back within {BACK_S:.0f} s"
+        await asyncio.sleep(0.02)
