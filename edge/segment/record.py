@@ -1,6 +1,6 @@
 """A record: one accepted request as stored, one line of JSON.
 
-    {"id":"5c0d2e88b1f09a37-1f","at":1763690000123456,"token":"phc_x","path":"e","ip":"203.0.113.7",
+    {"id":"5c0d2e88b1f09a37-31","at":1763690000123456,"token":"phc_x","path":"e","ip":"203.0.113.7",
      "sent_at":"1763690000100","data":{...the client's JSON...}}
 
 `data` is the client's JSON text with its bytes kept (raw line breaks become spaces) and is always the last field, so a
@@ -15,8 +15,6 @@ from typing import Final
 import msgspec
 
 _DATA: Final = b',"data":'
-_LINE: Final = b'{"id":"%b-%x","at":%d,%b,"ip":"%b","data":%b}\n'
-_LINE_AND_MORE: Final = b'{"id":"%b-%x","at":%d,%b,"ip":"%b"%b,"data":%b}\n'
 _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
@@ -24,7 +22,7 @@ class Record(msgspec.Struct, gc=False):
     """One accepted request. Immutable once stored; everything shipped is a function of it."""
 
     id: str
-    """Unique for ever: the writer's random 64-bit incarnation and a counter, `%016x-%x`."""
+    """Unique for ever: the writer's random 64-bit incarnation and a counter, `5c0d2e88b1f09a37-31`."""
     at: int
     """Receive time, microseconds since the Unix epoch."""
     token: str
@@ -61,29 +59,29 @@ class RecordIds:
     __slots__ = ("next", "prefix")
 
     def __init__(self, incarnation: int) -> None:
-        self.prefix = b"%016x" % incarnation
+        self.prefix = f"{incarnation:016x}"
         self.next = count().__next__
 
 
 @lru_cache(maxsize=4096)
-def _named(token: str, path: str) -> bytes:
+def _named(token: str, path: str) -> str:
     """The fields that few records differ in."""
-    return b'"token":%b,"path":%b' % (_encode_text(token), _encode_text(path))
+    return f'"token":{_encode_text(token).decode()},"path":{_encode_text(path).decode()}'
 
 
 def encode_record(
     ids: RecordIds, at: int, token: str, path: str, ip: str, data: bytes, sent_at: str = "", user_agent: str = ""
 ) -> bytes:
     """The stored line, newline included. `ip` is plain text form or empty, so it needs no escapes."""
-    if b"\n" in data or b"\r" in data:
+    if b"\n" in data:
         data = data.translate(_LINE_BREAKS)
-    named = _named(token, path)
-    if sent_at or user_agent:
-        extra = b',"sent_at":' + _encode_text(sent_at) if sent_at else b""
-        if user_agent:
-            extra += b',"user_agent":' + _encode_text(user_agent)
-        return _LINE_AND_MORE % (ids.prefix, ids.next(), at, named, ip.encode(), extra, data)
-    return _LINE % (ids.prefix, ids.next(), at, named, ip.encode(), data)
+    more = ""
+    if sent_at:
+        more = f',"sent_at":{_encode_text(sent_at).decode()}'
+    if user_agent:
+        more += f',"user_agent":{_encode_text(user_agent).decode()}'
+    head = f'{{"id":"{ids.prefix}-{ids.next()}","at":{at},{_named(token, path)},"ip":"{ip}"{more},"data":'
+    return b"".join((head.encode(), data, b"}\n"))
 
 
 def decode_record(line: bytes) -> Record:

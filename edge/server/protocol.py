@@ -31,6 +31,7 @@ _NAMES: Final = (
 )
 _KEPT: Final = {spelling: name.lower() for name in _NAMES for spelling in (name, name.lower())}
 """The headers that are looked at, in the two spellings that nearly all clients use."""
+_kept: Final = _KEPT.get
 _KEPT_LENGTHS: Final = frozenset(map(len, _NAMES))
 _METHOD_NAMES: Final = {b"POST": "POST", b"GET": "GET", b"OPTIONS": "OPTIONS", b"HEAD": "HEAD", b"CONNECT": "CONNECT"}
 
@@ -41,10 +42,8 @@ LINGER_S: Final = 1.0
 CHUNK_OVERHEAD_BYTES_MAX: Final = 64 * 1024
 """Chunk sizes, extensions and trailers of a body; on top of eight times its bytes, which one-byte chunks need."""
 
-_SIZE_BITS: Final = 20
-_SIZE_MASK: Final = (1 << _SIZE_BITS) - 1
-_ONE_HEADER: Final = 1 << _SIZE_BITS
-"""Number and size of a head's headers are counted in one integer."""
+HEAD_PACKET_BYTES_MAX: Final = 16 * 1024
+"""Larger packets are cut before the parser sees a head in them: then a head is small, or its size is known to the byte."""
 
 SMALL_BODY_DIGITS: Final = 5
 """Bodies announced below 100,000 bytes are read without a look at the worker's load, which is looked at afterwards."""
@@ -122,13 +121,14 @@ class CaptureConnection(asyncio.Protocol):
         "_counted_bytes",
         "_discarded",
         "_fed",
-        "_head_size",
         "_headers",
+        "_headers_seen",
         "_hosts",
         "_keep_alive",
         "_lingered",
         "_lingering",
         "_method",
+        "_packet",
         "_parser",
         "_paused",
         "_peer",
@@ -163,7 +163,7 @@ class CaptureConnection(asyncio.Protocol):
         # for the request
         self._url = b""
         self._arriving: dict[bytes, bytes] = {}
-        self._head_size = 0
+        self._headers_seen = 0
         self._hosts = 1
         self._method = ""
         self._route: Route | None = None
@@ -175,6 +175,7 @@ class CaptureConnection(asyncio.Protocol):
         # for a request that is not ordinary, and put back when it is complete
         self._timed = _IDLE
         self._fed = 0
+        self._packet = b""
         self._counted_bytes = 0
         self._discarded = 0
         self._refused = False
@@ -227,7 +228,13 @@ class CaptureConnection(asyncio.Protocol):
             if self._lingered > LINGER_BYTES_MAX and not self._queue and self._transport is not None:
                 self._transport.abort()
             return
-        if self._state == _IDLE:
+        if self._state != _BODY:
+            if len(data) > HEAD_PACKET_BYTES_MAX:
+                self.data_received(data[:HEAD_PACKET_BYTES_MAX])
+                self.data_received(data[HEAD_PACKET_BYTES_MAX:])
+                return
+            if self._state == _HEAD:
+                self._packet = data
             self._state = _HEAD
         try:
             self._parser.feed_data(data)
@@ -313,16 +320,15 @@ class CaptureConnection(asyncio.Protocol):
             self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._head_size += _ONE_HEADER + len(name) + len(value)
-        key = _KEPT.get(name)
-        if key is None:
-            if len(name) not in _KEPT_LENGTHS:
-                return
-            key = _KEPT.get(name.lower())
-            if key is None:
-                return
-        if self._arriving.setdefault(key, value) is not value and key == b"host":
-            self._hosts += 1
+        self._headers_seen += 1
+        key = _kept(name)
+        if key is not None:
+            # Of several with one name the first counts, but a second Host is an error.
+            if self._arriving.setdefault(key, value) is not value and key == b"host":
+                self._hosts += 1
+        elif len(name) in _KEPT_LENGTHS and (key := _kept(name.lower())) is not None:
+            self.on_header(key, value)
+            self._headers_seen -= 1
 
     def on_headers_complete(self) -> None:
         self._state = _BODY
@@ -330,7 +336,7 @@ class CaptureConnection(asyncio.Protocol):
             return
         self._headers = headers = self._arriving
         self._arriving = {}
-        size, self._head_size = self._head_size, 0
+        count, self._headers_seen = self._headers_seen, 0
         url = self._url
         route = ROUTES.get(url)
         if route is None:
@@ -350,8 +356,8 @@ class CaptureConnection(asyncio.Protocol):
             and route.kind is Kind.CAPTURE
             and not route.replay
             and parser.get_http_version() == "1.1"
-            and size >> _SIZE_BITS <= settings.headers_max
-            and size & _SIZE_MASK <= settings.header_bytes_max
+            and not self._fed  # the head is in one packet, and so below every limit but these
+            and count <= settings.headers_max
             and len(url) <= settings.target_bytes_max
             and len(headers.get(b"content-length", b"")) <= SMALL_BODY_DIGITS
             and b"expect" not in headers
@@ -361,12 +367,17 @@ class CaptureConnection(asyncio.Protocol):
             and self._hosts == 1
         )
         if not ordinary and not self._lingering:
-            self._judge_head(*divmod(size, _ONE_HEADER))
+            self._judge_head(count)
 
-    def _judge_head(self, count: int, size: int) -> None:
+    def _judge_head(self, count: int) -> None:
         """Every rule for a head, in the order in which the first broken one is told."""
         settings = self.service.settings
         hosts, self._hosts = self._hosts, 1
+        size = 0
+        if self._fed:
+            # The blank line is in this packet, or its first bytes were the last of the one before.
+            end = self._packet.find(b"\r\n\r\n") + 4
+            size = self._fed + (end if end > 3 else 0) - len(self._url)
         headers = self._headers
         method = self._method
         route = self._route
@@ -604,6 +615,7 @@ class CaptureConnection(asyncio.Protocol):
     def _forget_unfinished(self) -> None:
         """The request that went over several packets is complete."""
         self._fed = 0
+        self._packet = b""
         self._discarded = 0
         self._timed = _IDLE
         self._continue = False

@@ -1,6 +1,7 @@
 """The request path in one function: a complete HTTP request → the record to store, or a rejection."""
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 
@@ -25,25 +26,36 @@ class Captured(msgspec.Struct, gc=False):
     """Encodings unwrapped, and `repair` where the JSON needed it: the slow paths, for a metric."""
 
 
+_JSON_STARTS: Final = (b"{", b"[")
+_JSON_ENDS: Final = (b"}", b"]")
 _NO_FIELDS: Mapping[str, bytes] = {}
 
 
 def capture(request: Request, route: Route, limits: Limits, ids: RecordIds) -> Captured:
     """Decode, read and judge one request. Raises `Rejected`; changes nothing but the next id."""
-    decoded = decode_body(request, limits)
-    payload = read_payload(decoded.text)
-    query = parse_fields(request.query) if request.query else _NO_FIELDS
-    token = choose_token(payload.tokens, decoded.fields, query, request)
+    text = request.body
+    query = form = _NO_FIELDS
+    layers: tuple[str, ...] = ()
     sent_at = user_agent = ""
-    if query or decoded.fields:
-        sent_at = (query.get("_") or decoded.fields.get("sent_at") or b"").decode("utf-8", "replace")
+    beacon = False
+    if request.query or not (text.startswith(_JSON_STARTS) and text.endswith(_JSON_ENDS)):
+        query = parse_fields(request.query)
+        decoded = decode_body(request, query, limits)
+        text = decoded.text
+        form = decoded.fields
+        layers = decoded.layers
+        sent_at = (query.get("_") or form.get("sent_at") or b"").decode("utf-8", "replace")
+        beacon = query.get("beacon") == b"1"
+    payload = read_payload(text)
+    token = choose_token(payload.tokens, form, query, request)
     if route.replay:
         user_agent = request.user_agent.decode("latin-1")
     record = encode_record(
         ids, request.received_us, token, route.name, request.client_ip, payload.text, sent_at, user_agent
     )
-    layers = (*decoded.layers, "repair") if payload.repaired else decoded.layers
-    return Captured(record, payload.events, bool(query) and query.get("beacon") == b"1", layers)
+    if payload.repaired:
+        layers = (*layers, "repair")
+    return Captured(record, payload.events, beacon, layers)
 
 
 def empty_poll(request: Request) -> bool:

@@ -12,7 +12,7 @@ cap, since small in says nothing about small out.
 import re
 import zlib
 from binascii import a2b_base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 import msgspec
@@ -63,17 +63,17 @@ class Decoded(msgspec.Struct, gc=False):
     """Names of the layers removed, outermost first."""
 
 
-def decode_body(request: Request, limits: Limits) -> Decoded:
-    """The JSON text of `request`; the query's `data` counts before the body. Raises `Rejected`."""
+def decode_body(request: Request, query: Mapping[str, bytes], limits: Limits) -> Decoded:
+    """The JSON text of `request`, whose parsed query is given; its `data` counts before the body. Raises `Rejected`."""
     body = request.body
-    if body and b"data=" not in request.query:
+    if body and not query.get("data"):
         if body[0] in _OPENINGS:
             return Decoded(body.strip(_BLANK), {}, ())
         if body.startswith(_GZIP_MAGIC):
             text = _opened("gzip", body, limits)
             if text and text[0] in _OPENINGS:
                 return Decoded(text.strip(_BLANK), {}, ("gzip",))
-    return _unwrapped(request, limits)
+    return _unwrapped(request, query, limits)
 
 
 def gunzip(data: bytes, bytes_max: int) -> bytes:
@@ -180,9 +180,8 @@ HINTS: Final[dict[bytes, str]] = {
 """What clients call them, in lower case; other names say nothing."""
 
 
-def _unwrapped(request: Request, limits: Limits) -> Decoded:
+def _unwrapped(request: Request, query: Mapping[str, bytes], limits: Limits) -> Decoded:
     """The general way: layer by layer, each recognised by its bytes or, where that is impossible, by a hint."""
-    query = parse_fields(request.query)
     data = query.get("data", b"")
     form_declared = not data and request.content_type.strip().lower().startswith(_FORM_TYPE)
     data = data or request.body

@@ -10,7 +10,8 @@ import zstandard
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edge.wire.encoding import DECODERS, GZIP_MEMBERS_MAX, HINTS, REASONS, decode_body
+from edge.wire.encoding import DECODERS, GZIP_MEMBERS_MAX, HINTS, REASONS, Decoded, decode_body
+from edge.wire.fields import parse_fields
 from edge.wire.rejections import Reason, Rejected
 from edge.wire.request import Limits, Request
 
@@ -34,6 +35,10 @@ def raw_deflate(data: bytes) -> bytes:
     return stream.compress(data) + stream.flush()
 
 
+def decoded_body(wrapped: Request, limits: Limits) -> Decoded:
+    return decode_body(wrapped, parse_fields(wrapped.query), limits)
+
+
 def request(
     body: bytes = b"",
     query: bytes = b"",
@@ -46,7 +51,7 @@ def request(
 
 def refused(refused_request: Request) -> Rejected:
     with pytest.raises(Rejected) as refusal:
-        decode_body(refused_request, LIMITS)
+        decoded_body(refused_request, LIMITS)
     return refusal.value
 
 
@@ -122,7 +127,7 @@ ACCEPTED = {
 
 @pytest.mark.parametrize(("wrapped", "layers"), ACCEPTED.values(), ids=ACCEPTED)
 def test_json_is_found_in_its_wrappings(wrapped: Request, layers: tuple[str, ...]) -> None:
-    decoded = decode_body(wrapped, LIMITS)
+    decoded = decoded_body(wrapped, LIMITS)
     assert decoded.text in (JSON, b"[" + JSON + b"]")
     assert decoded.layers == layers
 
@@ -144,23 +149,23 @@ LZ64_REQUESTS = {
 
 @pytest.mark.parametrize(("wrapped", "layers"), LZ64_REQUESTS.values(), ids=LZ64_REQUESTS)
 def test_lz64_is_read_wherever_it_is_named(wrapped: Request, layers: tuple[str, ...]) -> None:
-    decoded = decode_body(wrapped, LIMITS)
+    decoded = decoded_body(wrapped, LIMITS)
     assert decoded.text == LZ64_JSON
     assert decoded.layers == layers
 
 
 def test_the_fields_of_a_form_are_handed_on() -> None:
-    decoded = decode_body(request(b"data=" + BASE64 + b"&api_key=phc_x&sent_at=17&ip=1", content_type=FORM), LIMITS)
+    decoded = decoded_body(request(b"data=" + BASE64 + b"&api_key=phc_x&sent_at=17&ip=1", content_type=FORM), LIMITS)
     assert decoded.fields["api_key"] == b"phc_x"
     assert decoded.fields["sent_at"] == b"17"
 
 
 def test_fields_of_the_query_are_not_the_form() -> None:
-    assert decode_body(request(query=b"api_key=phc_x&data=" + BASE64), LIMITS).fields == {}
+    assert decoded_body(request(query=b"api_key=phc_x&data=" + BASE64), LIMITS).fields == {}
 
 
 def test_text_that_only_begins_like_json_is_left_to_the_parser() -> None:
-    assert decode_body(request(b'{"event": oops'), LIMITS).text == b'{"event": oops'
+    assert decoded_body(request(b'{"event": oops'), LIMITS).text == b'{"event": oops'
 
 
 @pytest.mark.parametrize("dress", ["body", "form", "query"])
@@ -171,7 +176,7 @@ def test_json_is_the_same_in_every_dress(dress: str) -> None:
         "form": request(b"data=" + value, content_type=FORM),
         "query": request(query=b"data=" + value, method="GET"),
     }
-    assert decode_body(dressed[dress], LIMITS).text == JSON
+    assert decoded_body(dressed[dress], LIMITS).text == JSON
 
 
 REFUSED = {
@@ -298,9 +303,9 @@ def test_lz64_has_a_limit_of_its_own() -> None:
     # LZString.compressToBase64("[" + "0,".repeat(500) + "0]") of lz-string 1.5.0: 1,003 characters.
     long = b"NoBgNOkdWz90Q5TUvWzHtdz/ehBxRpJ5ZlF1VtN9djDzTrL7bnH3XvP/fQQOGoAukA=="
     wrapped = request(long, b"compression=lz64")
-    assert len(decode_body(wrapped, Limits(lz64_bytes_max=1003)).text) == 1003
+    assert len(decoded_body(wrapped, Limits(lz64_bytes_max=1003)).text) == 1003
     with pytest.raises(Rejected) as refusal:
-        decode_body(wrapped, Limits(lz64_bytes_max=1002))
+        decoded_body(wrapped, Limits(lz64_bytes_max=1002))
     assert refusal.value.reason is Reason.DECODED_TOO_LARGE
 
 
@@ -361,7 +366,7 @@ def test_any_request_is_decoded_or_rejected(
     for encode in wrap:
         body = encode(body)
     try:
-        decoded = decode_body(request(body, query, content_type, name), LIMITS)
+        decoded = decoded_body(request(body, query, content_type, name), LIMITS)
     except Rejected:
         return
     assert decoded.text[:1] in (b"{", b"[")
