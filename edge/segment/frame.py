@@ -89,20 +89,32 @@ class SegmentHeader(msgspec.Struct, frozen=True):
     created_us: int
 
 
+class Packed(msgspec.Struct, gc=False, frozen=True):
+    """Compressed records on their way into a segment, any segment: only the pair's header depends on which."""
+
+    frame: bytes
+    """The zstd frame."""
+    records: int
+    events: int
+    raw_bytes: int
+    oldest_us: int
+
+    def header(self, sequence: int, previous_bytes: int, seed: int) -> bytes:
+        """The pair's first part, for a place in the segment whose incarnation is `seed`."""
+        counts = (self.records, len(self.frame), self.raw_bytes, sequence, self.oldest_us, previous_bytes, self.events)
+        head = _FRAME.pack(FRAME_MAGIC, FRAME_HEADER_BYTES - 8, VERSION, 0, *counts, 0, 0)[:_HASH_AT]
+        return head + frame_checksum(head, self.frame, seed).to_bytes(8, "little")
+
+
 class Compressor:
-    """Makes frame pairs of one segment. Holds zstd's working memory, so one per writer and one thread at a time."""
+    """Holds zstd's working memory: one per writer, used by one thread at a time."""
 
     def __init__(self) -> None:
         self._zstd = zstandard.ZstdCompressor(level=COMPRESSION_LEVEL, write_checksum=True, write_content_size=True)
 
-    def encode(
-        self, lines: bytes, records: int, events: int, oldest_us: int, sequence: int, previous_bytes: int, seed: int
-    ) -> bytes:
-        """One frame pair. `lines` holds `records` newline-terminated lines."""
-        frame = self._zstd.compress(lines)
-        fields = (records, len(frame), len(lines), sequence, oldest_us, previous_bytes, events, 0)
-        head = _FRAME.pack(FRAME_MAGIC, FRAME_HEADER_BYTES - 8, VERSION, 0, *fields, 0)[:_HASH_AT]
-        return head + frame_checksum(head, frame, seed).to_bytes(8, "little") + frame
+    def pack(self, lines: bytes, records: int, events: int, oldest_us: int) -> Packed:
+        """`lines` holds `records` newline-terminated lines."""
+        return Packed(self._zstd.compress(lines), records, events, len(lines), oldest_us)
 
 
 def frame_checksum(head: bytes, frame: bytes | memoryview, seed: int) -> int:

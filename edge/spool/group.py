@@ -1,9 +1,10 @@
 """Requests that are committed together, with whoever waits for that."""
 
-from collections.abc import Iterator
 from typing import Protocol
 
 import msgspec
+
+from edge.segment.frame import FRAME_RAW_BYTES_MAX, FRAME_RECORDS_MAX, Compressor, Packed
 
 
 class Waiter(Protocol):
@@ -26,23 +27,31 @@ class Group(msgspec.Struct, gc=False):
     received_us: list[int] = []
     waiters: list[Waiter] = []
     raw_bytes: int = 0
+    """Length of all lines; filled in when the group is closed."""
 
-    @property
-    def oldest_us(self) -> int:
-        return min(self.received_us)
+    def pack(self, compressor: Compressor) -> list[Packed]:
+        """The group as frames: one, unless it is large. A record above the limit is a frame of its own."""
+        if self.raw_bytes <= FRAME_RAW_BYTES_MAX and len(self.lines) <= FRAME_RECORDS_MAX:
+            cuts = [(0, len(self.lines))]
+        else:
+            cuts = self._cuts()
+        return [
+            compressor.pack(
+                b"".join(self.lines[start:end]),
+                end - start,
+                sum(self.events[start:end]),
+                min(self.received_us[start:end]),
+            )
+            for start, end in cuts
+        ]
 
-    def parts(self, raw_bytes_max: int, records_max: int) -> Iterator["Group"]:
-        """The group cut into frames: a record larger than `raw_bytes_max` is a part of its own."""
-        if self.raw_bytes <= raw_bytes_max and len(self.lines) <= records_max:
-            yield self
-            return
-        part = Group()
-        for line, events, received_us in zip(self.lines, self.events, self.received_us, strict=True):
-            if part.lines and (part.raw_bytes + len(line) > raw_bytes_max or len(part.lines) == records_max):
-                yield part
-                part = Group()
-            part.lines.append(line)
-            part.events.append(events)
-            part.received_us.append(received_us)
-            part.raw_bytes += len(line)
-        yield part
+    def _cuts(self) -> list[tuple[int, int]]:
+        cuts = []
+        start = size = 0
+        for index, line in enumerate(self.lines):
+            if index > start and (size + len(line) > FRAME_RAW_BYTES_MAX or index - start == FRAME_RECORDS_MAX):
+                cuts.append((start, index))
+                start, size = index, 0
+            size += len(line)
+        cuts.append((start, len(self.lines)))
+        return cuts

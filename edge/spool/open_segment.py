@@ -5,15 +5,8 @@ left in the page cache is unknown.
 """
 
 from edge.disk import Disk, write_all
-from edge.segment.frame import (
-    FRAME_RAW_BYTES_MAX,
-    FRAME_RECORDS_MAX,
-    SEGMENT_HEADER_BYTES,
-    Compressor,
-    encode_segment_header,
-)
+from edge.segment.frame import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, Packed, encode_segment_header
 from edge.segment.name import SegmentName, State
-from edge.spool.group import Group
 
 
 class OpenSegment:
@@ -23,7 +16,6 @@ class OpenSegment:
         self.name = name
         self._disk = disk
         self._directory = directory
-        self._compressor = Compressor()
         self._sequence = 0
         self._previous_bytes = 0
         self._sync_failed = False
@@ -38,30 +30,21 @@ class OpenSegment:
             disk.unlink(self._path(State.OPEN))
             raise
 
-    def append(self, group: Group) -> int:
-        """Write the group's frames; the bytes written. After an error the file is cut back to the last whole commit."""
-        pairs = []
+    def append(self, frames: list[Packed]) -> int:
+        """Write the frames; the bytes written. After an error the file is cut back to the last whole commit."""
+        pieces: list[bytes] = []
         previous = self._previous_bytes
-        for sequence, part in enumerate(group.parts(FRAME_RAW_BYTES_MAX, FRAME_RECORDS_MAX), self._sequence):
-            pair = self._compressor.encode(
-                b"".join(part.lines),
-                len(part.lines),
-                sum(part.events),
-                part.oldest_us,
-                sequence,
-                previous,
-                self.name.incarnation,
-            )
-            previous = len(pair)
-            pairs.append(pair)
-        data = b"".join(pairs)
+        for sequence, packed in enumerate(frames, self._sequence):
+            pieces += packed.header(sequence, previous, self.name.incarnation), packed.frame
+            previous = FRAME_HEADER_BYTES + len(packed.frame)
+        data = b"".join(pieces)
         try:
             write_all(self._disk, self._fd, data, self.size)
         except OSError:
             self._disk.truncate(self._fd, self.size)
             raise
         self.size += len(data)
-        self._sequence += len(pairs)
+        self._sequence += len(frames)
         self._previous_bytes = previous
         return len(data)
 

@@ -25,6 +25,7 @@ import msgspec
 
 from edge.disk import Disk
 from edge.metrics import Histogram, Row, slot
+from edge.segment.frame import Compressor, Packed
 from edge.segment.name import SegmentName
 from edge.spool.disk_thread import DiskThread
 from edge.spool.group import Group, Waiter
@@ -84,6 +85,7 @@ class SpoolWriter:
         self._settings = settings
         self._clock = clock
         self._thread = DiskThread(loop, on_fault)
+        self._compressor = Compressor()
 
         self._row = row
         self._records_histogram = Histogram(row, "edge_commit_records")
@@ -113,8 +115,8 @@ class SpoolWriter:
         self._refuse_until_s = 0.0
 
         # `page` mode only: records that were acknowledged and are not yet on stable storage.
-        self._unsynced: list[Group] = []
-        self._owed: list[Group] = []
+        self._unsynced: list[Packed] = []
+        self._owed: list[Packed] = []
         """Those of a segment whose sync failed; written again before anything else."""
         self._sync_due_s = 0.0
 
@@ -161,7 +163,7 @@ class SpoolWriter:
             self._roll("shutdown")
             await self._until_quiet()
         if self._owed:
-            log.error("%d groups of acknowledged records could not be synced", len(self._owed))
+            log.error("%d frames of acknowledged records could not be synced", len(self._owed))
         self._thread.close()
 
     def _commit_soon(self) -> None:
@@ -190,17 +192,36 @@ class SpoolWriter:
             self._commit_to_page_cache(group)
 
     def _commit_to_page_cache(self, group: Group) -> None:
-        owed = sum(waiting.raw_bytes for waiting in self._owed)
-        if group.raw_bytes + owed > INLINE_BYTES_MAX:
+        owed, self._owed = self._owed, []
+        written: list[Packed] = []
+
+        def store() -> None:
+            segment = self._segment or self._open()
+            written.extend(owed)
+            if group.lines:
+                written.extend(group.pack(self._compressor))
+            self._slots[self._written_slot] += segment.append(written)
+
+        def done(error: OSError | None) -> None:
+            if error is not None:
+                self._owed = owed + self._owed
+            elif self._segment is not None:
+                self._unsynced += written
+            else:
+                # The segment's sync failed while this was being written to it.
+                self._owed += written
+            self._committed(group, error)
+
+        if group.raw_bytes > INLINE_BYTES_MAX or owed:
             self._busy = True
-            self._submit(lambda: self._store_in_page_cache(group), lambda error: self._committed(group, error))
+            self._submit(store, done)
             return
         try:
-            self._store_in_page_cache(group)
+            store()
         except OSError as error:
-            self._failed(group, error)
+            done(error)
         else:
-            self._stored(group)
+            done(None)
 
     def _committed(self, group: Group, error: OSError | None) -> None:
         self._busy = False
@@ -212,11 +233,6 @@ class SpoolWriter:
             self._commit_soon()
 
     def _stored(self, group: Group) -> None:
-        if self._settings.durability is Durability.PAGE:
-            self._unsynced += self._owed
-            self._owed = []
-            if group.lines:
-                self._unsynced.append(Group(group.lines, group.events, group.received_us, [], group.raw_bytes))
         self.pending_bytes -= group.raw_bytes
         self._slots[self._commits_slot] += 1
         self._slots[self._ingested_slot] += sum(group.events)
@@ -245,19 +261,12 @@ class SpoolWriter:
     def _store_durably(self, group: Group) -> None:
         fresh = self._segment is None
         segment = self._segment or self._open()
-        self._slots[self._written_slot] += segment.append(group)
+        self._slots[self._written_slot] += segment.append(group.pack(self._compressor))
         started = self._clock.monotonic_s()
         segment.sync()
         if fresh:
             segment.sync_creation()
         self._sync_histogram.observe(int((self._clock.monotonic_s() - started) * 1e6))
-
-    def _store_in_page_cache(self, group: Group) -> None:
-        segment = self._segment or self._open()
-        for waiting in self._owed:
-            self._slots[self._written_slot] += segment.append(waiting)
-        if group.lines:
-            self._slots[self._written_slot] += segment.append(group)
 
     def _open(self) -> OpenSegment:
         name = SegmentName(self._next_counter, self._incarnations())
@@ -303,8 +312,8 @@ class SpoolWriter:
 
         self._submit(sync, synced)
 
-    def _lost_sync(self, segment: OpenSegment, retained: list[Group], error: OSError) -> None:
-        log.error("a sync failed, %d groups are written again: %s", len(retained), error)
+    def _lost_sync(self, segment: OpenSegment, retained: list[Packed], error: OSError) -> None:
+        log.error("a sync failed, %d frames are written again: %s", len(retained), error)
         self._row.add("edge_segment_write_errors_total", 1)
         self._owed += retained
         self._abandon(segment)

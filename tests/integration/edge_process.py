@@ -174,9 +174,10 @@ class EdgeProcess:
 
     def events(self) -> list[Event]:
         """Every delivered event, in the order of acceptance within a slot."""
-        return list(self._events())
+        return list(self.each_event())
 
-    def _events(self) -> Iterator[Event]:
+    def each_event(self) -> Iterator[Event]:
+        """The same one by one: a long run delivers more than fits in memory."""
         for path in sorted((self.data / "events").glob("*.ndjson")):
             for line in path.read_bytes().splitlines():
                 yield msgspec.json.decode(line)

@@ -26,7 +26,7 @@ from tests.integration.load import Ledger, Load
 
 CYCLES: Final = 100
 ACKNOWLEDGED_EVENTS_MIN: Final = 100_000
-CUT_REQUESTS_MIN: Final = 100
+CUT_REQUESTS_MIN: Final = 50
 CONNECTIONS: Final = 6
 WORKERS: Final = 2
 BACK_S: Final = 15.0
@@ -79,16 +79,15 @@ def test_every_acknowledged_event_survives_a_hundred_kills_and_is_delivered_once
         edge.stop()
         edge.verb("drain", "--once")
         status = edge.status()
-        events = edge.events()
+        found = ledger.reconcile(edge.each_event())
         print(
             f"\n{crash.kills.total()} cycles in {time.monotonic() - started_s:.0f} s, seed {seed}:"
             f" {', '.join(f'{count} {what}' for what, count in sorted(crash.kills.items()))}\n"
             f"{ledger.acknowledged_events} events acknowledged in {ledger.acknowledged_requests} requests,"
-            f" {ledger.issued_events} issued, {len(events)} delivered\n"
+            f" {ledger.issued_events} issued, {found.delivered} delivered\n"
             f"{ledger.cut} requests cut before their answer, {crash.torn} torn tails made,"
             f" {len(list((edge.data / 'torn').glob('*.bin')))} cut off by recovery, refusals {dict(ledger.refusals)}"
         )
-        found = ledger.reconcile(events)
         assert not found.lost, f"{len(found.lost)} acknowledged events are lost, the first {found.lost[:5]}"
         assert not found.doubled, f"{len(found.doubled)} events are there twice, the first {found.doubled[:5]}"
         assert not found.invented, f"{len(found.invented)} events were never sent, the first {found.invented[:5]}"
@@ -109,9 +108,11 @@ class Crash:
     def __init__(self, edge: EdgeProcess, ledger: Ledger, rng: random.Random) -> None:
         self.kills: Counter[str] = Counter()
         self.torn = 0
+        """Segments that were given a torn tail."""
         self._edge = edge
         self._ledger = ledger
         self._rng = rng
+        self._orphans: list[int] = []
         self._load = Load(ledger, lambda: (edge.host, edge.port), rng)
 
     async def run(self, rounds: list[Round]) -> None:
@@ -136,11 +137,9 @@ class Crash:
             await self._kill_part(part)
         await asyncio.sleep(self._rng.uniform(0.05, 0.6))
         if one.end == "supervisor":
-            # The orphans answer what they have read and end by themselves; the successor waits for them.
-            orphans = self._edge.kill_supervisor()
+            # The orphans answer what they have read and end by themselves; the successor is started meanwhile and waits.
+            self._orphans = self._edge.kill_supervisor()
             self.kills["supervisor"] += 1
-            await asyncio.to_thread(wait_until_gone, orphans)
-            self._load.pause()
         else:
             self._kill_everything(one.end)
 
@@ -153,6 +152,7 @@ class Crash:
         self._edge.kill_everything()
         self._load.pause()
         self.kills[name] += 1
+        wait_until_gone(self._orphans)
         if self._rng.random() < 0.3:
             self.torn += tear(Layout(self._edge.data), self._rng)
 
