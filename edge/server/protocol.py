@@ -32,6 +32,17 @@ _NAMES: Final = (
 _KEPT: Final = {spelling: name.lower() for name in _NAMES for spelling in (name, name.lower())}
 """The headers that are looked at, in the two spellings that nearly all clients use."""
 _kept: Final = _KEPT.get
+_PASSED_OVER: Final = frozenset(
+    spelling
+    for name in (
+        *(b"Accept", b"Accept-Encoding", b"Accept-Language", b"Cache-Control", b"Connection", b"Cookie", b"DNT"),
+        *(b"Keep-Alive", b"Pragma", b"Priority", b"Referer", b"Sec-CH-UA", b"Sec-CH-UA-Mobile", b"Sec-CH-UA-Platform"),
+        *(b"Sec-Fetch-Dest", b"Sec-Fetch-Mode", b"Sec-Fetch-Site", b"Traceparent", b"X-Forwarded-Host"),
+        *(b"X-Forwarded-Port", b"X-Forwarded-Proto", b"X-Request-Id", b"X-Requested-With"),
+    )
+    for spelling in (name, name.lower())
+)
+"""Common headers that are not: known, so that they cost one look-up."""
 _KEPT_LENGTHS: Final = frozenset(map(len, _NAMES))
 _METHOD_NAMES: Final = {b"POST": "POST", b"GET": "GET", b"OPTIONS": "OPTIONS", b"HEAD": "HEAD", b"CONNECT": "CONNECT"}
 
@@ -78,7 +89,8 @@ class Exchange(msgspec.Struct, gc=False):
             self.answer_specially(service)
         else:
             service.posted(cast("Route", self.route))
-            self.response = service.answers.get(self.origin) or service.success(self.origin)
+            connection.answer(self, service.answers.get(self.origin) or service.success(self.origin))
+            return
         connection.flush()
 
     def answer_specially(self, service: Service) -> None:
@@ -321,14 +333,16 @@ class CaptureConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._headers_seen += 1
+        if name in _PASSED_OVER:
+            return
         key = _kept(name)
         if key is not None:
-            # Of several with one name the first counts, but a second Host is an error.
-            if self._arriving.setdefault(key, value) is not value and key == b"host":
-                self._hosts += 1
-        elif len(name) in _KEPT_LENGTHS and (key := _kept(name.lower())) is not None:
-            self.on_header(key, value)
+            # Of several with one name the first counts.
+            if self._arriving.setdefault(key, value) is not value:
+                self._hosts += key == b"host"
+        elif len(name) in _KEPT_LENGTHS and name.lower() in _KEPT:
             self._headers_seen -= 1
+            self.on_header(name.lower(), value)
 
     def on_headers_complete(self) -> None:
         self._state = _BODY
@@ -338,27 +352,23 @@ class CaptureConnection(asyncio.Protocol):
         self._arriving = {}
         count, self._headers_seen = self._headers_seen, 0
         url = self._url
-        route = ROUTES.get(url)
-        if route is None:
-            route, self._query = find_route(url)
-        else:
-            self._query = b""
-        self._route = route
         settings = self.service.settings
+        self._route = route = ROUTES.get(url)
+        self._query = b""
+        if route is None:
+            self._route, self._query = route, _ = find_route(url)
         self._body_bytes_max = settings.body_bytes_max
         parser = self._parser
         self._keep_alive = parser.should_keep_alive()
-        method = _METHOD_NAMES.get(parser.get_method(), "other")
-        self._method = method
+        self._method = method = _METHOD_NAMES.get(parser.get_method(), "other")
         ordinary = (
-            method == "POST"
-            and route is not None
-            and route.kind is Kind.CAPTURE
-            and not route.replay
+            route is not None
+            and route.plain_capture
+            and method == "POST"
             and parser.get_http_version() == "1.1"
-            and not self._fed  # the head is in one packet, and so below every limit but these
-            and count <= settings.headers_max
+            and not self._fed  # the head is in one packet, and so small
             and len(url) <= settings.target_bytes_max
+            and count <= settings.headers_max
             and len(headers.get(b"content-length", b"")) <= SMALL_BODY_DIGITS
             and b"expect" not in headers
             and b"transfer-encoding" not in headers
@@ -560,6 +570,16 @@ class CaptureConnection(asyncio.Protocol):
         self._keep_alive = False
         self._forget_body()
         self._refuse(reason, found)
+
+    def answer(self, exchange: Exchange, response: bytes) -> None:
+        """Answer a request, now if it is its turn."""
+        queue = self._queue
+        if len(queue) == 1 and not self._paused and not self._continue and self._transport is not None:
+            queue.clear()
+            self._transport.write(response)
+        else:
+            exchange.response = response
+            self.flush()
 
     def flush(self) -> None:
         """Send the answers that are due, in the order of their requests."""

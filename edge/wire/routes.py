@@ -27,6 +27,8 @@ class Route(msgspec.Struct, frozen=True):
     methods: frozenset[str]
     replay: bool = False
     """Session replay: bodies are large and have a limit of their own."""
+    plain_capture: bool = False
+    """Takes events, with nothing special about it: nearly all requests."""
 
 
 _CAPTURE_METHODS: Final = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
@@ -42,7 +44,7 @@ _PAGES: Final = {
 }
 
 _NAMED: Final = [
-    *(Route(name, Kind.CAPTURE, _CAPTURE_METHODS, replay=name == "s") for name in CAPTURE_PATHS),
+    *(Route(name, Kind.CAPTURE, _CAPTURE_METHODS, name == "s", name != "s") for name in CAPTURE_PATHS),
     *(Route(name or "/", kind, _PAGE_METHODS) for name, kind in _PAGES.items()),
 ]
 
