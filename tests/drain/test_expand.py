@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edge.drain.expand import Event, Expansion, expand
 from edge.drain.timestamps import format_time
-from edge.segment.record import Record, decode_record, encode_record
+from edge.segment.record import Record, RecordIds, decode_record, encode_record
 from edge.wire.drops import DROP_REASONS
 
 NOW = 1_751_367_600_123_456  # 2025-07-01T11:00:00.123456Z
@@ -91,9 +91,12 @@ class TestShapes:
 
     def test_a_stored_record_expands_like_the_one_in_memory(self) -> None:
         data = b'{"event":"e",\n"distinct_id":"u","properties":{"a":\r\n1}}'
-        line = encode_record(b"5c0d2e88b1f09a37-1f", NOW, "phc_x", "e", "203.0.113.7", data, "1751367600000")
+        line = encode_record(RecordIds(0x5C0D2E88B1F09A37), NOW, "phc_x", "e", "203.0.113.7", data, "1751367600000")
         events = expand(decode_record(line)).events
-        assert events == expand(record(data.translate(bytes.maketrans(b"\r\n", b"  ")), sent_at="1751367600000")).events
+        in_memory = record(
+            data.translate(bytes.maketrans(b"\r\n", b"  ")), sent_at="1751367600000", record_id="5c0d2e88b1f09a37-0"
+        )
+        assert events == expand(in_memory).events
         assert len(events) == 1
 
 

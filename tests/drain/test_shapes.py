@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from edge.drain.expand import expand
 from edge.drain.shapes import SHAPES
-from edge.segment.record import Record, decode_record, encode_record
+from edge.segment.record import Record, RecordIds, decode_record, encode_record
 
 NOW = 1_751_367_600_123_456
 UUID = "018a981f-4b35-7c66-825e-8b0eeae65714"
@@ -23,7 +23,7 @@ OTHER_SPELLINGS = frozenset(("$distinct_id", "$token", "api_key", "offset", "sen
 def lines(data: object, shape: str, path: str = "e", sent_at: str = "") -> list[bytes]:
     if not isinstance(data, bytes):
         data = json.dumps(data).encode()
-    stored = encode_record(b"5c0d2e88b1f09a37-1f", NOW, "phc_x", path, "203.0.113.7", data, sent_at)
+    stored = encode_record(RecordIds(0x5C0D2E88B1F09A37), NOW, "phc_x", path, "203.0.113.7", data, sent_at)
     return [SHAPES[shape](event) for event in expand(decode_record(stored)).events]
 
 

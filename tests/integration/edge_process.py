@@ -54,26 +54,17 @@ class EdgeProcess:
 
     # --- its life
 
-    def start(self, *options: str) -> None:
-        """`edge up`; it is accepting when this returns."""
-        self.launch(*options)
+    def start(self, *options: str, verb: str = "up") -> None:
+        """`edge up`, or `edge serve`; it is accepting when this returns."""
+        self.launch(*options, verb=verb)
         self.wait_until_accepting()
 
-    def launch(self, *options: str) -> None:
-        """`edge up`, which is still starting when this returns."""
+    def launch(self, *options: str, verb: str = "up") -> None:
+        """The same, still starting when this returns."""
         assert self._process is None, "expected one program at a time on a folder"
         assert EDGE.exists(), f"expected the program at {EDGE}: run `make setup`"
-        command: list[str | Path] = [
-            EDGE,
-            "up",
-            "--data",
-            self.data,
-            "--listen",
-            "127.0.0.1:0",
-            "--admin",
-            "127.0.0.1:0",
-            *options,
-        ]
+        addresses = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0")
+        command: list[str | Path] = [EDGE, verb, "--data", self.data, *addresses, *options]
         with self.log.open("ab") as log:
             self._process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=log, text=True, bufsize=1, env=environment()

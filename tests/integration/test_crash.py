@@ -52,8 +52,8 @@ ROLLING: Final = (
 
 
 def plan(rng: random.Random) -> list[Round]:
-    """Rounds of 100 kills in all: 50 of everything under load, 30 of workers, 10 of drainers, 6 at start, 4 of supervisors."""
-    parts = ["worker"] * 30 + ["drainer"] * 10
+    """Rounds of 100 kills in all: 50 of everything under load, 20 of workers, 20 of drainers, 6 at start, 4 of supervisors."""
+    parts = ["worker"] * 20 + ["drainer"] * 20
     rng.shuffle(parts)
     ends = ["everything"] * 40 + ["starting"] * 6 + ["supervisor"] * 4
     alone = [((), end) for end in ends]

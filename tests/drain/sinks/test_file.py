@@ -1,0 +1,111 @@
+import errno
+import json
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from edge.disk import RealDisk
+from edge.drain.expand import Event, expand
+from edge.drain.sink import Batch, Retryable, split_url
+from edge.drain.sinks.file import FileSink, make
+from edge.segment.name import SegmentName
+from edge.segment.record import Record
+
+NAME = SegmentName(42, 0x9F31C0AA17BE5D02)
+
+
+def events(*names: str) -> list[Event]:
+    found: list[Event] = []
+    for name in names:
+        data = json.dumps({"event": name, "distinct_id": "u"}).encode()
+        found += expand(Record("1-1", 1_763_690_000_000_000, "phc_x", "e", "203.0.113.7", data)).events
+    return found
+
+
+def sink(folder: Path, shape: str = "event", file_format: str = "ndjson") -> FileSink:
+    return FileSink(RealDisk(), str(folder), shape, file_format)
+
+
+def test_a_batch_is_one_file_named_by_its_origin(tmp_path: Path) -> None:
+    size = sink(tmp_path / "out").ship(Batch(3, NAME, 48, 12345, events("a", "b")))
+    [path] = (tmp_path / "out").iterdir()
+    assert path.name == "slot-03-000000000042-9f31c0aa17be5d02-000000000048-000000012345.ndjson"
+    assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["a", "b"]
+    assert path.stat().st_size == size
+
+
+def test_a_batch_without_events_makes_no_file(tmp_path: Path) -> None:
+    assert sink(tmp_path).ship(Batch(0, NAME, 0, 100, [])) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_published_before_a_crash_is_known_and_not_written_again(tmp_path: Path) -> None:
+    sink(tmp_path).ship(Batch(0, NAME, 0, 100, events("a")))
+    [path] = tmp_path.iterdir()
+    before = path.stat().st_mtime_ns
+    restarted = sink(tmp_path)
+    assert restarted.already(0, NAME, 0) == 100
+    assert restarted.already(0, NAME, 100) is None
+    assert restarted.already(1, NAME, 0) is None
+    assert restarted.ship(Batch(0, NAME, 0, 100, events("a"))) == 0
+    assert path.stat().st_mtime_ns == before
+
+
+def test_what_a_crash_left_half_written_is_written_anew(tmp_path: Path) -> None:
+    name = "slot-00-000000000042-9f31c0aa17be5d02-000000000000-000000000100.ndjson"
+    (tmp_path / f".{name}.tmp").write_bytes(b'{"half')
+    sink(tmp_path).ship(Batch(0, NAME, 0, 100, events("a")))
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert json.loads((tmp_path / name).read_text())["event"] == "a"
+
+
+def test_compressed_files_hold_the_same_lines(tmp_path: Path) -> None:
+    sink(tmp_path / "plain").ship(Batch(0, NAME, 0, 100, events("a", "b")))
+    sink(tmp_path / "zst", file_format="ndjson.zst").ship(Batch(0, NAME, 0, 100, events("a", "b")))
+    [plain] = (tmp_path / "plain").iterdir()
+    [packed] = (tmp_path / "zst").iterdir()
+    assert packed.name.endswith(".ndjson.zst")
+    assert zstandard.ZstdDecompressor().decompress(packed.read_bytes()) == plain.read_bytes()
+
+
+def test_the_captured_shape_carries_the_event_as_text(tmp_path: Path) -> None:
+    sink(tmp_path, shape="captured").ship(Batch(0, NAME, 0, 100, events("a")))
+    [path] = tmp_path.iterdir()
+    line = json.loads(path.read_text())
+    assert json.loads(line["data"]) == {"event": "a", "distinct_id": "u"}
+
+
+class FullDisk(RealDisk):
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_worth_a_retry_and_leaves_no_file_a_reader_would_see(tmp_path: Path) -> None:
+    full = FileSink(FullDisk(), str(tmp_path), "event", "ndjson")
+    with pytest.raises(Retryable, match="No space left"):
+        full.ship(Batch(0, NAME, 0, 100, events("a")))
+    assert [path for path in tmp_path.iterdir() if path.suffix == ".ndjson"] == []
+    sink(tmp_path).ship(Batch(0, NAME, 0, 100, events("a")))
+    assert len([path for path in tmp_path.iterdir() if path.suffix == ".ndjson"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("file:", "expected a folder"),
+        ("file:x?format=parquet", "expected format to be one of ndjson, ndjson.zst, found 'parquet'"),
+        ("file:x?shape=flat", "expected shape to be one of event, captured, found 'flat'"),
+        ("file:x?formt=ndjson", "expected the options shape, format, found 'formt'"),
+    ],
+)
+def test_a_url_that_cannot_be_used_says_what_was_expected(url: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(split_url(url))
+
+
+def test_one_folder_has_one_name_however_it_is_spelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spellings = ["file:out", "file:./out", f"file:{tmp_path}/out", f"file://{tmp_path}/out", "file:out?shape=captured"]
+    assert len({make(split_url(url))[0] for url in spellings}) == 1
+    assert make(split_url("file:other"))[0] != make(split_url("file:out"))[0]

@@ -1,0 +1,65 @@
+"""Spools made for the drainer's tests: real segments on a real disk, written without a worker."""
+
+import json
+from pathlib import Path
+
+from edge.disk import RealDisk
+from edge.layout import LOCK_NAME, Layout
+from edge.segment.frame import Compressor
+from edge.segment.name import SegmentName
+from edge.segment.record import RecordIds, encode_record
+from edge.spool.open_segment import OpenSegment
+from edge.spool.recover import open_slot
+
+AT_US = 1_763_690_000_000_000
+
+
+class Slot:
+    """One slot's writer, commit by commit. Events are numbered through the life of the slot."""
+
+    def __init__(self, data: Path, slot: int = 0, *, locked: bool = False) -> None:
+        self.layout = Layout(data)
+        self.slot = slot
+        self.directory = self.layout.slot(slot)
+        self._ids = RecordIds(slot + 1)
+        self._counter = 0
+        self._segment: OpenSegment | None = None
+        self._compressor = Compressor()
+        self._lock: int | None = None
+        if locked:
+            opened = open_slot(RealDisk(), self.layout, slot)
+            assert opened is not None
+            self._lock = opened[0]
+        else:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            (self.directory / LOCK_NAME).touch()
+        self.written: list[str] = []
+
+    def commit(self, *names: str, body: bytes | None = None) -> None:
+        """One frame of a record per name; the name is the event's, and its distinct_id is the slot."""
+        if self._segment is None:
+            self._counter += 1
+            name = SegmentName(self._counter, 0xABC0 + self._counter)
+            self._segment = OpenSegment(RealDisk(), str(self.directory), name, self.slot, AT_US)
+        bodies = [
+            body or json.dumps({"event": name, "distinct_id": f"slot-{self.slot}", "properties": {}}).encode()
+            for name in names
+        ]
+        lines = [encode_record(self._ids, AT_US, "phc_x", "e", "203.0.113.7", each) for each in bodies]
+        self._segment.append([self._compressor.pack(b"".join(lines), len(lines), len(lines), AT_US)])
+        self.written += names
+
+    def seal(self) -> None:
+        assert self._segment is not None
+        self._segment.seal()
+        self._segment = None
+
+    @property
+    def files(self) -> list[Path]:
+        return sorted(path for path in self.directory.iterdir() if path.suffix == ".zst")
+
+    def release(self) -> None:
+        """The worker is dead: nobody holds the slot."""
+        if self._lock is not None:
+            RealDisk().close(self._lock)
+            self._lock = None

@@ -1,0 +1,165 @@
+import json
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edge.checkpoints import load_all
+from edge.disk import RealDisk
+from edge.drain import drainer as drainer_module
+from edge.drain.drainer import Drainer, InUse
+from edge.layout import Layout
+from edge.metrics import Board, Row
+from tests.drain.spools import Slot
+
+
+@pytest.fixture
+def row() -> Row:
+    return Board.create(1).rows[0]
+
+
+def drainer(data: Path, row: Row, *urls: str) -> Drainer:
+    return Drainer(RealDisk(), Layout(data), urls or (f"file:{data}/events",), row)
+
+
+def delivered(folder: Path) -> list[str]:
+    return [
+        json.loads(line)["event"] for path in sorted(folder.glob("*.ndjson")) for line in path.read_text().splitlines()
+    ]
+
+
+def until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not reached():
+        assert time.monotonic() < deadline, "it never happened"
+        time.sleep(0.01)
+
+
+def test_once_ships_everything_committed_and_deletes_what_is_finished(tmp_path: Path, row: Row) -> None:
+    living = Slot(tmp_path, 0, locked=True)
+    living.commit("a")
+    living.seal()
+    living.commit("b")
+    assert drainer(tmp_path, row).run_once()
+    assert delivered(tmp_path / "events") == ["a", "b"]
+    assert [path.name for path in living.files] == [path.name for path in living.files if ".open." in path.name]
+    living.release()
+
+
+def test_once_recovers_and_ships_the_slots_of_dead_workers(tmp_path: Path, row: Row) -> None:
+    dead = Slot(tmp_path, 5, locked=True)
+    dead.commit("a")
+    dead.commit("b")
+    with dead.files[0].open("ab") as file:
+        file.write(b"torn by the crash")
+    dead.release()
+    assert drainer(tmp_path, row).run_once()
+    assert delivered(tmp_path / "events") == ["a", "b"]
+    assert dead.files == []
+    [torn] = (tmp_path / "torn").iterdir()
+    assert torn.read_bytes() == b"torn by the crash"
+
+
+def test_once_twice_ships_nothing_twice(tmp_path: Path, row: Row) -> None:
+    slot = Slot(tmp_path, 0, locked=True)
+    slot.commit("a")
+    assert drainer(tmp_path, row).run_once()
+    slot.commit("b")
+    assert drainer(tmp_path, row).run_once()
+    assert delivered(tmp_path / "events") == ["a", "b"]
+    slot.release()
+
+
+def test_an_empty_spool_is_drained_at_once(tmp_path: Path, row: Row) -> None:
+    assert drainer(tmp_path, row).run_once()
+
+
+def test_a_lost_checkpoint_makes_no_line_twice_in_the_file_sink(tmp_path: Path, row: Row) -> None:
+    slot = Slot(tmp_path, 0, locked=True)
+    slot.commit("a")
+    assert drainer(tmp_path, row).run_once()
+    before = {path.name: path.read_bytes() for path in (tmp_path / "events").iterdir()}
+    slot.commit("b")
+    for path in (tmp_path / "ckpt").glob("*.json"):
+        path.unlink()
+    assert drainer(tmp_path, row).run_once()
+    assert delivered(tmp_path / "events") == ["a", "b"]
+    assert {name: (tmp_path / "events" / name).read_bytes() for name in before} == before
+    slot.release()
+
+
+def test_once_says_when_a_sink_could_not_be_written(tmp_path: Path, row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    slot = Slot(tmp_path, 0, locked=True)
+    slot.commit("a")
+    draining = drainer(tmp_path, row)
+    (tmp_path / "events").rmdir()
+    (tmp_path / "events").write_text("in the way")
+    monkeypatch.setattr(drainer_module, "ATTEMPTS_ONCE", 2)
+    assert not draining.run_once()
+    (tmp_path / "events").unlink()
+    assert drainer(tmp_path, row).run_once()
+    assert delivered(tmp_path / "events") == ["a"]
+    slot.release()
+
+
+def test_several_sinks_each_get_everything_and_the_slowest_keeps_the_segments(tmp_path: Path, row: Row) -> None:
+    slot = Slot(tmp_path, 0, locked=True)
+    slot.commit("a")
+    slot.seal()
+    first = f"file:{tmp_path}/first"
+    assert drainer(tmp_path, row, first).run_once()
+    slot.commit("b")
+    slot.seal()
+    assert drainer(tmp_path, row, first, f"file:{tmp_path}/second").run_once()
+    assert delivered(tmp_path / "first") == ["a", "b"]
+    assert delivered(tmp_path / "second") == ["b"]
+    assert slot.files == []
+    slot.release()
+
+
+def test_a_second_drainer_is_refused(tmp_path: Path, row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drainer_module, "LOCK_WAIT_S", 0.1)
+    first = drainer(tmp_path, row)
+    with pytest.raises(InUse, match="another drainer holds"):
+        drainer(tmp_path, row)
+    first.close()
+    drainer(tmp_path, row).close()
+
+
+@pytest.mark.parametrize(
+    ("urls", "message"),
+    [
+        (["kafka:x"], "expected a sink URL that begins with file:, stdout:, null:, found 'kafka:x'"),
+        (["null"], "expected a sink URL"),
+        (["null:", "null:"], "the same destination twice"),
+        ([], "expected 1 to 8 sinks, found 0"),
+    ],
+)
+def test_bad_sinks_are_told_apart(tmp_path: Path, row: Row, urls: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Drainer(RealDisk(), Layout(tmp_path), urls, row)
+
+
+def test_running_it_ships_what_is_committed_meanwhile_and_what_is_left_when_it_stops(tmp_path: Path, row: Row) -> None:
+    slot = Slot(tmp_path, 0, locked=True)
+    slot.commit("a")
+    stop = threading.Event()
+    draining = drainer(tmp_path, row)
+    status: list[int] = []
+    thread = threading.Thread(target=lambda: status.append(draining.run(stop.is_set)))
+    thread.start()
+    until(lambda: delivered(tmp_path / "events") == ["a"])
+    slot.commit("b")
+    slot.seal()
+    until(lambda: delivered(tmp_path / "events") == ["a", "b"])
+    slot.commit("c")
+    stop.set()
+    thread.join()
+    assert status == [0]
+    assert delivered(tmp_path / "events") == ["a", "b", "c"]
+    [checkpoint] = load_all(RealDisk(), str(tmp_path / "ckpt")).values()
+    assert checkpoint.totals.shipped == 3
+    assert slot.files == [path for path in slot.files if ".open." in path.name]
+    slot.release()

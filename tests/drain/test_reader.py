@@ -1,0 +1,160 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from edge.checkpoints import Position
+from edge.disk import RealDisk
+from edge.drain.reader import Chunk, SlotReader
+from edge.segment.record import decode_record
+from tests.drain.spools import Slot
+
+
+@pytest.fixture
+def slot(tmp_path: Path) -> Slot:
+    return Slot(tmp_path)
+
+
+def reader(slot: Slot, position: Position | None = None) -> SlotReader:
+    return SlotReader(RealDisk(), str(slot.directory), slot.slot, position)
+
+
+def names(chunk: Chunk | None) -> list[str]:
+    assert chunk is not None
+    return [decode_record(line).data.decode().split('"')[3] for line in chunk.lines]
+
+
+def drained(reading: SlotReader) -> list[str]:
+    found: list[str] = []
+    while (chunk := reading.read()) is not None:
+        found += names(chunk)
+    reading.close()
+    return found
+
+
+def test_records_come_in_order_across_segments(slot: Slot) -> None:
+    slot.commit("a", "b")
+    slot.commit("c")
+    slot.seal()
+    slot.commit("d")
+    assert drained(reader(slot)) == ["a", "b", "c", "d"]
+
+
+def test_an_open_segment_is_read_as_it_grows(slot: Slot) -> None:
+    slot.commit("a")
+    reading = reader(slot)
+    assert names(reading.read()) == ["a"]
+    assert reading.read() is None
+    slot.commit("b")
+    assert names(reading.read()) == ["b"]
+    slot.seal()
+    assert reading.read() is None
+    slot.commit("c")
+    assert names(reading.read()) == ["c"]
+    reading.close()
+
+
+def test_half_a_frame_at_the_end_of_an_open_segment_is_waited_for(slot: Slot) -> None:
+    slot.commit("a")
+    slot.commit("b")
+    path = slot.files[0]
+    whole = path.read_bytes()
+    for size in range(len(whole) - 1, len(whole) - 60, -7):
+        path.write_bytes(whole[:size])
+        reading = reader(slot)
+        assert names(reading.read()) == ["a"]
+        assert reading.read() is None
+        path.write_bytes(whole)
+        assert names(reading.read()) == ["b"]
+        reading.close()
+
+
+def test_reading_goes_on_at_the_position(slot: Slot) -> None:
+    slot.commit("a")
+    first = reader(slot)
+    first.read()
+    position = first.position
+    first.close()
+    slot.commit("b")
+    slot.seal()
+    slot.commit("c")
+    assert drained(reader(slot, position)) == ["b", "c"]
+
+
+def test_a_position_whose_segment_is_gone_means_the_next_one(slot: Slot) -> None:
+    slot.commit("a")
+    slot.seal()
+    slot.commit("b")
+    slot.seal()
+    gone = Position(slot.files[0].name, 48)
+    slot.files[0].unlink()
+    assert drained(reader(slot, gone)) == ["b"]
+
+
+def test_a_position_behind_the_end_is_clamped(slot: Slot) -> None:
+    slot.commit("a")
+    slot.seal()
+    slot.commit("b")
+    stale = Position(slot.files[0].name.removesuffix(".zst"), 10_000_000)
+    assert drained(reader(slot, stale)) == ["b"]
+
+
+def test_damage_between_frames_is_skipped_and_told(slot: Slot) -> None:
+    for name in "abc":
+        slot.commit(name)
+    slot.seal()
+    path = slot.files[0]
+    data = bytearray(path.read_bytes())
+    second = data.index(b"\x5e\x2a\x4d\x18", 60)
+    data[second + 70] ^= 1
+    path.write_bytes(data)
+    reading = reader(slot)
+    chunk = reading.read()
+    assert names(chunk) == ["a", "c"]
+    assert chunk is not None
+    assert chunk.damaged_bytes > 0
+    reading.close()
+
+
+def test_a_torn_tail_of_a_finished_segment_is_told_and_left_behind(slot: Slot) -> None:
+    slot.commit("a")
+    slot.seal()
+    with slot.files[0].open("ab") as file:
+        file.write(b"torn")
+    slot.commit("b")
+    reading = reader(slot)
+    assert names(reading.read()) == ["a"]
+    tail = reading.read()
+    assert tail is not None
+    assert (tail.lines, tail.damaged_bytes) == ([], 4)
+    assert names(reading.read()) == ["b"]
+    reading.close()
+
+
+def test_a_frame_larger_than_one_read_is_read_whole(slot: Slot) -> None:
+    noise = os.urandom(5 * 1024 * 1024).hex().encode()
+    slot.commit("large", body=b'{"event":"large","distinct_id":"u","properties":{"x":"' + noise + b'"}}')
+    slot.commit("after")
+    assert drained(reader(slot)) == ["large", "after"]
+
+
+def test_a_chunk_can_be_asked_to_end_at_a_frame(slot: Slot) -> None:
+    slot.commit("a")
+    first = reader(slot)
+    first.read()
+    assert first.position is not None
+    end = first.position.offset
+    first.close()
+    slot.commit("b")
+    again = reader(slot)
+    assert names(again.read(end)) == ["a"]
+    assert names(again.read()) == ["b"]
+    again.close()
+
+
+def test_segments_set_aside_are_not_read(slot: Slot) -> None:
+    slot.commit("a")
+    slot.seal()
+    slot.files[0].rename(slot.files[0].with_suffix(".bad"))
+    slot.commit("b")
+    assert drained(reader(slot)) == ["b"]

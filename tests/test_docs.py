@@ -1,0 +1,67 @@
+"""The tables of the documents name exactly what the code has."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from edge.config import DRAIN, SERVE
+from edge.metrics import METRICS
+from edge.wire.drops import DROP_REASONS
+from edge.wire.encoding import LAYERS_MAX
+from edge.wire.rejections import REFUSALS
+from edge.wire.routes import CAPTURE_PATHS
+
+ROOT = Path(__file__).parent.parent
+DOCS = sorted(ROOT.glob("docs/*.md")) + [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
+
+
+def first_cells(document: str, heading: str) -> list[str]:
+    """What stands in backticks in the first column of the table under a heading."""
+    text = (ROOT / "docs" / document).read_text()
+    section = text.split(f"\n## {heading}\n", 1)[1].split("\n## ", 1)[0]
+    table = [line for line in section.split("\n### ", 1)[0].splitlines() if line.startswith("| `")]
+    return [name for line in table for name in re.findall(r"`([^`]+)`", line.split("|")[1])]
+
+
+def test_every_setting_is_documented_with_its_variable_and_default() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    options = {option.flag: option for option in (*DRAIN, *SERVE)}
+    assert set(first_cells("operations.md", "Settings")) == set(options)
+    for option in options.values():
+        row = next(line for line in text.splitlines() if line.startswith(f"| `{option.flag}` "))
+        assert f"`{option.variable}`" in row
+        if option.name not in ("workers", "to"):
+            assert f"`{option.default}`" in row
+
+
+def test_every_metric_is_documented() -> None:
+    documented = first_cells("operations.md", "Metrics")
+    declared = [metric.name for metric in METRICS]
+    assert documented[: len(declared)] == declared
+
+
+def test_every_refusal_is_documented_with_its_status_and_code() -> None:
+    text = (ROOT / "docs" / "compatibility.md").read_text()
+    assert first_cells("compatibility.md", "Answers") == [reason.value for reason in REFUSALS]
+    for reason, refusal in REFUSALS.items():
+        assert f"| `{reason.value}` | {refusal.status} | `{refusal.code}` | {refusal.detail} |" in text
+
+
+def test_every_drop_reason_is_documented() -> None:
+    heading = "Events that are accepted and not delivered"
+    assert sorted(first_cells("compatibility.md", heading)) == sorted(DROP_REASONS)
+
+
+def test_every_capture_route_is_documented() -> None:
+    text = (ROOT / "docs" / "compatibility.md").read_text()
+    routes = text.split("## Routes")[1].split("\n\n")[1]
+    assert re.findall(r"`/([^`]+)`", routes.split(", each")[0]) == list(CAPTURE_PATHS)
+    assert LAYERS_MAX == 4
+    assert "Up to four layers" in text
+
+
+@pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)
+def test_links_between_documents_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
+        assert (document.parent / target).exists() or target.startswith("https:"), target
