@@ -171,9 +171,7 @@ SERVE: Final = (
 DRAIN: Final = (
     DATA,
     TO,
-    Option(
-        "drain-admin", parse_address, "", "address of the drainer's own probes and metrics (default: none)", "HOST:PORT"
-    ),
+    Option("admin", parse_address, "", "address of the drainer's own probes and metrics (default: none)", "HOST:PORT"),
 )
 
 UP: Final = (*SERVE, TO)
