@@ -66,7 +66,12 @@ def run(arguments: argparse.Namespace) -> int:
         return 0 if drainer.run_once() else EXIT_UNAVAILABLE
     if settings["admin"] is not None:
         sink_ids = [shipper.sink_id for shipper in drainer.shippers]
-        admin = AdminServer(settings["admin"], _probes(board, layout, sink_ids))
+        try:
+            admin = AdminServer(settings["admin"], _probes(board, layout, sink_ids))
+        except OSError as error:
+            print(f"edge drain: cannot listen on {settings['admin']}: {error.strerror}", file=sys.stderr)
+            drainer.close()
+            return EXIT_TRY_AGAIN
         print(f"admin on http://{admin.address}", file=sys.stderr, flush=True)
     stopping = False
 

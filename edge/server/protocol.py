@@ -8,7 +8,7 @@ so that the client sees the answer and the connection stays usable.
 import asyncio
 import logging
 from collections import deque
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import httptools
 import msgspec
@@ -72,7 +72,8 @@ class Exchange(msgspec.Struct, gc=False):
     """A request's place in the order of answers; waits for its commit."""
 
     connection: "CaptureConnection"
-    route: Route | None
+    route: Any
+    """The `Route`; `None` only for requests that are refused, which no reader of it meets."""
     method: str
     origin: bytes = b""
     response: bytes | None = None
@@ -88,7 +89,7 @@ class Exchange(msgspec.Struct, gc=False):
         if self.special or service.stopping:
             self.answer_specially(service)
         else:
-            service.posted(cast("Route", self.route))
+            service.posted(self.route)
             connection.answer(self, service.answers.get(self.origin) or service.success(self.origin))
             return
         connection.flush()
@@ -470,7 +471,7 @@ class CaptureConnection(asyncio.Protocol):
             exchange.head = method == "HEAD"
             if method == "OPTIONS":
                 self._answer_preflight(exchange)
-            elif cast("Route", self._route).kind is Kind.CAPTURE:
+            elif exchange.route.kind is Kind.CAPTURE:
                 self._capture(exchange, text)
             else:
                 self._answer_page(exchange)
@@ -503,7 +504,7 @@ class CaptureConnection(asyncio.Protocol):
         try:
             if service.writer.pending_bytes > service.settings.inflight_bytes_max:
                 raise Rejected(Reason.OVERLOADED)
-            captured = capture(request, cast("Route", exchange.route), service.settings.decoded, service.ids)
+            captured = capture(request, exchange.route, service.settings.decoded, service.ids)
         except Rejected as rejected:
             if rejected.reason is Reason.NO_DATA and empty_poll(request):
                 exchange.answer_specially(service)
@@ -535,7 +536,7 @@ class CaptureConnection(asyncio.Protocol):
 
     def _answer_page(self, exchange: Exchange) -> None:
         service = self.service
-        route = cast("Route", exchange.route)
+        route = exchange.route
         if route.kind is Kind.READINESS and (service.stopping or service.writer.failing):
             exchange.refuse(Reason.STOPPING if service.stopping else Reason.STORAGE, "not ready")
         else:

@@ -86,7 +86,8 @@ class Supervisor:
                     log.error("%s did not start, exit status %d", job.name, status)
                     self._stop(on_stopping)
                     return status if status > 0 else 1
-            self.started = all(job.child.poll_ready() for job in self.jobs if job.child is not None)
+            ready = [job.child.poll_ready() or not job.critical for job in self.jobs if job.child is not None]
+            self.started = all(ready)
             if not self.started and time.monotonic() > deadline:
                 log.error("not everything started within %d s", START_S)
                 self._stop(on_stopping)

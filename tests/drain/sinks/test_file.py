@@ -52,6 +52,12 @@ def test_a_batch_published_before_a_crash_is_known_and_not_written_again(tmp_pat
     assert path.stat().st_mtime_ns == before
 
 
+def test_a_batch_published_before_a_power_cut_that_shortened_the_segment_is_not_written_again(tmp_path: Path) -> None:
+    sink(tmp_path).ship(Batch(0, NAME, 0, 100, events("a", "b")))
+    assert sink(tmp_path).ship(Batch(0, NAME, 0, 60, events("a"))) == 0
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_what_a_crash_left_half_written_is_written_anew(tmp_path: Path) -> None:
     name = "slot-00-000000000042-9f31c0aa17be5d02-000000000000-000000000100.ndjson"
     (tmp_path / f".{name}.tmp").write_bytes(b'{"half')
