@@ -98,7 +98,8 @@ class CheckpointFile:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """On stable storage when this returns. Raises `OSError`."""
-        if self._name in self._disk.listdir(self._directory):
+        # A damaged one must not take the place of the good one before it.
+        if _read(self._disk, self._directory, self._name) is not None:
             self._disk.rename(f"{self._directory}/{self._name}", f"{self._directory}/{self._previous}")
         write_durably(self._disk, self._directory, self._name, encode_checkpoint(checkpoint))
 
@@ -120,11 +121,9 @@ def _read(disk: Disk, directory: str, name: str) -> Checkpoint | None:
     except FileNotFoundError:
         return None
     try:
-        data = disk.pread(fd, _BYTES_MAX, 0)
-    finally:
-        disk.close(fd)
-    try:
-        return decode_checkpoint(data)
-    except (ValueError, msgspec.MsgspecError) as error:
+        return decode_checkpoint(disk.pread(fd, _BYTES_MAX, 0))
+    except (OSError, ValueError) as error:
         log.error("checkpoint %s is not readable, the one before it is used: %s", name, error)
         return None
+    finally:
+        disk.close(fd)

@@ -95,7 +95,15 @@ class RealDisk:
         return os.listdir(path)
 
     def makedirs(self, path: str) -> None:
-        os.makedirs(path, mode=0o700, exist_ok=True)
+        # One level at a time: `os.makedirs` gives its mode to the last one only.
+        head = os.path.dirname(path)
+        if head and not os.path.isdir(head):
+            self.makedirs(head)
+        try:
+            os.mkdir(path, 0o700)
+        except FileExistsError:
+            if not os.path.isdir(path):
+                raise
 
     def drop_cache(self, fd: int) -> None:
         os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
@@ -104,9 +112,11 @@ class RealDisk:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except OSError as error:
             os.close(fd)
-            return None
+            if isinstance(error, BlockingIOError):
+                return None
+            raise
         return fd
 
 

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-_SLOT: Final = re.compile(r"slot-(\d{2,})")
+_SLOT: Final = re.compile(r"slot-([0-9]{2}|[1-9][0-9]{2,})")
 
 LOCK_NAME: Final = ".lock"
 

@@ -151,15 +151,16 @@ def parse_frame_header(data: bytes | memoryview, offset: int) -> FrameHeader | N
 
 def decode_lines(frame: bytes | memoryview, header: FrameHeader) -> bytes:
     """The records of a zstd frame whose checksum was verified. Raises `ValueError` when it does not hold what it says."""
-    if zstandard.frame_content_size(frame) != header.raw_bytes:
-        raise ValueError(f"expected a zstd frame of {header.raw_bytes} bytes of content")
     try:
-        lines = zstandard.ZstdDecompressor().decompress(frame)
+        # Asked first: it bounds what the decompressor allocates.
+        if zstandard.frame_content_size(frame) != header.raw_bytes:
+            raise ValueError(f"expected a zstd frame of {header.raw_bytes} bytes of content")
+        lines = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ValueError(f"expected a zstd frame: {error}") from error
     found = lines.count(b"\n")
-    if len(lines) != header.raw_bytes or found != header.records:
-        raise ValueError(f"expected {header.records} records, found {found}")
+    if found != header.records or not lines.endswith(b"\n"):
+        raise ValueError(f"expected {header.records} lines, found {found}, the last one ending in {lines[-1:]!r}")
     return lines
 
 

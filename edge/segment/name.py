@@ -39,7 +39,8 @@ class SegmentName(msgspec.Struct, frozen=True, order=True):
         return f"{self}{state.value}"
 
 
-_PATTERN: Final = re.compile(r"(\d{12,})-([0-9a-f]{16})(\.open\.zst|\.suspect\.zst|\.zst|\.bad)?")
+# One spelling per name: what is parsed is printed the same again, so a listed file is found under its parsed name.
+_PATTERN: Final = re.compile(r"([0-9]{12}|[1-9][0-9]{12,18})-([0-9a-f]{16})(\.open\.zst|\.suspect\.zst|\.zst|\.bad)?")
 
 
 def parse_name(file_name: str) -> tuple[SegmentName, State] | None:

@@ -4,8 +4,8 @@
      "sent_at":"1763690000100","data":{...the client's JSON...}}
 
 `data` is the client's JSON text with its bytes kept (raw line breaks become spaces) and is always the last field, so a
-reader may cut it out without parsing it: the first `,"data":` outside a string is the only one before it. Fields that are
-empty are left out.
+reader may cut it out without parsing it: the first `,"data":` of the line begins it, for inside a JSON string its first
+quote would be escaped. `sent_at` and `user_agent` are left out when they are empty.
 """
 
 from functools import lru_cache
@@ -73,7 +73,7 @@ def encode_record(
     ids: RecordIds, at: int, token: str, path: str, ip: str, data: bytes, sent_at: str = "", user_agent: str = ""
 ) -> bytes:
     """The stored line, newline included. `ip` is plain text form or empty, so it needs no escapes."""
-    if b"\n" in data:
+    if b"\n" in data or b"\r" in data:
         data = data.translate(_LINE_BREAKS)
     more = ""
     if sent_at:
@@ -90,6 +90,8 @@ def decode_record(line: bytes) -> Record:
     if cut < 0:
         raise ValueError('a record holds ,"data": and this line does not')
     end = len(line) - 1 if line.endswith(b"\n") else len(line)
+    if line[end - 1 : end] != b"}":
+        raise ValueError(f"a record ends in }} and this line in {line[-8:]!r}")
     head = _decode_head(line[:cut] + b"}")
     return Record(
         head.id,

@@ -47,6 +47,7 @@ def scan(data: bytes | memoryview, seed: int, base: int = 0) -> Iterator[Frame |
     `data` are bytes of a segment from offset `base` on, which must be 0 or the end of a frame. `seed` is the segment's
     incarnation.
     """
+    data = bytes(data)  # a copy only of what is no bytes already
     view = memoryview(data)
     position = SEGMENT_HEADER_BYTES if base == 0 else 0
     searched = position
@@ -58,7 +59,7 @@ def scan(data: bytes | memoryview, seed: int, base: int = 0) -> Iterator[Frame |
             yield frame
             position = searched = frame.end - base
         else:
-            position = _find(data, position + 1)
+            position = data.find(FRAME_MAGIC, position + 1)
             if position < 0:
                 return
 
@@ -72,10 +73,3 @@ def _frame_at(view: memoryview, position: int, seed: int, base: int) -> Frame | 
     if frame_checksum(bytes(view[position:start]), view[start:end], seed) != header.checksum:
         return None
     return Frame(base + position, base + end, header, view[start:end])
-
-
-def _find(data: bytes | memoryview, start: int) -> int:
-    if isinstance(data, bytes):
-        return data.find(FRAME_MAGIC, start)
-    found = bytes(data[start:]).find(FRAME_MAGIC)
-    return start + found if found >= 0 else -1

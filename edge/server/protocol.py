@@ -53,9 +53,6 @@ LINGER_S: Final = 1.0
 CHUNK_OVERHEAD_BYTES_MAX: Final = 64 * 1024
 """Chunk sizes, extensions and trailers of a body; on top of eight times its bytes, which one-byte chunks need."""
 
-HEAD_PACKET_BYTES_MAX: Final = 16 * 1024
-"""Larger packets are cut before the parser sees a head in them: then a head is small, or its size is known to the byte."""
-
 SMALL_BODY_DIGITS: Final = 5
 """Bodies announced below 100,000 bytes are read without a look at the worker's load, which is looked at afterwards."""
 
@@ -63,9 +60,12 @@ _IDLE: Final = 0
 _HEAD: Final = 1
 _BODY: Final = 2
 
-# Why reading is paused.
+# What keeps an answer from being written at once, as bits: for the first two reading is paused.
 _PIPELINE_FULL: Final = 1
 _CLIENT_NOT_READING: Final = 2
+_PAUSED: Final = _PIPELINE_FULL | _CLIENT_NOT_READING
+_CONTINUE_DUE: Final = 4
+_GONE: Final = 8
 
 
 class Exchange(msgspec.Struct, gc=False):
@@ -90,15 +90,24 @@ class Exchange(msgspec.Struct, gc=False):
             self.answer_specially(service)
         else:
             service.posted(self.route)
-            connection.answer(self, service.answers.get(self.origin) or service.success(self.origin))
-            return
+            answer = service.answers.get(self.origin) or service.success(self.origin)
+            queue = connection.queue
+            if len(queue) == 1 and not connection.hindered:
+                queue.clear()
+                connection.transport.write(answer)  # type: ignore[union-attr]
+                return
+            self.response = answer
         connection.flush()
 
     def answer_specially(self, service: Service) -> None:
         assert self.route is not None
-        self.close = self.close or service.stopping
+        self.close = self.close or self._is_last(service)
         service.count_answer(self.method, self.route.name, 204 if self.beacon else 200)
         self.response = service.special_success(self.origin, close=self.close, head=self.head, beacon=self.beacon)
+
+    def _is_last(self, service: Service) -> bool:
+        """The worker stops, and nothing waits behind this answer."""
+        return service.stopping and self.connection.ends_with(self)
 
     def not_stored(self) -> None:
         self.refuse(Reason.STORAGE, REFUSALS[Reason.STORAGE].detail)
@@ -107,7 +116,7 @@ class Exchange(msgspec.Struct, gc=False):
     def refuse(self, reason: Reason, detail: str, *, allowed: str = "") -> None:
         """Fill in an error answer."""
         service = self.connection.service
-        self.close = self.close or service.stopping
+        self.close = self.close or self._is_last(service)
         service.count_refusal(
             reason, self.method if self.method in METHODS else "other", self.route.name if self.route else OTHER
         )
@@ -130,10 +139,11 @@ class CaptureConnection(asyncio.Protocol):
         "_arriving",
         "_body",
         "_body_bytes_max",
-        "_continue",
         "_counted_bytes",
+        "_cut",
         "_discarded",
         "_fed",
+        "_gathered",
         "_headers",
         "_headers_seen",
         "_hosts",
@@ -143,33 +153,34 @@ class CaptureConnection(asyncio.Protocol):
         "_method",
         "_packet",
         "_parser",
-        "_paused",
         "_peer",
         "_query",
-        "_queue",
         "_refused",
         "_replaying",
         "_route",
         "_state",
         "_timed",
-        "_transport",
         "_trusted",
+        "_unusual",
         "_upgrading",
         "_url",
         "deadline_s",
+        "hindered",
         "on_body",
+        "queue",
         "service",
+        "transport",
     )
 
     def __init__(self, service: Service) -> None:
         # for the connection
         self.service = service
         self.deadline_s = service.idle_deadline_s
-        self._queue: deque[Exchange] = deque()
-        self._transport: asyncio.Transport | None = None
+        self.queue: deque[Exchange] = deque()
+        self.transport: asyncio.Transport | None = None
         self._peer = ""
         self._trusted = False
-        self._paused = 0
+        self.hindered = _GONE
         self._lingering = False
         self._lingered = 0
         self._state = _IDLE
@@ -186,13 +197,15 @@ class CaptureConnection(asyncio.Protocol):
         self._body: list[bytes] = []
         self._body_bytes_max = service.settings.body_bytes_max
         # for a request that is not ordinary, and put back when it is complete
+        self._unusual = False
         self._timed = _IDLE
         self._fed = 0
         self._packet = b""
+        self._cut = service.head_packet_bytes_max
+        self._gathered = bytearray()
         self._counted_bytes = 0
         self._discarded = 0
         self._refused = False
-        self._continue = False
         self._upgrading = False
         self._replaying = False
         # The parser calls this one without a Python frame. Sizes are judged when the head, or a packet, is complete.
@@ -203,27 +216,31 @@ class CaptureConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         service = self.service
-        self._transport = cast("asyncio.Transport", transport)
+        self.transport = cast("asyncio.Transport", transport)
+        self.hindered = 0
         peer = transport.get_extra_info("peername")
         self._peer = normalise_ip(peer[0]) if isinstance(peer, tuple) else ""
         self._trusted = is_trusted(self._peer, service.trusted_proxies)
         service.connections.add(self)
         service.row.add("edge_connections_total", 1)
         if len(service.connections) > service.settings.connections_max:
+            # Its request is on its way: to close at once would be a reset, which takes the answer with it.
+            self._state = _HEAD
             self._refuse_and_close(Reason.TOO_MANY_CONNECTIONS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         # Requests that wait for their commit are stored all the same; only their answers have nowhere to go.
-        self._transport = None
+        self.transport = None
+        self.hindered |= _GONE
         self._forget_body()
+        self.queue.clear()
         self.service.connections.discard(self)
 
     def eof_received(self) -> bool:
         """The client sends no more; what it sent is still answered."""
-        if not self._queue:
+        if not self.queue:
             return False
-        self._queue[-1].close = self._queue[-1].special = True
-        self._lingering = True
+        self._end()
         return True
 
     def pause_writing(self) -> None:
@@ -233,78 +250,112 @@ class CaptureConnection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._resume(_CLIENT_NOT_READING)
-        self.deadline_s = self.service.idle_deadline_s
+        self._set_deadline()
 
     def data_received(self, data: bytes) -> None:
         if self._lingering:
             self._lingered += len(data)
-            if self._lingered > LINGER_BYTES_MAX and not self._queue and self._transport is not None:
-                self._transport.abort()
+            if self._lingered > LINGER_BYTES_MAX and not self.queue and self.transport is not None:
+                self.transport.abort()
             return
-        if self._state != _BODY:
-            if len(data) > HEAD_PACKET_BYTES_MAX:
-                self.data_received(data[:HEAD_PACKET_BYTES_MAX])
-                self.data_received(data[HEAD_PACKET_BYTES_MAX:])
-                return
-            if self._state == _HEAD:
-                self._packet = data
+        if len(data) > self._cut:
+            cut = self._cut
+            self.data_received(data[:cut])
+            self.data_received(data[cut:])
+            return
+        if self._state == _IDLE:
             self._state = _HEAD
+            self.deadline_s = self.service.idle_deadline_s
+        elif self._state == _HEAD:
+            # With the last bytes of the packet before, where the blank line may begin.
+            self._packet = (b"   " + self._packet)[-3:] + data
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
             self._ignore_upgrade(data[upgrade.args[0] :])
+            return
         except httptools.HttpParserCallbackError as error:
             log.error("a request met a fault of ours", exc_info=error.__context__ or error)
-            self._refuse_and_close(Reason.INTERNAL)
+            self._refuse_faulted()
         except httptools.HttpParserError as error:
             self._refuse_and_close(Reason.BAD_REQUEST, str(error))
-        if self._state == _IDLE:
-            self.deadline_s = self.service.idle_deadline_s
-        elif not self._lingering:
-            self._unfinished(len(data))
+        if self._state != _IDLE and not self._lingering:
+            self._unfinished(data)
 
-    def _unfinished(self, fed: int) -> None:
+    def _unfinished(self, data: bytes) -> None:
         """A request goes on in the next packet: bound what is held of it, and how long it may take."""
-        service = self.service
-        settings = service.settings
+        self._unusual = True
+        settings = self.service.settings
         head_bytes_max = settings.target_bytes_max + settings.header_bytes_max
-        self._fed += fed
-        if self._state == _HEAD:
-            if len(self._url) > settings.target_bytes_max:
-                self._refuse_and_close(Reason.URI_TOO_LONG)
-            elif self._fed > head_bytes_max:
-                self._refuse_and_close(Reason.HEADERS_TOO_LARGE)
-        elif self._refused:
+        if self._state == _BODY:
+            self._fed += len(data)
+            self._bound_body(head_bytes_max)
+        elif self._fed or self._url or data.strip(b"\r\n"):
+            if not self._fed:
+                self._packet = data
+                # The ends of other requests may stand before it.
+                begin = data.rfind(self._parser.get_method() + b" " + self._url) if self._url else 0
+                data = data[max(0, begin) :]
+            self._fed += len(data)
+            if self._fed > head_bytes_max:
+                long_target = len(self._url) > settings.target_bytes_max
+                self._refuse_and_close(Reason.URI_TOO_LONG if long_target else Reason.HEADERS_TOO_LARGE)
+        else:
+            # Empty lines in front of a request are none of it.
+            self._state = _IDLE
+        if self._state != self._timed and not self._lingering:
+            # Absolute from here on: a byte now and then does not move it.
+            self._set_deadline()
+
+    def _bound_body(self, head_bytes_max: int) -> None:
+        service = self.service
+        if self._refused:
             self._discarded += sum(map(len, self._body))
             self._body.clear()
             if self._discarded > 2 * self._body_bytes_max:
-                self._linger()
+                self._end()
         else:
-            body_bytes = sum(map(len, self._body))
-            service.inflight_bytes += body_bytes - self._counted_bytes
-            self._counted_bytes = body_bytes
-            if body_bytes > self._body_bytes_max:
-                self._discarded = body_bytes
-                self._forget_body()
-                self._refuse(Reason.BODY_TOO_LARGE, self._body_limit())
-            elif self._fed > head_bytes_max + CHUNK_OVERHEAD_BYTES_MAX + 8 * body_bytes:
+            self._gather()
+            held = len(self._gathered)
+            service.inflight_bytes += held - self._counted_bytes
+            self._counted_bytes = held
+            if held > self._body_bytes_max:
+                self._refuse_held(Reason.BODY_TOO_LARGE, self._body_limit())
+            elif self._fed > head_bytes_max + CHUNK_OVERHEAD_BYTES_MAX + 8 * held:
                 self._refuse_and_close(Reason.BODY_TOO_LARGE, "Found too little body in too many chunks.")
-            elif body_bytes:
-                self._continue = False
-        if self._state != self._timed and not self._lingering:
-            # Absolute from here on: a byte now and then does not move it.
-            self._timed = self._state
-            timeout_s = settings.header_timeout_s if self._state == _HEAD else settings.body_timeout_s
-            self.deadline_s = service.now_s + timeout_s
+            elif held and (overload := service.overload(0)) is not None:
+                self._refuse_held(overload)
+            elif held:
+                self.hindered &= ~_CONTINUE_DUE
+        length = self._headers.get(b"content-length")
+        # The next request's head then begins a packet. The end of a chunked body only the parser knows.
+        self._cut = int(length) - self._discarded - self._counted_bytes if length else service.head_packet_bytes_max
+
+    def _gather(self) -> None:
+        """One buffer for what came so far: a list of small pieces takes many times their size."""
+        self._gathered += b"".join(self._body)
+        self._body.clear()
+
+    def _set_deadline(self) -> None:
+        settings = self.service.settings
+        self._timed = self._state
+        self.deadline_s = (
+            self.service.now_s
+            + (
+                settings.idle_timeout_s,
+                settings.header_timeout_s,
+                settings.body_timeout_s,
+            )[self._state]
+        )
 
     def expire(self) -> None:
         """The deadline has passed."""
-        transport = self._transport
+        transport = self.transport
         if transport is None:
             return
-        if self._paused & _CLIENT_NOT_READING:
+        if self.hindered & _CLIENT_NOT_READING:
             transport.abort()
-        elif self._queue and (self._state == _IDLE or self._lingering):
+        elif self.queue and (self._state == _IDLE or self._lingering):
             # Waiting for a commit, which has its own limits.
             self.deadline_s = self.service.idle_deadline_s
         elif self._lingering:
@@ -316,7 +367,7 @@ class CaptureConnection(asyncio.Protocol):
 
     def stop(self) -> bool:
         """The worker stops: whether the connection had nothing under way and was closed."""
-        if self._state == _IDLE and not self._queue and self._transport is not None:
+        if self._state == _IDLE and not self.queue and self.transport is not None:
             self._close()
             return True
         return False
@@ -330,6 +381,7 @@ class CaptureConnection(asyncio.Protocol):
 
     def on_url(self, url: bytes) -> None:
         if not self._replaying:
+            self._state = _HEAD
             self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -339,8 +391,10 @@ class CaptureConnection(asyncio.Protocol):
         key = _kept(name)
         if key is not None:
             # Of several with one name the first counts.
-            if self._arriving.setdefault(key, value) is not value:
+            if key in self._arriving:
                 self._hosts += key == b"host"
+            else:
+                self._arriving[key] = value
         elif len(name) in _KEPT_LENGTHS and name.lower() in _KEPT:
             self._headers_seen -= 1
             self.on_header(name.lower(), value)
@@ -348,6 +402,7 @@ class CaptureConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._state = _BODY
         if self._replaying:
+            self._forget_arriving()
             return
         self._headers = headers = self._arriving
         self._arriving = {}
@@ -382,13 +437,13 @@ class CaptureConnection(asyncio.Protocol):
 
     def _judge_head(self, count: int) -> None:
         """Every rule for a head, in the order in which the first broken one is told."""
+        self._unusual = True
         settings = self.service.settings
         hosts, self._hosts = self._hosts, 1
         size = 0
         if self._fed:
-            # The blank line is in this packet, or its first bytes were the last of the one before.
-            end = self._packet.find(b"\r\n\r\n") + 4
-            size = self._fed + (end if end > 3 else 0) - len(self._url)
+            # Up to the end of the blank line; three bytes of the packet count already.
+            size = self._fed + self._packet.find(b"\r\n\r\n") + 4 - 3 - len(self._url)
         headers = self._headers
         method = self._method
         route = self._route
@@ -440,7 +495,7 @@ class CaptureConnection(asyncio.Protocol):
             if expect.strip().lower() != b"100-continue":
                 self._refuse(Reason.EXPECTATION)
             elif announced or b"transfer-encoding" in headers:
-                self._continue = True
+                self.hindered |= _CONTINUE_DUE
                 self.flush()
 
     def on_message_complete(self) -> None:
@@ -452,8 +507,8 @@ class CaptureConnection(asyncio.Protocol):
         body.clear()
         self._url = b""
         self._state = _IDLE
-        if self._fed:
-            self._forget_unfinished()
+        if self._unusual:
+            text = self._forget_unusual(text)
         method = self._method
         if self._refused or self._lingering or len(text) > self._body_bytes_max:
             self._end_refused()
@@ -462,7 +517,7 @@ class CaptureConnection(asyncio.Protocol):
         if not self._keep_alive:
             exchange.close = exchange.special = True
             self._lingering = True
-        queue = self._queue
+        queue = self.queue
         queue.append(exchange)
         if method == "POST":
             self._capture(exchange, text)
@@ -483,8 +538,8 @@ class CaptureConnection(asyncio.Protocol):
         if not self._refused and not self._lingering:
             self._refuse(Reason.BODY_TOO_LARGE, self._body_limit())
         self._refused = False
-        if not self._keep_alive and not self._lingering and self._queue:
-            self._queue[-1].close = self._queue[-1].special = True
+        if not self._keep_alive and not self._lingering:
+            self._end()
         self.flush()
 
     # --- answering
@@ -553,56 +608,84 @@ class CaptureConnection(asyncio.Protocol):
     def _refuse(self, reason: Reason, found: str = "", *, allowed: str = "") -> None:
         """Answer now, throw the body away as it comes, keep the connection."""
         self._refused = True
-        self._continue = False
+        self.hindered &= ~_CONTINUE_DUE
         detail = REFUSALS[reason].detail
         exchange = Exchange(self, self._route, self._method, self._headers.get(b"origin", b""))
         exchange.head = self._method == "HEAD"
         exchange.close = not self._keep_alive
-        self._queue.append(exchange)
+        self.queue.append(exchange)
         exchange.refuse(reason, f"{detail} {found}" if found else detail, allowed=allowed)
-        if exchange.close:
-            self._lingering = True
+        self._keep_alive = not exchange.close
         self.flush()
+
+    def _refuse_held(self, reason: Reason, found: str = "") -> None:
+        """The same for a body of which a part is held."""
+        self._discarded = len(self._gathered)
+        self._forget_body()
+        self._refuse(reason, found)
 
     def _refuse_and_close(self, reason: Reason, found: str = "") -> None:
         """Answer, then close: where the next message begins is not known, or not worth finding out."""
         if self._lingering:
             return
-        self._keep_alive = False
         self._forget_body()
+        if self._refused:
+            # It has its answer.
+            self._end()
+            return
+        if self._state != _BODY:
+            # Of its head only so much is known.
+            self._state = _HEAD
+            self._headers = self._arriving
+            self._method = _METHOD_NAMES.get(self._parser.get_method(), "other") if self._url else "other"
+            self._route = None
+        self._keep_alive = False
+        self._lingering = True
         self._refuse(reason, found)
 
-    def answer(self, exchange: Exchange, response: bytes) -> None:
-        """Answer a request, now if it is its turn."""
-        queue = self._queue
-        if len(queue) == 1 and not self._paused and not self._continue and self._transport is not None:
-            queue.clear()
-            self._transport.write(response)
-        else:
-            exchange.response = response
-            self.flush()
+    def _refuse_faulted(self) -> None:
+        """A callback raised, so the parser is of no more use."""
+        if self._state == _IDLE and self.queue and self.queue[-1].response is None:
+            # It was complete, and has a place for an answer that nobody would give.
+            self.queue.pop()
+            self._state = _BODY
+        self._refuse_and_close(Reason.INTERNAL)
 
     def flush(self) -> None:
         """Send the answers that are due, in the order of their requests."""
-        transport = self._transport
+        transport = self.transport
         if transport is None:
             return
-        queue = self._queue
+        queue = self.queue
         close = False
         while queue and (response := queue[0].response) is not None:
             close = queue.popleft().close
             transport.write(response)
         if close:
-            self._linger()
-        elif self._continue and not queue:
-            self._continue = False
+            if self._lingering or not self._refused:
+                self._linger()
+            # Else the rest of the body is read first.
+        elif self.hindered & _CONTINUE_DUE and not queue:
+            self.hindered &= ~_CONTINUE_DUE
             transport.write(CONTINUE)
-        if self._paused and len(queue) < self.service.settings.pipeline_max // 2:
+        if self.hindered & _PIPELINE_FULL and len(queue) <= self.service.settings.pipeline_max // 2:
             self._resume(_PIPELINE_FULL)
+
+    def ends_with(self, exchange: Exchange) -> bool:
+        """Whether no request came after this one."""
+        return bool(self.queue) and self.queue[-1] is exchange
+
+    def _end(self) -> None:
+        """No request is taken any more; the connection closes when the answers that are due are sent."""
+        self._lingering = True
+        if self.queue:
+            self.queue[-1].close = self.queue[-1].special = True
+        else:
+            self._linger()
 
     def _linger(self) -> None:
         """The last answer is written: say so, and read on for a moment so that it is not lost to a reset."""
-        transport = self._transport
+        transport = self.transport
         self._lingering = True
         if transport is None:
             return
@@ -614,33 +697,51 @@ class CaptureConnection(asyncio.Protocol):
 
     def _close(self) -> None:
         """Close once what was written is sent. Nothing may be written to the transport from here on."""
-        if self._transport is not None:
-            self._transport.close()
-            self._transport = None
+        if self.transport is not None:
+            self.transport.close()
+            self.transport = None
+            self.hindered |= _GONE
 
     def _pause(self, why: int) -> None:
-        if not self._paused and self._transport is not None:
-            self._transport.pause_reading()
-        self._paused |= why
+        if not self.hindered & _PAUSED and self.transport is not None:
+            self.transport.pause_reading()
+        self.hindered |= why
 
     def _resume(self, why: int) -> None:
-        was, self._paused = self._paused, self._paused & ~why
-        if was and not self._paused and self._transport is not None:
-            self._transport.resume_reading()
+        was = self.hindered
+        self.hindered &= ~why
+        if was & _PAUSED and not self.hindered & _PAUSED and self.transport is not None:
+            self.transport.resume_reading()
 
     def _forget_body(self) -> None:
         self._body.clear()
+        self._gathered.clear()
         self.service.inflight_bytes -= self._counted_bytes
         self._counted_bytes = 0
 
-    def _forget_unfinished(self) -> None:
-        """The request that went over several packets is complete."""
+    def _forget_arriving(self) -> None:
+        self._arriving = {}
+        self._headers_seen = 0
+        self._hosts = 1
+
+    def _forget_unusual(self, text: bytes) -> bytes:
+        """A request that was not ordinary is complete: its body, of which `text` is what came last."""
+        if self._gathered:
+            self._gathered += text
+            text = bytes(self._gathered)
+        if self._fed:
+            self.deadline_s = self.service.idle_deadline_s
+        self._unusual = False
+        self._timed = _IDLE
         self._fed = 0
         self._packet = b""
+        self._cut = self.service.head_packet_bytes_max
         self._discarded = 0
-        self._timed = _IDLE
-        self._continue = False
+        self.hindered &= ~_CONTINUE_DUE
         self._forget_body()
+        # Trailers of a chunked body are no headers of the next request.
+        self._forget_arriving()
+        return text
 
     # --- an offered upgrade
 
@@ -661,3 +762,5 @@ class CaptureConnection(asyncio.Protocol):
         self._replaying = False
         if rest:
             self.data_received(rest)
+        elif self._state == _BODY:
+            self._unfinished(b"")

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 _ORIGINS_MAX: Final = 1024
 """Ready-made answers kept at a time; they are dropped every second anyway, when the date changes."""
 
+HEAD_PACKET_BYTES_MAX: Final = 16 * 1024
+"""Larger packets are cut before the parser sees a head in them: then a head is small, or its size is known to the byte."""
+
 RETRY_AFTER_S: Final = (1, 30)
 """Bounds of the `Retry-After` of our own faults, drawn evenly so that clients do not come back together."""
 
@@ -65,6 +68,8 @@ class Service:
     ) -> None:
         self.settings = settings
         self.trusted_proxies = parse_networks(settings.trusted_proxies)
+        self.head_packet_bytes_max = min(HEAD_PACKET_BYTES_MAX, settings.header_bytes_max)
+        """No head that is whole in such a packet is too large."""
         self.writer = writer
         self.ids = ids
         self.wall_ns = wall_ns

@@ -1,5 +1,6 @@
 """Requests that are committed together, with whoever waits for that."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -19,15 +20,27 @@ class Waiter(Protocol):
         ...
 
 
-class Group(msgspec.Struct, gc=False):
-    """Records in arrival order; the lists run in parallel."""
+Pending = tuple[bytes, int, int, Waiter]
+"""A record that was appended: its line, how many events are in it, when it was received, who waits for it."""
 
-    lines: list[bytes] = []
-    events: list[int] = []
-    received_us: list[int] = []
-    waiters: list[Waiter] = []
+
+class Group(msgspec.Struct, gc=False):
+    """Records in arrival order; the sequences run in parallel."""
+
+    lines: Sequence[bytes] = ()
+    events: Sequence[int] = ()
+    received_us: Sequence[int] = ()
+    waiters: Sequence[Waiter] = ()
     raw_bytes: int = 0
-    """Length of all lines; filled in when the group is closed."""
+    """Length of all lines."""
+
+    @classmethod
+    def of(cls, pending: Sequence[Pending]) -> "Group":
+        """What was appended, as one group."""
+        if not pending:
+            return cls()
+        lines, events, received_us, waiters = zip(*pending, strict=True)
+        return cls(lines, events, received_us, waiters, sum(map(len, lines)))
 
     def pack(self, compressor: Compressor) -> list[Packed]:
         """The group as frames: one, unless it is large. A record above the limit is a frame of its own."""

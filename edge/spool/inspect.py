@@ -81,8 +81,9 @@ def frames(file: SegmentFile, offset: int = 0) -> Iterator[Frame | Damage]:
 
 
 def read(file: SegmentFile, offset: int = 0) -> bytes:
-    """The file's bytes from `offset` on, also when it was sealed or deleted since it was found."""
-    for path in (file.path, file.path.with_name(file.name.file_name(State.SEALED))):
+    """The file's bytes from `offset` on, also when it was finished or deleted since it was found."""
+    finished = (file.path.with_name(file.name.file_name(state)) for state in (State.SEALED, State.SUSPECT))
+    for path in (file.path, *finished):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:

@@ -4,6 +4,9 @@ After an error the file is never appended to again, and a descriptor whose sync 
 left in the page cache is unknown.
 """
 
+import contextlib
+import errno
+
 from edge.disk import Disk, write_all
 from edge.segment.frame import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, Packed, encode_segment_header
 from edge.segment.name import SegmentName, State
@@ -19,6 +22,7 @@ class OpenSegment:
         self._sequence = 0
         self._previous_bytes = 0
         self._sync_failed = False
+        self._cut_failed = False
         self._closed = False
         self._fd = disk.create(self._path(State.OPEN))
         self.size = SEGMENT_HEADER_BYTES
@@ -41,7 +45,9 @@ class OpenSegment:
         try:
             write_all(self._disk, self._fd, data, self.size)
         except OSError:
+            self._cut_failed = True
             self._disk.truncate(self._fd, self.size)
+            self._cut_failed = False
             raise
         self.size += len(data)
         self._sequence += len(frames)
@@ -49,8 +55,9 @@ class OpenSegment:
         return len(data)
 
     def sync(self) -> None:
-        """Everything appended is on stable storage when this returns. Not to be called again once it has failed."""
-        assert not self._sync_failed, "a failed sync is never retried on its descriptor"
+        """Everything appended is on stable storage when this returns. Once it has failed it fails for ever."""
+        if self._sync_failed:
+            raise OSError(errno.EIO, "an earlier sync of this segment failed, and no second one is tried")
         try:
             self._disk.sync(self._fd)
         except OSError:
@@ -63,29 +70,30 @@ class OpenSegment:
 
     def seal(self) -> None:
         """Sync, then say by the name that the segment is finished."""
-        self.sync()
-        self._disk.rename(self._path(State.OPEN), self._path(State.SEALED))
-        self._disk.sync_directory(self._directory)
-        self._close()
+        self._finish(State.SEALED)
 
     def abandon(self) -> None:
-        """Finish a segment that had an error: sealed if it still can be, else set aside under the `.suspect` name."""
+        """Finish a segment that had an error: sealed if it still can be, else set aside under the `.suspect` name.
+
+        Raises `OSError` when what was appended may not be on stable storage.
+        """
         if self._closed:
             return
-        if not self._sync_failed:
-            try:
-                self.seal()
-            except OSError:
-                pass
-            else:
-                return
         try:
-            self._disk.rename(self._path(State.OPEN), self._path(State.SUSPECT))
+            # What could not be cut off is for recovery to cut: a sealed segment ends in a whole frame.
+            self._finish(State.SUSPECT if self._cut_failed else State.SEALED)
         except OSError:
-            # The name stays `.open`; recovery at the next start finds it under either.
-            pass
-        finally:
+            # If this fails too the name stays `.open`; recovery at the next start finds it under either.
+            with contextlib.suppress(OSError):
+                self._disk.rename(self._path(State.OPEN), self._path(State.SUSPECT))
             self._close()
+            raise
+
+    def _finish(self, state: State) -> None:
+        self.sync()
+        self._disk.rename(self._path(State.OPEN), self._path(state))
+        self._disk.sync_directory(self._directory)
+        self._close()
 
     def _close(self) -> None:
         self._closed = True

@@ -2,9 +2,12 @@
 
 Of a segment left open, every committed frame is kept. What follows the last good frame was never acknowledged: it is copied
 to `torn/`, cut off, and the file is synced before it is sealed. Damage between good frames stays where it is and readers skip
-it. A file that cannot be read at all is renamed `.bad`; nothing blocks the start. May be interrupted anywhere and run again.
+it. Nothing blocks the start: a file that cannot be read is renamed `.bad`; one that was read but cannot be cut, synced or
+renamed, the disk being full perhaps, becomes `.suspect`, which readers read, and is recovered at the next start. May be
+interrupted anywhere and run again.
 """
 
+import contextlib
 import logging
 from pathlib import Path
 from typing import Final
@@ -20,7 +23,7 @@ from edge.segment.scan import Damage, scan
 
 log = logging.getLogger(__name__)
 
-_READ_BYTES: Final = 1 << 30
+_READ_BYTES: Final = 16 * 1024 * 1024
 
 
 class Recovered(msgspec.Struct):
@@ -36,19 +39,28 @@ class Recovered(msgspec.Struct):
 def open_slot(disk: Disk, layout: Layout, slot: int) -> tuple[int, Recovered] | None:
     """The slot's lock and what recovery found; `None` when a living process holds the slot. Raises `OSError`."""
     directory = layout.slot(slot)
-    if not directory.is_dir():
-        _make_durable(disk, layout.data, directory)
+    # Also when it is there: an earlier start may have ended between creating it and making that durable.
+    _make_durable(disk, layout.data, directory)
     lock = disk.lock(str(directory / LOCK_NAME))
     if lock is None:
         return None
-    return lock, recover_slot(disk, layout, slot)
+    try:
+        return lock, recover_slot(disk, layout, slot)
+    except BaseException:
+        disk.close(lock)
+        raise
 
 
 def _make_durable(disk: Disk, data: Path, directory: Path) -> None:
     """Create `directory` with its names, up to the data folder's own, on stable storage."""
     disk.makedirs(str(directory))
     for parent in directory.parents:
-        disk.sync_directory(str(parent))
+        try:
+            disk.sync_directory(str(parent))
+        except PermissionError:
+            # Somebody else made the data folder in a folder that is closed to us.
+            if parent != data.parent:
+                raise
         if parent == data.parent:
             break
 
@@ -62,56 +74,83 @@ def recover_slot(disk: Disk, layout: Layout, slot: int) -> Recovered:
         if parsed is None or parsed[1] not in (State.OPEN, State.SUSPECT):
             continue
         name, state = parsed
+        path = f"{directory}/{file_name}"
         try:
-            _recover_segment(disk, layout, slot, name, state, found)
+            data = _read(disk, path, state)
         except OSError as error:
-            log.error("segment %s cannot be recovered, it is set aside: %s", file_name, error)
+            log.error("segment %s cannot be read, it is set aside: %s", file_name, error)
             found.bad += 1
-            disk.rename(f"{directory}/{file_name}", f"{directory}/{name.file_name(State.BAD)}")
+            _set_aside(disk, path, f"{directory}/{name.file_name(State.BAD)}")
+            continue
+        try:
+            _recover_segment(disk, layout, slot, path, name, data, found)
+        except OSError as error:
+            log.error("segment %s cannot be sealed, the next start tries again: %s", file_name, error)
+            _set_aside(disk, path, f"{directory}/{name.file_name(State.SUSPECT)}")
     return found
 
 
-def _recover_segment(disk: Disk, layout: Layout, slot: int, name: SegmentName, state: State, found: Recovered) -> None:
-    directory = str(layout.slot(slot))
-    path = f"{directory}/{name.file_name(state)}"
-    fd = disk.open(path, write=True)
+def _read(disk: Disk, path: str, state: State) -> bytes:
+    fd = disk.open(path)
     try:
         if state is State.SUSPECT:
-            disk.drop_cache(fd)
-        data = read_all(disk, fd)
-        end = records = 0
-        for item in scan(data, name.incarnation):
-            if isinstance(item, Damage):
-                found.damaged_bytes += item.end - item.offset
-                log.warning("segment %s: bytes %d to %d are damaged", name, item.offset, item.end)
-            else:
-                end = item.end
-                records += item.header.records
-        tail = data[end:]
-        if records and tail:
-            found.torn_bytes += len(tail)
-            _keep_torn(disk, layout, slot, name, end, tail)
+            # What a failed sync left there may not be on the device. Where the cache cannot be dropped it is read all the same.
+            with contextlib.suppress(OSError):
+                disk.drop_cache(fd)
+        return read_all(disk, fd)
+    finally:
+        disk.close(fd)
+
+
+def _set_aside(disk: Disk, path: str, new_path: str) -> None:
+    try:
+        disk.rename(path, new_path)
+    except OSError as error:
+        # It keeps its name, or has its final one already.
+        log.error("%s cannot be renamed: %s", path, error)
+
+
+def _recover_segment(
+    disk: Disk, layout: Layout, slot: int, path: str, name: SegmentName, data: bytes, found: Recovered
+) -> None:
+    directory = str(layout.slot(slot))
+    end = SEGMENT_HEADER_BYTES
+    records = damaged_bytes = 0
+    for item in scan(data, name.incarnation):
+        if isinstance(item, Damage):
+            damaged_bytes += item.end - item.offset
+            log.warning("segment %s: bytes %d to %d are damaged", name, item.offset, item.end)
+        else:
+            end = item.end
+            records += item.header.records
+    tail = data[end:]
+    if tail.strip(b"\0"):
+        # Without a good frame the whole file is kept: its header may say whose bytes these are.
+        start = end if records else 0
+        _make_durable(disk, layout.data, layout.torn)
+        write_durably(disk, str(layout.torn), f"slot-{slot:02d}-{name}-{start}.bin", data[start:])
+    if records:
+        _cut_and_sync(disk, path, end if tail else None)
+        disk.rename(path, f"{directory}/{name.file_name(State.SEALED)}")
+        log.info("segment %s: recovered %d records, cut off %d bytes", name, records, len(tail))
+    else:
+        # Nothing was ever committed to it.
+        disk.unlink(path)
+    found.segments += bool(records)
+    found.records += records
+    found.damaged_bytes += damaged_bytes
+    found.torn_bytes += len(tail)
+    disk.sync_directory(directory)
+
+
+def _cut_and_sync(disk: Disk, path: str, end: int | None) -> None:
+    fd = disk.open(path, write=True)
+    try:
+        if end is not None:
             disk.truncate(fd, end)
         disk.sync(fd)
     finally:
         disk.close(fd)
-    if records:
-        disk.rename(path, f"{directory}/{name.file_name(State.SEALED)}")
-        found.segments += 1
-        found.records += records
-        log.info("segment %s: recovered %d records, cut off %d bytes", name, records, len(tail))
-    else:
-        # Nothing was ever committed to it.
-        _keep_torn(disk, layout, slot, name, 0, tail)
-        found.torn_bytes += len(tail)
-        disk.unlink(path)
-    disk.sync_directory(directory)
-
-
-def _keep_torn(disk: Disk, layout: Layout, slot: int, name: SegmentName, offset: int, tail: bytes) -> None:
-    if tail.strip(b"\0") and (offset or len(tail) > SEGMENT_HEADER_BYTES):
-        _make_durable(disk, layout.data, layout.torn)
-        write_durably(disk, str(layout.torn), f"slot-{slot:02d}-{name}-{offset}.bin", tail)
 
 
 def next_counter(disk: Disk, layout: Layout, slot: int) -> int:

@@ -12,7 +12,8 @@ Durability:
   can be answered by writing them again into a new segment.
 
 When the disk refuses: the group's waiters are told that it was not stored, the segment is finished and never touched again,
-and the next commit opens a new one. When even that fails, commits are refused for a second before the disk is tried again.
+commits are refused for a second, and the next one opens a new segment. Records of `page` mode that lost their sync are
+written and synced with it before anything more is acknowledged.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from edge.metrics import Histogram, Row, slot
 from edge.segment.frame import Compressor, Packed
 from edge.segment.name import SegmentName
 from edge.spool.disk_thread import DiskThread
-from edge.spool.group import Group, Waiter
+from edge.spool.group import Group, Pending, Waiter
 from edge.spool.open_segment import OpenSegment
 
 log = logging.getLogger(__name__)
@@ -106,7 +107,7 @@ class SpoolWriter:
         self._segment: OpenSegment | None = None
         self._segment_since_s = 0.0
 
-        self._pending = Group()
+        self._pending: list[Pending] = []
         self.pending_bytes = 0
         """Bytes appended and not yet committed or refused."""
         self._scheduled = False
@@ -133,13 +134,10 @@ class SpoolWriter:
 
     def append(self, line: bytes, events: int, received_us: int, waiter: Waiter) -> None:
         """Take a record into the next commit. `waiter` hears of it later, never from within this call."""
-        group = self._pending
-        if not group.lines:
+        pending = self._pending
+        if not pending:
             self._commit_soon()
-        group.lines.append(line)
-        group.events.append(events)
-        group.received_us.append(received_us)
-        group.waiters.append(waiter)
+        pending.append((line, events, received_us, waiter))
         self.pending_bytes += len(line)
 
     def tick(self) -> None:
@@ -157,9 +155,14 @@ class SpoolWriter:
 
     async def close(self) -> None:
         """Commit what was appended, seal, end the thread. The waiters have all been told when this returns."""
-        while self._pending.lines or self._busy or self._outstanding:
+        await self._until_quiet()
+        if self._owed:
+            # The last chance, refusing or not.
+            self._refuse_until_s = self._clock.monotonic_s()
+            self._commit_soon()
             await self._until_quiet()
-        if self._segment is not None:
+        while self._segment is not None:
+            # More than once when it fails and what it held was written again: that is synced, so the next time is the last.
             self._roll("shutdown")
             await self._until_quiet()
         if self._owed:
@@ -174,11 +177,10 @@ class SpoolWriter:
 
     def _commit(self) -> None:
         self._scheduled = False
-        if self._busy or not (self._pending.lines or self._owed):
+        if self._busy or not (self._pending or self._owed):
             return
-        group = self._pending
-        self._pending = Group()
-        group.raw_bytes = sum(map(len, group.lines))
+        group = Group.of(self._pending)
+        self._pending = []
         self._slots[self._received_slot] += sum(group.events)
         if self.failing:
             self._refused(group)
@@ -201,10 +203,16 @@ class SpoolWriter:
             if group.lines:
                 written.extend(group.pack(self._compressor))
             self._slots[self._written_slot] += segment.append(written)
+            if owed:
+                # Acknowledged long ago: not left to the page cache a second time, and no more is taken until this works.
+                segment.sync()
+                segment.sync_creation()
 
         def done(error: OSError | None) -> None:
             if error is not None:
                 self._owed = owed + self._owed
+            elif owed:
+                pass  # all of it is synced
             elif self._segment is not None:
                 self._unsynced += written
             else:
@@ -229,7 +237,7 @@ class SpoolWriter:
             self._stored(group)
         else:
             self._failed(group, error)
-        if self._pending.lines:
+        if self._pending or self._owed:
             self._commit_soon()
 
     def _stored(self, group: Group) -> None:
@@ -320,13 +328,18 @@ class SpoolWriter:
         self._commit_soon()
 
     def _abandon(self, segment: OpenSegment) -> None:
+        retained: list[Packed] = []
         if segment is self._segment:
             self._segment = None
-            # Written to it and not yet synced: its fate is unknown now.
-            self._owed += self._unsynced
-            self._unsynced = []
+            retained, self._unsynced = self._unsynced, []
         self._row.add("edge_segment_sealed_total", 1, "error")
-        self._submit(segment.abandon, lambda _: None)
+
+        def abandoned(error: OSError | None) -> None:
+            if error is not None and retained:
+                self._owed += retained
+                self._commit_soon()
+
+        self._submit(segment.abandon, abandoned)
 
     # --- the disk thread
 
@@ -342,8 +355,9 @@ class SpoolWriter:
         self._thread.submit(job, finished)
 
     async def _until_quiet(self) -> None:
-        """The disk thread has nothing to do and a turn of the loop has passed."""
-        if self._outstanding:
-            self._quiet = self._loop.create_future()
-            await self._quiet
-        await asyncio.sleep(0)
+        """Everything appended was committed or refused, and the disk thread has nothing to do."""
+        while self._pending or self._scheduled or self._busy or self._outstanding:
+            if self._outstanding:
+                self._quiet = self._loop.create_future()
+                await self._quiet
+            await asyncio.sleep(0)

@@ -1,0 +1,466 @@
+"""Fakes at the seams: a disk in memory that can lose its power, one that fails as it is told, a clock, waiters."""
+
+import asyncio
+import errno
+import os
+import threading
+from collections.abc import Callable
+from random import Random
+from typing import NamedTuple
+
+import msgspec
+
+from edge.disk import Disk
+from edge.spool.writer import Clock
+
+EIO = errno.EIO
+ENOSPC = errno.ENOSPC
+
+
+class Change(NamedTuple):
+    """A write that no sync has covered yet; `data` is `None` for a change of size to `offset`."""
+
+    offset: int
+    data: bytes | None
+
+    def apply(self, content: bytearray) -> None:
+        end = self.offset if self.data is None else self.offset + len(self.data)
+        if len(content) < end:
+            content.extend(bytes(end - len(content)))
+        if self.data is None:
+            del content[end:]
+        else:
+            content[self.offset : end] = self.data
+
+
+class _File:
+    def __init__(self, stable: bytes = b"", changes: list[Change] | None = None, seen: bytes = b"") -> None:
+        self.stable = stable
+        """What the device holds."""
+        self.changes = changes or []
+        """What the page cache holds and will still write."""
+        self.seen = bytearray(seen)
+        """What reads return."""
+
+    def change(self, change: Change) -> None:
+        self.changes.append(change)
+        change.apply(self.seen)
+
+    def sync(self) -> None:
+        content = bytearray(self.stable)
+        for change in self.changes:
+            change.apply(content)
+        self.stable = bytes(content)
+        self.changes = []
+
+    def copy(self) -> "_File":
+        return _File(self.stable, list(self.changes), bytes(self.seen))
+
+    def after_power_loss(self, random: Random | None) -> "_File":
+        content = bytearray(self.stable)
+        for change in self.changes:
+            if random is None or random.random() < 0.5:
+                continue
+            if change.data is None or random.random() < 0.5:
+                change.apply(content)
+            else:
+                Change(change.offset, change.data[: random.randrange(len(change.data) + 1)]).apply(content)
+        return _File(bytes(content), [], bytes(content))
+
+
+class _Directory:
+    def __init__(self) -> None:
+        self.entries: dict[str, _File | None] = {}
+        """`None` stands for a directory."""
+        self.stable: dict[str, _File | None] = {}
+
+
+class MemoryDisk:
+    """`Disk` in memory. Paths are absolute. What was written is stable once synced, a name once its directory was.
+
+    A failed sync is the cruel one of Linux: what it should have written is never written, and reads still show it.
+    """
+
+    def __init__(self) -> None:
+        self._directories = {"/": _Directory()}
+        self._open: dict[int, tuple[str, _File]] = {}
+        self._locks: dict[str, int] = {}
+        self._next_fd = 1000
+        self._mutex = threading.RLock()
+
+    # --- for tests
+
+    def read(self, path: str) -> bytes:
+        return bytes(self._file(path).seen)
+
+    def write(self, path: str, data: bytes) -> None:
+        """A file that has been there for long."""
+        directory, name = os.path.split(path)
+        self.makedirs(directory)
+        self._directories[directory].entries[name] = _File(data, [], data)
+        self.settle()
+
+    def tree(self) -> dict[str, bytes]:
+        """Every file and what it holds."""
+        return {
+            os.path.join(path, name): bytes(entry.seen)
+            for path, directory in sorted(self._directories.items())
+            for name, entry in sorted(directory.entries.items())
+            if entry is not None
+        }
+
+    def settle(self) -> None:
+        """Everything is on stable storage."""
+        for directory in self._directories.values():
+            directory.stable = dict(directory.entries)
+            for entry in directory.entries.values():
+                if entry is not None:
+                    entry.sync()
+
+    @property
+    def open_descriptors(self) -> list[str]:
+        return [path for path, _ in self._open.values()]
+
+    def after_kill(self) -> "MemoryDisk":
+        """What a new process finds when this one was killed: everything written, locks released."""
+        with self._mutex:
+            other = MemoryDisk()
+            copies: dict[int, _File] = {}
+            for path, directory in self._directories.items():
+                twin = other._directories[path] = _Directory()
+                for source, target in ((directory.entries, twin.entries), (directory.stable, twin.stable)):
+                    for name, entry in source.items():
+                        target[name] = None if entry is None else copies.setdefault(id(entry), entry.copy())
+            return other
+
+    def after_power_loss(self, random: Random | None = None) -> "MemoryDisk":
+        """What is found when the power failed: nothing that was not synced; with `random`, some of it."""
+        with self._mutex:
+            other = MemoryDisk()
+            copies: dict[int, _File] = {}
+            reached = ["/"]
+            for path in reached:
+                twin = other._directories[path] = _Directory()
+                directory = self._directories.get(path, _Directory())
+                # All of a directory or nothing: a journal never shows half a rename.
+                late = random is not None and random.random() < 0.5
+                for name, entry in (directory.entries if late else directory.stable).items():
+                    if entry is None:
+                        twin.entries[name] = None
+                        reached.append(os.path.join(path, name))
+                    else:
+                        copy = copies.get(id(entry)) or copies.setdefault(id(entry), entry.after_power_loss(random))
+                        twin.entries[name] = copy
+                twin.stable = dict(twin.entries)
+            return other
+
+    def forget(self, fd: int) -> None:
+        """The effect of a failed sync."""
+        with self._mutex:
+            self._open[fd][1].changes.clear()
+
+    # --- Disk
+
+    def create(self, path: str) -> int:
+        with self._mutex:
+            directory, name = self._place(path)
+            if name in directory.entries:
+                raise FileExistsError(errno.EEXIST, "exists", path)
+            directory.entries[name] = _File()
+            return self.open(path, write=True)
+
+    def open(self, path: str, *, write: bool = False) -> int:
+        with self._mutex:
+            self._next_fd += 1
+            self._open[self._next_fd] = path, self._file(path)
+            return self._next_fd
+
+    def close(self, fd: int) -> None:
+        with self._mutex:
+            path, _ = self._open.pop(fd)
+            if self._locks.get(path) == fd:
+                del self._locks[path]
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        with self._mutex:
+            self._open[fd][1].change(Change(offset, bytes(data)))
+            return len(data)
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        with self._mutex:
+            return bytes(self._open[fd][1].seen[offset : offset + size])
+
+    def size(self, fd: int) -> int:
+        with self._mutex:
+            return len(self._open[fd][1].seen)
+
+    def truncate(self, fd: int, size: int) -> None:
+        with self._mutex:
+            self._open[fd][1].change(Change(size, None))
+
+    def sync(self, fd: int) -> None:
+        with self._mutex:
+            self._open[fd][1].sync()
+
+    def sync_directory(self, path: str) -> None:
+        with self._mutex:
+            directory = self._directory(path)
+            directory.stable = dict(directory.entries)
+
+    def rename(self, old: str, new: str) -> None:
+        with self._mutex:
+            self._file(old)
+            old_directory, old_name = self._place(old)
+            new_directory, new_name = self._place(new)
+            new_directory.entries[new_name] = old_directory.entries.pop(old_name)
+
+    def unlink(self, path: str) -> None:
+        with self._mutex:
+            self._file(path)
+            directory, name = self._place(path)
+            del directory.entries[name]
+
+    def listdir(self, path: str) -> list[str]:
+        with self._mutex:
+            return list(self._directory(path).entries)
+
+    def makedirs(self, path: str) -> None:
+        with self._mutex:
+            if path in self._directories:
+                return
+            head, name = os.path.split(path)
+            self.makedirs(head)
+            self._directories[head].entries[name] = None
+            self._directories[path] = _Directory()
+
+    def drop_cache(self, fd: int) -> None:
+        with self._mutex:
+            file = self._open[fd][1]
+            file.seen = bytearray(file.stable)
+            for change in file.changes:
+                change.apply(file.seen)
+
+    def lock(self, path: str) -> int | None:
+        with self._mutex:
+            directory, name = self._place(path)
+            directory.entries.setdefault(name, _File())
+            if path in self._locks:
+                return None
+            self._locks[path] = self.open(path, write=True)
+            return self._locks[path]
+
+    def _directory(self, path: str) -> _Directory:
+        if path not in self._directories:
+            raise FileNotFoundError(errno.ENOENT, "no directory", path)
+        return self._directories[path]
+
+    def _place(self, path: str) -> tuple[_Directory, str]:
+        head, name = os.path.split(path)
+        return self._directory(head), name
+
+    def _file(self, path: str) -> _File:
+        directory, name = self._place(path)
+        entry = directory.entries.get(name)
+        if entry is None:
+            raise FileNotFoundError(errno.ENOENT, "no file", path)
+        return entry
+
+
+class Fault(msgspec.Struct, frozen=True):
+    """How a call fails: with an error number, or, for writes, by taking only `short` bytes."""
+
+    error: int = 0
+    short: int | None = None
+
+    def concerns(self, method: str) -> bool:
+        return method == "pwrite" or self.short is None
+
+
+class Call(NamedTuple):
+    method: str
+    name: str
+    """The file's or directory's name at the time."""
+
+
+class Gate:
+    """A call that waits: `reached` is set when it has begun, and it goes on when `opened` is."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self.opened = threading.Event()
+
+
+class FaultyDisk:
+    """Passes calls on to another disk, writes them down, and fails the ones it is told to."""
+
+    def __init__(self, inner: Disk, before: Callable[[], None] = lambda: None) -> None:
+        self.inner = inner
+        self.calls: list[Call] = []
+        self.failed: list[Call] = []
+        self._before = before
+        """Called before every call: a test looks here at what a crash at this moment would leave."""
+        self._nth: dict[int, Fault] = {}
+        self._by_method: dict[str, list[Fault | None]] = {}
+        self._always: dict[str, Fault] = {}
+        self._gates: dict[str, Gate] = {}
+        self._paths: dict[int, str] = {}
+
+    def fail_nth(self, n: int, fault: Fault) -> None:
+        """The `n`-th call of all, from 0."""
+        self._nth[n] = fault
+
+    def fail_next(self, method: str, *faults: Fault | None) -> None:
+        """The next calls of a method, `None` letting one pass."""
+        self._by_method.setdefault(method, []).extend(faults)
+
+    def fail_always(self, method: str, fault: Fault) -> None:
+        self._always[method] = fault
+
+    def heal(self) -> None:
+        self._by_method.clear()
+        self._always.clear()
+
+    def hold(self, method: str) -> Gate:
+        """The next call of a method waits for the gate."""
+        return self._gates.setdefault(method, Gate())
+
+    def methods(self, *of: str) -> list[str]:
+        """The calls so far, in order, reduced to the methods named."""
+        return [call.method for call in self.calls if call.method in of]
+
+    def _call(self, method: str, path: str) -> Fault | None:
+        """The short write to make, if any. Raises `OSError`."""
+        self._before()
+        call = Call(method, os.path.basename(path))
+        fault = self._nth.get(len(self.calls))
+        self.calls.append(call)
+        planned = self._by_method.get(method)
+        if planned:
+            fault = planned.pop(0)
+        fault = fault or self._always.get(method)
+        if gate := self._gates.pop(method, None):
+            gate.reached.set()
+            assert gate.opened.wait(10), f"the gate before {call} was never opened"
+        if fault is None or not fault.concerns(method):
+            return None
+        self.failed.append(call)
+        if fault.error:
+            raise OSError(fault.error, os.strerror(fault.error), path)
+        return fault
+
+    def create(self, path: str) -> int:
+        self._call("create", path)
+        fd = self.inner.create(path)
+        self._paths[fd] = path
+        return fd
+
+    def open(self, path: str, *, write: bool = False) -> int:
+        self._call("open", path)
+        fd = self.inner.open(path, write=write)
+        self._paths[fd] = path
+        return fd
+
+    def close(self, fd: int) -> None:
+        # An error of close(2) says nothing that a sync has not said, and the descriptor is gone.
+        self.calls.append(Call("close", os.path.basename(self._paths.pop(fd))))
+        self.inner.close(fd)
+
+    def pwrite(self, fd: int, data: bytes, offset: int) -> int:
+        fault = self._call("pwrite", self._paths[fd])
+        if fault is not None and fault.short is not None:
+            data = data[: fault.short]
+        return self.inner.pwrite(fd, data, offset) if data else 0
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        self._call("pread", self._paths[fd])
+        return self.inner.pread(fd, size, offset)
+
+    def size(self, fd: int) -> int:
+        self._call("size", self._paths[fd])
+        return self.inner.size(fd)
+
+    def truncate(self, fd: int, size: int) -> None:
+        self._call("truncate", self._paths[fd])
+        self.inner.truncate(fd, size)
+
+    def sync(self, fd: int) -> None:
+        try:
+            self._call("sync", self._paths[fd])
+        except OSError:
+            if isinstance(self.inner, MemoryDisk):
+                self.inner.forget(fd)
+            raise
+        self.inner.sync(fd)
+
+    def sync_directory(self, path: str) -> None:
+        self._call("sync_directory", path)
+        self.inner.sync_directory(path)
+
+    def rename(self, old: str, new: str) -> None:
+        self._call("rename", old)
+        self.inner.rename(old, new)
+        self._paths = {fd: new if path == old else path for fd, path in self._paths.items()}
+
+    def unlink(self, path: str) -> None:
+        self._call("unlink", path)
+        self.inner.unlink(path)
+
+    def listdir(self, path: str) -> list[str]:
+        self._call("listdir", path)
+        return self.inner.listdir(path)
+
+    def makedirs(self, path: str) -> None:
+        self._call("makedirs", path)
+        self.inner.makedirs(path)
+
+    def drop_cache(self, fd: int) -> None:
+        self._call("drop_cache", self._paths[fd])
+        self.inner.drop_cache(fd)
+
+    def lock(self, path: str) -> int | None:
+        self._call("lock", path)
+        fd = self.inner.lock(path)
+        if fd is not None:
+            self._paths[fd] = path
+        return fd
+
+
+class FakeClock:
+    """Time that passes only when told to."""
+
+    def __init__(self) -> None:
+        self.monotonic_s = 1000.0
+        self.wall_us = 1_751_367_600_000_000
+
+    def advance(self, seconds: float) -> None:
+        self.monotonic_s += seconds
+        self.wall_us += int(seconds * 1e6)
+
+    @property
+    def clock(self) -> Clock:
+        return Clock(lambda: self.monotonic_s, lambda: self.wall_us)
+
+
+class RecordingWaiter:
+    """Remembers what it was told, every time."""
+
+    def __init__(self, on_told: Callable[[str], None] = lambda _: None) -> None:
+        self.told: list[str] = []
+        self._on_told = on_told
+
+    def stored(self) -> None:
+        self.told.append("stored")
+        self._on_told("stored")
+
+    def not_stored(self) -> None:
+        self.told.append("not stored")
+        self._on_told("not stored")
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Turn the loop until something that another thread or callback brings about is so."""
+    async with asyncio.timeout(10):
+        while True:
+            if condition():
+                return
+            await asyncio.sleep(0)

@@ -1,0 +1,137 @@
+import pytest
+import xxhash
+import zstandard
+
+from edge.segment.frame import (
+    FRAME_HEADER_BYTES,
+    FRAME_MAGIC,
+    SEGMENT_HEADER_BYTES,
+    Compressor,
+    FrameHeader,
+    Packed,
+    decode_lines,
+    encode_segment_header,
+    frame_checksum,
+    parse_frame_header,
+    parse_segment_header,
+)
+from edge.segment.name import SegmentName
+from tests.segments import CREATED_US, NAME, flipped, pair
+
+LINES = b'{"a":1}\n{"a":2}\n{"a":3}\n'
+SEED = NAME.incarnation
+
+
+def packed(lines: bytes = LINES, records: int = 3) -> Packed:
+    return Compressor().pack(lines, records, 7, CREATED_US)
+
+
+def header_of(pair_bytes: bytes) -> FrameHeader:
+    header = parse_frame_header(pair_bytes, 0)
+    assert header is not None
+    return header
+
+
+class TestFrame:
+    def test_header_says_what_follows(self) -> None:
+        frame = packed()
+        header = header_of(frame.header(5, 321, SEED))
+        assert header == FrameHeader(
+            records=3,
+            frame_bytes=len(frame.frame),
+            raw_bytes=len(LINES),
+            sequence=5,
+            oldest_us=CREATED_US,
+            previous_bytes=321,
+            events=7,
+            checksum=header.checksum,
+        )
+        assert header.pair_bytes == FRAME_HEADER_BYTES + len(frame.frame)
+        assert decode_lines(frame.frame, header) == LINES
+
+    def test_checksum_covers_header_and_frame_and_is_seeded_by_the_segment(self) -> None:
+        frame = packed()
+        head = frame.header(5, 321, SEED)
+        covered = head[8:48] + frame.frame
+        assert header_of(head).checksum == xxhash.xxh3_64_intdigest(covered, SEED)
+        assert header_of(head).checksum == frame_checksum(head, frame.frame, SEED)
+        assert header_of(frame.header(5, 321, SEED + 1)).checksum != header_of(head).checksum
+
+    def test_frame_is_readable_by_itself_with_its_content_checked(self) -> None:
+        frame = packed().frame
+        parameters = zstandard.get_frame_parameters(frame)
+        assert parameters.has_checksum
+        assert parameters.content_size == len(LINES)
+        assert zstandard.ZstdDecompressor().decompress(frame) == LINES
+
+    @pytest.mark.parametrize(
+        ("offset", "value"),
+        [
+            pytest.param(0, b"\x5d", id="magic of the segment header"),
+            pytest.param(4, b"\x31", id="header size"),
+            pytest.param(8, b"\x02", id="later version"),
+            pytest.param(9, b"\x01", id="flag"),
+            pytest.param(44, b"\x01", id="reserved"),
+        ],
+    )
+    def test_header_of_another_kind_is_refused(self, offset: int, value: bytes) -> None:
+        head = packed().header(0, 0, SEED)
+        assert parse_frame_header(head[:offset] + value + head[offset + 1 :], 0) is None
+
+    def test_header_is_found_at_an_offset_and_not_beyond_the_end(self) -> None:
+        data = b"xyz" + packed().header(4, 0, SEED)
+        found = parse_frame_header(data, 3)
+        assert found is not None
+        assert found.sequence == 4
+        assert parse_frame_header(data[:-1], 3) is None
+        assert parse_frame_header(b"", 0) is None
+
+    @pytest.mark.parametrize(
+        ("frame", "records", "raw_bytes"),
+        [
+            pytest.param(packed().frame, 2, len(LINES), id="more lines than it says"),
+            pytest.param(packed().frame, 4, len(LINES), id="fewer lines than it says"),
+            pytest.param(packed().frame, 3, len(LINES) + 1, id="shorter than it says"),
+            pytest.param(packed().frame, 3, len(LINES) - 1, id="longer than it says"),
+            pytest.param(packed(LINES[:-1]).frame, 2, len(LINES) - 1, id="last line without newline"),
+            pytest.param(packed().frame + b"\0", 3, len(LINES), id="bytes behind the frame"),
+            pytest.param(packed().frame[:-1], 3, len(LINES), id="cut frame"),
+            pytest.param(b"not a zstd frame", 3, len(LINES), id="no zstd frame"),
+            pytest.param(b"", 0, 0, id="nothing"),
+            pytest.param(zstandard.ZstdCompressor(write_content_size=False).compress(LINES), 3, 24, id="no size"),
+        ],
+    )
+    def test_frame_that_is_not_what_its_header_says_is_refused(
+        self, frame: bytes, records: int, raw_bytes: int
+    ) -> None:
+        """The checksum may be right and the writer wrong: the reader hears of it as an error it expects."""
+        header = FrameHeader(records, len(frame), raw_bytes, 0, 0, 0, 0, 0)
+        with pytest.raises(ValueError, match="expected"):
+            decode_lines(frame, header)
+
+    def test_pair_begins_with_the_magic_that_the_scan_looks_for(self) -> None:
+        assert pair([LINES], SEED).startswith(FRAME_MAGIC)
+
+
+class TestSegmentHeader:
+    HEADER = encode_segment_header(NAME, 3, CREATED_US)
+
+    def test_file_that_lost_its_name_says_which_segment_it_is(self) -> None:
+        found = parse_segment_header(self.HEADER + b"more")
+        assert found is not None
+        assert (found.name, found.slot, found.created_us) == (NAME, 3, CREATED_US)
+        assert len(self.HEADER) == SEGMENT_HEADER_BYTES
+
+    def test_extreme_values_fit(self) -> None:
+        name = SegmentName(2**64 - 1, 2**64 - 1)
+        found = parse_segment_header(encode_segment_header(name, 65_535, 2**64 - 1))
+        assert found is not None
+        assert found.name == name
+
+    def test_any_flipped_bit_is_noticed(self) -> None:
+        for bit in range(len(self.HEADER) * 8):
+            assert parse_segment_header(flipped(self.HEADER, bit)) is None, bit
+
+    def test_cut_header_is_none(self) -> None:
+        for length in range(SEGMENT_HEADER_BYTES):
+            assert parse_segment_header(self.HEADER[:length]) is None

@@ -1,0 +1,83 @@
+import asyncio
+import threading
+
+import pytest
+
+from edge.spool.disk_thread import DiskThread
+from tests.fakes import until
+
+
+def fault(error: BaseException) -> None:
+    raise AssertionError(f"no fault was expected: {error}")
+
+
+def test_jobs_run_in_order_in_one_thread_and_results_come_back_on_the_loop() -> None:
+    async def scenario() -> None:
+        thread = DiskThread(asyncio.get_running_loop(), fault)
+        ran: list[tuple[int, int]] = []
+        done: list[tuple[OSError | None, int]] = []
+        for number in range(20):
+            thread.submit(
+                lambda number=number: ran.append((number, threading.get_ident())),  # type: ignore[misc]
+                lambda error: done.append((error, threading.get_ident())),
+            )
+        await until(lambda: len(done) == 20)
+        thread.close()
+        here = threading.get_ident()
+        assert [number for number, _ in ran] == list(range(20))
+        assert {ident for _, ident in ran}.isdisjoint({here})
+        assert done == [(None, here)] * 20
+
+    asyncio.run(scenario())
+
+
+def test_error_of_the_disk_is_handed_to_done_and_the_thread_goes_on() -> None:
+    async def scenario() -> None:
+        thread = DiskThread(asyncio.get_running_loop(), fault)
+        done: list[OSError | None] = []
+        error = OSError(5, "the disk")
+
+        def fail() -> None:
+            raise error
+
+        thread.submit(fail, done.append)
+        thread.submit(lambda: None, done.append)
+        await until(lambda: len(done) == 2)
+        thread.close()
+        assert done == [error, None]
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", [AssertionError, ValueError, KeyboardInterrupt])
+def test_any_other_exception_is_a_fault_and_nobody_is_told_that_it_worked(kind: type[BaseException]) -> None:
+    async def scenario() -> None:
+        faults: list[BaseException] = []
+        thread = DiskThread(asyncio.get_running_loop(), faults.append)
+        done: list[OSError | None] = []
+
+        def fail() -> None:
+            raise kind("ours")
+
+        thread.submit(fail, done.append)
+        await until(lambda: bool(faults))
+        thread.close()
+        assert [type(error) for error in faults] == [kind]
+        assert done == []
+
+    asyncio.run(scenario())
+
+
+def test_close_runs_what_was_submitted_and_ends_the_thread() -> None:
+    async def scenario() -> None:
+        before = threading.active_count()
+        thread = DiskThread(asyncio.get_running_loop(), fault)
+        ran: list[int] = []
+        for number in range(10):
+            thread.submit(lambda number=number: ran.append(number), lambda _: None)  # type: ignore[misc]
+        assert threading.active_count() == before + 1
+        thread.close()
+        assert ran == list(range(10))
+        assert threading.active_count() == before
+
+    asyncio.run(scenario())

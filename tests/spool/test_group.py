@@ -1,0 +1,71 @@
+import zstandard
+
+from edge.segment.frame import FRAME_RAW_BYTES_MAX, FRAME_RECORDS_MAX, Compressor, Packed
+from edge.spool.group import Group
+from tests.fakes import RecordingWaiter
+
+WAITER = RecordingWaiter()
+
+
+def group(lines: list[bytes]) -> Group:
+    return Group.of([(line, number, 1000 - number, WAITER) for number, line in enumerate(lines)])
+
+
+def packed(lines: list[bytes]) -> list[Packed]:
+    return group(lines).pack(Compressor())
+
+
+def content(frames: list[Packed]) -> list[bytes]:
+    return [zstandard.ZstdDecompressor().decompress(frame.frame) for frame in frames]
+
+
+def test_small_group_is_one_frame_in_order_of_arrival() -> None:
+    lines = [b"c\n", b"a\n", b"b\n"]
+    (frame,) = packed(lines)
+    assert content([frame]) == [b"c\na\nb\n"]
+    assert (frame.records, frame.events, frame.raw_bytes) == (3, 0 + 1 + 2, 6)
+    assert frame.oldest_us == 998
+
+
+def test_group_keeps_what_belongs_together() -> None:
+    other = RecordingWaiter()
+    found = Group.of([(b"a\n", 2, 11, WAITER), (b"bb\n", 3, 12, other)])
+    assert list(zip(found.lines, found.events, found.received_us, found.waiters, strict=True)) == [
+        (b"a\n", 2, 11, WAITER),
+        (b"bb\n", 3, 12, other),
+    ]
+    assert found.raw_bytes == 5
+
+
+def test_group_of_nothing_is_empty() -> None:
+    assert (len(Group.of([]).lines), Group.of([]).raw_bytes) == (0, 0)
+
+
+def test_group_of_exactly_the_limits_is_one_frame() -> None:
+    assert len(packed([b"x\n"] * FRAME_RECORDS_MAX)) == 1
+    assert len(packed([b"x" * (FRAME_RAW_BYTES_MAX // 2 - 1) + b"\n"] * 2)) == 1
+
+
+def test_many_records_are_split_at_the_limit_of_records() -> None:
+    lines = [b"%d\n" % number for number in range(2 * FRAME_RECORDS_MAX + 1)]
+    frames = packed(lines)
+    assert [frame.records for frame in frames] == [FRAME_RECORDS_MAX, FRAME_RECORDS_MAX, 1]
+    assert b"".join(content(frames)) == b"".join(lines)
+    assert sum(frame.events for frame in frames) == sum(range(len(lines)))
+    assert [frame.oldest_us for frame in frames] == [1000 - 999, 1000 - 1999, 1000 - 2000]
+
+
+def test_large_records_are_split_at_the_limit_of_bytes() -> None:
+    line = b"x" * (FRAME_RAW_BYTES_MAX // 4) + b"\n"
+    frames = packed([line] * 10)
+    assert [frame.records for frame in frames] == [3, 3, 3, 1]
+    assert all(frame.raw_bytes <= FRAME_RAW_BYTES_MAX for frame in frames)
+
+
+def test_record_above_the_limit_is_a_frame_of_its_own() -> None:
+    huge = b"x" * FRAME_RAW_BYTES_MAX + b"\n"
+    frames = packed([b"a\n", b"b\n", huge, huge, b"c\n"])
+    assert [frame.records for frame in frames] == [2, 1, 1, 1]
+    assert content(frames) == [b"a\nb\n", huge, huge, b"c\n"]
+    assert content(packed([huge])) == [huge]
+    assert content(packed([huge, b"a\n"])) == [huge, b"a\n"]

@@ -1,0 +1,166 @@
+from pathlib import Path
+
+import pytest
+
+from edge.layout import Layout
+from edge.segment.name import SegmentName, State
+from edge.segment.scan import Damage
+from edge.spool.inspect import SegmentFile, Summary, all_segments, frames, named_segment, read, segment_files, summarise
+from tests.segments import CREATED_US, NAME, OTHER, flipped, pair, records, segment
+
+GROUPS = [records(1), records(2, first=1), records(1, first=3)]
+DATA, OFFSETS = segment(GROUPS, slot=7)
+RAW_BYTES = sum(len(line) for group in GROUPS for line in group)
+
+
+def put(layout: Layout, slot: int, name: SegmentName, state: State, data: bytes) -> Path:
+    layout.slot(slot).mkdir(parents=True, exist_ok=True)
+    path = layout.slot(slot) / name.file_name(state)
+    path.write_bytes(data)
+    return path
+
+
+def only(layout: Layout) -> SegmentFile:
+    (file,) = all_segments(layout)
+    return file
+
+
+def test_segments_are_found_in_order_slot_by_slot_and_other_files_are_not(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    names = [SegmentName(counter, 2**63 - counter) for counter in (1, 2, 3, 4)]
+    for name, state in zip(names, (State.BAD, State.SUSPECT, State.SEALED, State.OPEN), strict=True):
+        put(layout, 1, name, state, bytes(name.counter))
+    put(layout, 0, SegmentName(9, 9), State.SEALED, b"")
+    (layout.slot(0) / ".lock").touch()
+    (layout.slot(0) / "notes.txt").touch()
+    found = all_segments(layout)
+    assert [(file.slot, file.name.counter, file.state, file.size) for file in found] == [
+        (0, 9, State.SEALED, 0),
+        (1, 1, State.BAD, 1),
+        (1, 2, State.SUSPECT, 2),
+        (1, 3, State.SEALED, 3),
+        (1, 4, State.OPEN, 4),
+    ]
+    assert segment_files(layout, 1) == found[1:]
+    assert all(file.path.is_file() for file in found)
+
+
+def test_summary_counts_what_the_segment_holds(tmp_path: Path) -> None:
+    put(Layout(tmp_path), 0, NAME, State.SEALED, DATA)
+    assert summarise(only(Layout(tmp_path))) == Summary(
+        frames=3, records=4, events=4, raw_bytes=RAW_BYTES, end=len(DATA), oldest_us=CREATED_US
+    )
+
+
+def test_summary_from_an_offset_counts_what_lies_behind_it(tmp_path: Path) -> None:
+    put(Layout(tmp_path), 0, NAME, State.SEALED, DATA)
+    file = only(Layout(tmp_path))
+    assert [summarise(file, offset).records for offset in (0, *OFFSETS)] == [4, 4, 3, 1, 0]
+    assert [summarise(file, offset).end for offset in (0, *OFFSETS)] == [len(DATA)] * 5
+    assert [summarise(file, offset).damaged_bytes for offset in (0, *OFFSETS)] == [0] * 5
+
+
+@pytest.mark.parametrize(
+    ("data", "state", "expected"),
+    [
+        pytest.param(b"", State.OPEN, Summary(), id="empty"),
+        pytest.param(DATA[:20], State.OPEN, Summary(), id="half a header"),
+        pytest.param(DATA[:48], State.OPEN, Summary(), id="header alone"),
+        pytest.param(DATA[:60], State.OPEN, Summary(tail_bytes=12), id="torn first frame"),
+        pytest.param(DATA[:60], State.SEALED, Summary(damaged_bytes=12), id="sealed with a torn frame"),
+        pytest.param(
+            DATA[: OFFSETS[2]] + DATA[OFFSETS[2] : -1],
+            State.OPEN,
+            Summary(2, 3, 3, RAW_BYTES - len(GROUPS[2][0]), OFFSETS[2], 0, len(DATA) - OFFSETS[2] - 1, CREATED_US),
+            id="torn last frame",
+        ),
+        pytest.param(
+            DATA + bytes(100),
+            State.SUSPECT,
+            Summary(3, 4, 4, RAW_BYTES, len(DATA), 100, 0, CREATED_US),
+            id="zeroes behind the last frame",
+        ),
+        pytest.param(
+            flipped(DATA, OFFSETS[0] * 8 + 80),
+            State.SEALED,
+            Summary(2, 3, 3, RAW_BYTES - len(GROUPS[0][0]), len(DATA), OFFSETS[1] - OFFSETS[0], 0, CREATED_US),
+            id="damaged first frame",
+        ),
+        pytest.param(
+            DATA[: OFFSETS[0]] + DATA[OFFSETS[1] :],
+            State.SEALED,
+            Summary(
+                2,
+                3,
+                3,
+                RAW_BYTES - len(GROUPS[0][0]),
+                len(DATA) - OFFSETS[1] + OFFSETS[0],
+                oldest_us=CREATED_US,
+                missing_frames=1,
+            ),
+            id="first frame gone without a trace",
+        ),
+    ],
+)
+def test_summary_tells_damage_tail_and_gaps_apart(tmp_path: Path, data: bytes, state: State, expected: Summary) -> None:
+    put(Layout(tmp_path), 0, NAME, state, data)
+    assert summarise(only(Layout(tmp_path))) == expected
+
+
+def test_frames_are_read_from_an_offset_on(tmp_path: Path) -> None:
+    put(Layout(tmp_path), 0, NAME, State.SEALED, flipped(DATA, OFFSETS[1] * 8))
+    file = only(Layout(tmp_path))
+    assert [(type(item) is Damage, item.offset) for item in frames(file)] == [
+        (False, OFFSETS[0]),
+        (True, OFFSETS[1]),
+        (False, OFFSETS[2]),
+    ]
+    assert [item.offset for item in frames(file, OFFSETS[2])] == [OFFSETS[2]]
+
+
+@pytest.mark.parametrize("state", [State.SEALED, State.SUSPECT])
+def test_segment_that_was_finished_since_it_was_found_is_read_under_its_new_name(tmp_path: Path, state: State) -> None:
+    path = put(Layout(tmp_path), 0, NAME, State.OPEN, DATA)
+    file = only(Layout(tmp_path))
+    path.rename(path.with_name(NAME.file_name(state)))
+    assert read(file) == DATA
+    assert read(file, OFFSETS[1]) == DATA[OFFSETS[1] :]
+
+
+def test_segment_that_was_deleted_since_it_was_found_holds_nothing(tmp_path: Path) -> None:
+    path = put(Layout(tmp_path), 0, NAME, State.SEALED, DATA)
+    file = only(Layout(tmp_path))
+    path.unlink()
+    assert read(file) == b""
+    assert list(frames(file)) == []
+    assert summarise(file) == Summary()
+
+
+class TestSingleFile:
+    def test_name_says_which_segment_it_is_even_when_the_header_is_damaged(self, tmp_path: Path) -> None:
+        path = tmp_path / NAME.file_name(State.OPEN)
+        path.write_bytes(bytes(48) + DATA[48:])
+        file = named_segment(path)
+        assert (file.name, file.state, file.slot, file.size) == (NAME, State.OPEN, -1, len(DATA))
+        assert summarise(file).records == 4
+
+    def test_renamed_copy_is_known_by_its_header(self, tmp_path: Path) -> None:
+        path = tmp_path / "copy.bin"
+        path.write_bytes(DATA)
+        file = named_segment(path)
+        assert (file.name, file.state, file.slot) == (NAME, State.SEALED, 7)
+        assert summarise(file).records == 4
+
+    def test_file_that_is_no_segment_is_refused(self, tmp_path: Path) -> None:
+        path = tmp_path / "copy.bin"
+        path.write_bytes(b"something else" * 10)
+        with pytest.raises(ValueError, match="expected a segment"):
+            named_segment(path)
+        with pytest.raises(FileNotFoundError):
+            named_segment(tmp_path / "missing")
+
+    def test_frames_under_a_foreign_name_are_damage(self, tmp_path: Path) -> None:
+        path = tmp_path / OTHER.file_name(State.SEALED)
+        path.write_bytes(DATA + pair(GROUPS[0], OTHER.incarnation))
+        found = summarise(named_segment(path))
+        assert (found.records, found.damaged_bytes) == (1, len(DATA) - 48)

@@ -1,0 +1,164 @@
+import pytest
+
+from edge.segment.frame import Compressor, Packed, parse_segment_header
+from edge.segment.name import State
+from edge.segment.scan import Frame, scan
+from edge.spool.open_segment import OpenSegment
+from tests.fakes import EIO, ENOSPC, Fault, FaultyDisk, MemoryDisk
+from tests.segments import CREATED_US, NAME, damage, found, records
+
+DIRECTORY = "/slot"
+OPEN = f"{DIRECTORY}/{NAME.file_name(State.OPEN)}"
+SEALED = f"{DIRECTORY}/{NAME.file_name(State.SEALED)}"
+SUSPECT = f"{DIRECTORY}/{NAME.file_name(State.SUSPECT)}"
+GROUPS = [records(2), records(1, first=2), records(3, first=3)]
+
+
+def disks() -> tuple[MemoryDisk, FaultyDisk]:
+    memory = MemoryDisk()
+    memory.makedirs(DIRECTORY)
+    memory.settle()
+    return memory, FaultyDisk(memory)
+
+
+def opened(disk: FaultyDisk) -> OpenSegment:
+    return OpenSegment(disk, DIRECTORY, NAME, 3, CREATED_US)
+
+
+def packed(lines: list[bytes]) -> Packed:
+    return Compressor().pack(b"".join(lines), len(lines), len(lines), CREATED_US)
+
+
+def test_segment_begins_with_its_header_and_holds_what_was_appended() -> None:
+    memory, disk = disks()
+    segment = opened(disk)
+    header = parse_segment_header(memory.read(OPEN))
+    assert header is not None
+    assert (header.name, header.slot, header.created_us) == (NAME, 3, CREATED_US)
+    written = segment.append([packed(GROUPS[0]), packed(GROUPS[1])])
+    written += segment.append([packed(GROUPS[2])])
+    data = memory.read(OPEN)
+    assert found(data) == GROUPS
+    assert len(data) == segment.size == 48 + written
+    frames = [item for item in scan(data, NAME.incarnation) if isinstance(item, Frame)]
+    assert [frame.header.sequence for frame in frames] == [0, 1, 2]
+    assert [frame.header.previous_bytes for frame in frames] == [0, *(f.end - f.offset for f in frames[:-1])]
+
+
+def test_frames_of_one_append_are_one_write() -> None:
+    _, disk = disks()
+    segment = opened(disk)
+    before = len(disk.methods("pwrite"))
+    segment.append([packed(group) for group in GROUPS])
+    assert len(disk.methods("pwrite")) == before + 1
+
+
+def test_sealing_syncs_then_renames_then_syncs_the_directory() -> None:
+    memory, disk = disks()
+    segment = opened(disk)
+    segment.append([packed(GROUPS[0])])
+    segment.seal()
+    assert disk.methods("sync", "rename", "sync_directory", "close") == ["sync", "rename", "sync_directory", "close"]
+    assert list(memory.after_power_loss().tree()) == [SEALED]
+    assert found(memory.after_power_loss().read(SEALED)) == GROUPS[:1]
+    assert memory.open_descriptors == []
+
+
+def test_name_of_a_new_segment_is_stable_after_sync_creation() -> None:
+    memory, disk = disks()
+    segment = opened(disk)
+    segment.append([packed(GROUPS[0])])
+    segment.sync()
+    assert memory.after_power_loss().tree() == {}
+    segment.sync_creation()
+    assert found(memory.after_power_loss().read(OPEN)) == GROUPS[:1]
+
+
+@pytest.mark.parametrize("fault", [Fault(ENOSPC), Fault(EIO)], ids=str)
+def test_segment_whose_header_cannot_be_written_leaves_nothing(fault: Fault) -> None:
+    memory, disk = disks()
+    disk.fail_next("pwrite", Fault(short=7), fault)
+    with pytest.raises(OSError, match=r"space|Input"):
+        opened(disk)
+    assert memory.tree() == {}
+    assert memory.open_descriptors == []
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        pytest.param((Fault(ENOSPC),), id="full"),
+        pytest.param((Fault(short=30), Fault(ENOSPC)), id="full in the middle"),
+        pytest.param((Fault(short=200), Fault(EIO)), id="error in the second frame"),
+        pytest.param((Fault(short=30), Fault(short=0), Fault(short=0)), id="no progress"),
+    ],
+)
+def test_append_that_fails_is_cut_back_to_the_last_whole_commit(faults: tuple[Fault, ...]) -> None:
+    memory, disk = disks()
+    segment = opened(disk)
+    segment.append([packed(GROUPS[0])])
+    before = memory.read(OPEN)
+    disk.fail_next("pwrite", *faults)
+    with pytest.raises(OSError, match=r"."):
+        segment.append([packed(GROUPS[1]), packed(GROUPS[2])])
+    assert memory.read(OPEN) == before
+    segment.abandon()
+    assert memory.after_power_loss().tree() == {SEALED: before}
+    assert memory.open_descriptors == []
+
+
+def test_segment_that_could_not_be_cut_back_is_left_for_recovery_with_its_commits_synced() -> None:
+    """A sealed segment never ends in half a frame."""
+    memory, disk = disks()
+    segment = opened(disk)
+    segment.append([packed(GROUPS[0])])
+    disk.fail_next("pwrite", Fault(short=30), Fault(EIO))
+    disk.fail_next("truncate", Fault(EIO))
+    with pytest.raises(OSError, match="Input"):
+        segment.append([packed(GROUPS[1])])
+    segment.abandon()
+    assert list(memory.after_power_loss().tree()) == [SUSPECT]
+    assert found(memory.after_power_loss().read(SUSPECT)) == GROUPS[:1]
+
+
+def test_failed_sync_is_never_tried_again_on_the_descriptor() -> None:
+    memory, disk = disks()
+    segment = opened(disk)
+    segment.append([packed(GROUPS[0])])
+    disk.fail_next("sync", Fault(EIO))
+    for method in (segment.sync, segment.sync, segment.seal):
+        with pytest.raises(OSError, match=r"Input|no second one"):
+            method()
+    with pytest.raises(OSError, match="no second one"):
+        segment.abandon()
+    assert disk.methods("sync") == ["sync"]
+    assert list(memory.tree()) == [SUSPECT]
+    assert memory.open_descriptors == []
+
+
+@pytest.mark.parametrize(
+    ("faults", "left"),
+    [
+        pytest.param({}, SEALED, id="nothing fails"),
+        pytest.param({"rename": [Fault(EIO)]}, SUSPECT, id="rename"),
+        pytest.param({"rename": [Fault(EIO), Fault(EIO)]}, OPEN, id="both renames"),
+        pytest.param({"sync_directory": [Fault(EIO)]}, SEALED, id="directory"),
+        pytest.param({"sync": [Fault(EIO)]}, SUSPECT, id="sync"),
+    ],
+)
+def test_abandoned_segment_is_sealed_or_set_aside_and_says_which(faults: dict[str, list[Fault]], left: str) -> None:
+    memory, disk = disks()
+    segment = opened(disk)
+    segment.append([packed(GROUPS[0])])
+    for method, planned in faults.items():
+        disk.fail_next(method, *planned)
+    if faults:
+        with pytest.raises(OSError, match="Input"):
+            segment.abandon()
+    else:
+        segment.abandon()
+    assert list(memory.tree()) == [left]
+    assert memory.open_descriptors == []
+    segment.abandon()
+    assert list(memory.tree()) == [left]
+    assert damage(memory.read(left)) == []
