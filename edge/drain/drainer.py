@@ -47,10 +47,6 @@ class Drainer:
     def __init__(self, disk: Disk, layout: Layout, urls: Sequence[str], row: Row) -> None:
         if not 0 < len(urls) <= SINKS_MAX:
             raise ValueError(f"expected 1 to {SINKS_MAX} sinks, found {len(urls)}")
-        sinks = [(url, *make_sink(url)) for url in urls]
-        ids = [sink_id for _, sink_id, _ in sinks]
-        if len(set(ids)) < len(ids):
-            raise ValueError("expected different sinks, found the same destination twice")
         # Whatever the edge could parse must be parsed here, a few calls deeper in the stack.
         sys.setrecursionlimit(max(sys.getrecursionlimit(), RECURSION_LIMIT))
         self._disk = disk
@@ -59,6 +55,15 @@ class Drainer:
         for directory in (layout.spool, layout.checkpoints):
             disk.makedirs(str(directory))
         self._lock = _lock(disk, str(layout.checkpoints / LOCK_NAME))
+        # Only now: a sink looks at what is shipped already, and a predecessor ships until it gives up the lock.
+        try:
+            sinks = [(url, *make_sink(url)) for url in urls]
+            ids = [sink_id for _, sink_id, _ in sinks]
+            if len(set(ids)) < len(ids):
+                raise ValueError("expected different sinks, found the same destination twice")
+        except (OSError, ValueError):
+            os.close(self._lock)
+            raise
         self.shippers = [
             Shipper(disk, layout, sink_id, url, sink, row, index) for index, (url, sink_id, sink) in enumerate(sinks)
         ]

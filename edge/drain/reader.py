@@ -54,33 +54,42 @@ class SlotReader:
         return Position(str(self._name), self._offset) if self._name is not None else None
 
     def peek(self) -> tuple[SegmentName, int] | None:
-        """Where the next chunk begins, `None` while there is no segment to read."""
-        if self._fd is None and not self._open():
-            return None
-        assert self._name is not None
-        return self._name, self._offset
+        """Where the next chunk begins, in the next segment when this one is read to its end; `None` while there is none.
 
-    def read(self, end: int | None = None) -> Chunk | None:
-        """The next records, up to about `READ_BYTES` of file or exactly to `end`; `None` when nothing more is there now."""
+        Only this goes on to the next segment, so whoever asks knows what `read` is going to read from.
+        """
         while self._fd is not None or self._open():
             assert self._name is not None
             assert self._fd is not None
-            finished = self._finished(self._name)
-            chunk = self._read_chunk(end)
-            if chunk is not None:
-                return chunk
+            if not self._finished(self._name) or self._offset < self._disk.size(self._fd):
+                return self._name, self._offset
+            if not self._advance():
+                return None
+        return None
+
+    def read(self, end: int | None = None) -> Chunk | None:
+        """The next records of the segment `peek` told, up to about `READ_BYTES` of file or exactly to `end`.
+
+        `None` when nothing more is there now.
+        """
+        if self._name is None or self._fd is None:
+            return None
+        # Looked at before the bytes: what is finished now has all of them.
+        finished = self._finished(self._name)
+        while (chunk := self._read_chunk(end)) is None:
             rest = self._disk.size(self._fd) - self._offset
             if rest > self._read_bytes:
                 self._read_bytes *= 2
-            elif not finished:
+                continue
+            self._read_bytes = READ_BYTES
+            if not finished or rest == 0:
                 return None
-            else:
-                self._read_bytes = READ_BYTES
-                if rest > 0 and self._offset + rest > SEGMENT_HEADER_BYTES:
-                    return self._damaged_tail(rest)
-                if not self._advance():
-                    return None
-        return None
+            if self._offset + rest > SEGMENT_HEADER_BYTES:
+                return self._damaged_tail(rest)
+            # Finished before anything was committed to it.
+            self._offset += rest
+            return None
+        return chunk
 
     def _read_chunk(self, end: int | None) -> Chunk | None:
         assert self._name is not None

@@ -24,8 +24,6 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_S: Final = 1.0
 CHECKPOINT_BYTES: Final = 8 * 1024 * 1024
-DISCOVER_S: Final = 1.0
-"""How often new slots are looked for."""
 
 
 class Shipper:
@@ -60,7 +58,6 @@ class Shipper:
         self._dirty_since_s: float | None = None
         self._dirty_bytes = 0
         self._readers: dict[int, SlotReader] = {}
-        self._discovered_s = float("-inf")
         self._shipped_s: dict[int, float] = {}
         self._refused: tuple[Batch, Chunk, dict[str, int]] | None = None
         self._not_before_s = 0.0
@@ -77,7 +74,7 @@ class Shipper:
             moved = self._offer(*self._refused)
         else:
             moved = False
-            for reader in self._discover(now):
+            for reader in self._slots():
                 if now - self._shipped_s.get(reader.slot, float("-inf")) < self._sink.linger_s:
                     continue
                 moved = self._next(reader) or moved
@@ -112,13 +109,12 @@ class Shipper:
         for reader in self._readers.values():
             reader.close()
 
-    def _discover(self, now: float) -> list[SlotReader]:
-        if now - self._discovered_s >= DISCOVER_S:
-            self._discovered_s = now
-            for slot in self._layout.slots():
-                if slot not in self._readers:
-                    position = self._checkpoint.slots.get(slot)
-                    self._readers[slot] = SlotReader(self._disk, str(self._layout.slot(slot)), slot, position)
+    def _slots(self) -> list[SlotReader]:
+        """A reader for every slot there is, those that appeared since the last time included."""
+        for slot in self._layout.slots():
+            if slot not in self._readers:
+                position = self._checkpoint.slots.get(slot)
+                self._readers[slot] = SlotReader(self._disk, str(self._layout.slot(slot)), slot, position)
         return list(self._readers.values())
 
     def _next(self, reader: SlotReader) -> bool:
@@ -172,7 +168,9 @@ class Shipper:
         if self._dirty_since_s is None:
             self._dirty_since_s = now
         self._dirty_bytes += batch.end - batch.start
-        self._shipped_s[batch.slot] = now
+        if size:
+            # What needed no shipping, having been shipped before or holding no event, need not be gathered either.
+            self._shipped_s[batch.slot] = now
         self._count(batch, chunk, dropped, size)
 
     def _count(self, batch: Batch, chunk: Chunk, dropped: dict[str, int], size: int) -> None:

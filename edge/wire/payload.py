@@ -19,7 +19,7 @@ class Payload(msgspec.Struct, gc=False, frozen=True):
     text: bytes
     """The JSON text to store: the client's bytes, or their repaired equivalent."""
     tokens: tuple[object, ...]
-    """The distinct project keys found, in order; not yet judged, and of any JSON type."""
+    """The project key found, not yet judged and of any JSON type; two when there are different ones, which is one too many."""
     events: int
     """Elements of the list or batch, 1 for a single event."""
     repaired: bool = False
@@ -127,6 +127,10 @@ def _first_key(members: dict[str, Any], names: tuple[str, ...]) -> object | None
 def _distinct(tokens: Iterable[object | None]) -> tuple[object, ...]:
     found: list[object] = []
     for token in tokens:
-        if token is not None and token not in found:
-            found.append(token)
+        if token is None or token in found:
+            continue
+        found.append(token)
+        # What is no text is refused as that, and not compared: it may be large. Two are as wrong as more.
+        if len(found) > 1 or not isinstance(token, str):
+            break
     return tuple(found)

@@ -36,7 +36,7 @@ class Slot:
         self.written: list[str] = []
 
     def commit(self, *names: str, body: bytes | None = None) -> None:
-        """One frame of a record per name; the name is the event's, and its distinct_id is the slot."""
+        """One frame of a record per name, no frame without names; the name is the event's, and its distinct_id is the slot."""
         if self._segment is None:
             self._counter += 1
             name = SegmentName(self._counter, 0xABC0 + self._counter)
@@ -46,7 +46,8 @@ class Slot:
             for name in names
         ]
         lines = [encode_record(self._ids, AT_US, "phc_x", "e", "203.0.113.7", each) for each in bodies]
-        self._segment.append([self._compressor.pack(b"".join(lines), len(lines), len(lines), AT_US)])
+        if lines:
+            self._segment.append([self._compressor.pack(b"".join(lines), len(lines), len(lines), AT_US)])
         self.written += names
 
     def seal(self) -> None:

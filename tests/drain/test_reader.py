@@ -24,9 +24,13 @@ def names(chunk: Chunk | None) -> list[str]:
     return [decode_record(line).data.decode().split('"')[3] for line in chunk.lines]
 
 
+def next_chunk(reading: SlotReader, end: int | None = None) -> Chunk | None:
+    return reading.read(end) if reading.peek() is not None else None
+
+
 def drained(reading: SlotReader) -> list[str]:
     found: list[str] = []
-    while (chunk := reading.read()) is not None:
+    while (chunk := next_chunk(reading)) is not None:
         found += names(chunk)
     reading.close()
     return found
@@ -43,14 +47,14 @@ def test_records_come_in_order_across_segments(slot: Slot) -> None:
 def test_an_open_segment_is_read_as_it_grows(slot: Slot) -> None:
     slot.commit("a")
     reading = reader(slot)
-    assert names(reading.read()) == ["a"]
-    assert reading.read() is None
+    assert names(next_chunk(reading)) == ["a"]
+    assert next_chunk(reading) is None
     slot.commit("b")
-    assert names(reading.read()) == ["b"]
+    assert names(next_chunk(reading)) == ["b"]
     slot.seal()
-    assert reading.read() is None
+    assert next_chunk(reading) is None
     slot.commit("c")
-    assert names(reading.read()) == ["c"]
+    assert names(next_chunk(reading)) == ["c"]
     reading.close()
 
 
@@ -62,17 +66,17 @@ def test_half_a_frame_at_the_end_of_an_open_segment_is_waited_for(slot: Slot) ->
     for size in range(len(whole) - 1, len(whole) - 60, -7):
         path.write_bytes(whole[:size])
         reading = reader(slot)
-        assert names(reading.read()) == ["a"]
-        assert reading.read() is None
+        assert names(next_chunk(reading)) == ["a"]
+        assert next_chunk(reading) is None
         path.write_bytes(whole)
-        assert names(reading.read()) == ["b"]
+        assert names(next_chunk(reading)) == ["b"]
         reading.close()
 
 
 def test_reading_goes_on_at_the_position(slot: Slot) -> None:
     slot.commit("a")
     first = reader(slot)
-    first.read()
+    next_chunk(first)
     position = first.position
     first.close()
     slot.commit("b")
@@ -109,7 +113,7 @@ def test_damage_between_frames_is_skipped_and_told(slot: Slot) -> None:
     data[second + 70] ^= 1
     path.write_bytes(data)
     reading = reader(slot)
-    chunk = reading.read()
+    chunk = next_chunk(reading)
     assert names(chunk) == ["a", "c"]
     assert chunk is not None
     assert chunk.damaged_bytes > 0
@@ -123,11 +127,11 @@ def test_a_torn_tail_of_a_finished_segment_is_told_and_left_behind(slot: Slot) -
         file.write(b"torn")
     slot.commit("b")
     reading = reader(slot)
-    assert names(reading.read()) == ["a"]
-    tail = reading.read()
+    assert names(next_chunk(reading)) == ["a"]
+    tail = next_chunk(reading)
     assert tail is not None
     assert (tail.lines, tail.damaged_bytes) == ([], 4)
-    assert names(reading.read()) == ["b"]
+    assert names(next_chunk(reading)) == ["b"]
     reading.close()
 
 
@@ -141,14 +145,14 @@ def test_a_frame_larger_than_one_read_is_read_whole(slot: Slot) -> None:
 def test_a_chunk_can_be_asked_to_end_at_a_frame(slot: Slot) -> None:
     slot.commit("a")
     first = reader(slot)
-    first.read()
+    next_chunk(first)
     assert first.position is not None
     end = first.position.offset
     first.close()
     slot.commit("b")
     again = reader(slot)
-    assert names(again.read(end)) == ["a"]
-    assert names(again.read()) == ["b"]
+    assert names(next_chunk(again, end)) == ["a"]
+    assert names(next_chunk(again)) == ["b"]
     again.close()
 
 
@@ -158,3 +162,23 @@ def test_segments_set_aside_are_not_read(slot: Slot) -> None:
     slot.files[0].rename(slot.files[0].with_suffix(".bad"))
     slot.commit("b")
     assert drained(reader(slot)) == ["b"]
+
+
+def test_reading_never_goes_on_to_a_segment_that_peek_has_not_told(slot: Slot) -> None:
+    slot.commit("a")
+    reading = reader(slot)
+    assert names(next_chunk(reading)) == ["a"]
+    told = reading.peek()
+    slot.seal()
+    slot.commit("b")
+    assert reading.read() is None
+    assert reading.peek() != told
+    assert names(reading.read()) == ["b"]
+    reading.close()
+
+
+def test_a_finished_segment_without_records_is_passed_over(slot: Slot) -> None:
+    slot.commit()
+    slot.seal()
+    slot.commit("a")
+    assert drained(reader(slot)) == ["a"]

@@ -6,7 +6,7 @@ import pytest
 
 from edge.checkpoints import load_all
 from edge.disk import RealDisk
-from edge.drain.shipper import CHECKPOINT_S, DISCOVER_S, Shipper
+from edge.drain.shipper import CHECKPOINT_S, Shipper
 from edge.drain.sink import Batch, Retryable
 from edge.metrics import Board, Row
 from edge.segment.name import SegmentName
@@ -158,7 +158,6 @@ def test_a_refused_batch_does_not_move_the_checkpoint(
     shipping.step()
     slot.commit("b")
     sink.refusals = 10**6
-    clock.now += DISCOVER_S
     shipping.step()
     shipping.save()
     position = shipping.durable[0]
@@ -221,7 +220,6 @@ def test_new_slots_are_found(slot: Slot, sink: MemorySink, shipper: Callable[[],
     shipping.step()
     other = Slot(slot.layout.data, 7)
     other.commit("b")
-    clock.now += DISCOVER_S
     shipping.step()
     assert sink.names == ["a", "b"]
     shipping.close()

@@ -8,6 +8,7 @@ leaves it.
 
 import asyncio
 import random
+import shutil
 import signal
 import time
 from collections import Counter
@@ -95,6 +96,8 @@ def test_every_acknowledged_event_survives_a_hundred_kills_and_is_delivered_once
         [sink] = status["sinks"]
         assert (sink["waiting_records"], sink["damaged_bytes"], sink["dropped"]) == (0, 0, {})
         assert '"level":"critical"' not in edge.log.read_text()
+    # Some hundred megabytes, which only a failure needs.
+    shutil.rmtree(edge.data)
     # Without these, nothing was proved.
     assert crash.kills.total() == CYCLES
     assert ledger.acknowledged_events >= ACKNOWLEDGED_EVENTS_MIN
@@ -141,7 +144,22 @@ class Crash:
             self._orphans = self._edge.kill_supervisor()
             self.kills["supervisor"] += 1
         else:
+            await self._kill_at_answer(self._edge.workers() if self._rng.random() < 0.5 else [])
             self._kill_everything(one.end)
+
+    async def _kill_at_answer(self, pids: list[int]) -> None:
+        """SIGKILL at the very moment a client has read a 200: what that answer promised has to be safe by then."""
+        if pids:
+            killed = asyncio.Event()
+
+            def kill() -> None:
+                for pid in pids:
+                    send_signal(pid, signal.SIGKILL)
+                killed.set()
+
+            self._load.at_next_answer(kill)
+            async with asyncio.timeout(BACK_S):
+                await killed.wait()
 
     async def _start(self, options: tuple[str, ...]) -> None:
         await asyncio.to_thread(self._edge.start, *options)
@@ -160,8 +178,12 @@ class Crash:
         pids = self._edge.workers() if part == "worker" else self._edge.drainers()
         if part == "worker" and self._rng.random() < 0.7:
             pids = pids[:1] if self._rng.random() < 0.5 else pids[-1:]
-        killed = [pid for pid in pids if send_signal(pid, signal.SIGKILL)]
-        assert killed, f"expected a {part} to kill"
+        assert pids, f"expected a {part} to kill"
+        if self._rng.random() < 0.7:
+            await self._kill_at_answer(pids)
+        else:
+            for pid in pids:
+                send_signal(pid, signal.SIGKILL)
         self.kills[part] += 1
         await self._progress()
         await _until(lambda: len(self._edge.workers()) == WORKERS and len(self._edge.drainers()) == 1)

@@ -177,6 +177,7 @@ class Server:
         folder.mkdir(parents=True, exist_ok=True)
         self.data = folder / "data"
         self.log = folder / "edge.log"
+        self._spool = Spool(self.data)
         command = [sys.executable, "-m", "edge", verb, "--listen", listen, "--admin", "127.0.0.1:0"]
         command += ["--workers", str(workers), "--data", str(self.data), *flags]
         with self.log.open("ab") as log:
@@ -232,7 +233,7 @@ class Server:
 
     def records(self) -> list[Record]:
         """Everything stored so far, in the order of acceptance within a slot."""
-        return stored_records(self.data)
+        return self._spool.records()
 
     def records_of(self, token: str) -> list[Record]:
         return [record for record in self.records() if record.token == token]
@@ -289,13 +290,25 @@ def running(
     assert "Traceback" not in server.log_text(), server.log_text()
 
 
-def stored_records(data: Path) -> list[Record]:
-    records = []
-    for file in all_segments(Layout(data)):
-        for item in frames(file):
-            assert isinstance(item, Frame), f"{file.path} is damaged: {item}"
-            records += [decode_record(line) for line in item.lines()]
-    return records
+class Spool:
+    """What a data folder holds, live or not. Goes on where it read last, so that many looks at it stay cheap."""
+
+    def __init__(self, data: Path) -> None:
+        self._layout = Layout(data)
+        self._read: dict[tuple[int, str], tuple[int, list[Record]]] = {}
+
+    def records(self) -> list[Record]:
+        found: list[Record] = []
+        for file in all_segments(self._layout):
+            key = file.slot, str(file.name)
+            end, records = self._read.get(key, (0, []))
+            for item in frames(file, end):
+                assert isinstance(item, Frame), f"{file.path} is damaged: {item}"
+                records += [decode_record(line) for line in item.lines()]
+                end = item.end
+            self._read[key] = end, records
+            found += records
+        return found
 
 
 def wait_until(happened: Callable[[], object], what: str) -> None:

@@ -1,0 +1,156 @@
+import msgspec
+import pytest
+
+from edge.checkpoints import (
+    Checkpoint,
+    CheckpointFile,
+    Position,
+    Totals,
+    decode_checkpoint,
+    encode_checkpoint,
+    load_all,
+)
+from edge.segment.name import SegmentName
+from tests.fakes import EIO, ENOSPC, Fault, FaultyDisk, MemoryDisk
+
+DIRECTORY = "/data/ckpt"
+NEWEST = "/data/ckpt/file.json"
+PREVIOUS = "/data/ckpt/file.prev.json"
+STEM = "000000000042-9f31c0aa17be5d02"
+
+
+def checkpoint(offset: int) -> Checkpoint:
+    return Checkpoint(
+        "file:events",
+        {0: Position(STEM, offset), 12: Position(STEM, 0)},
+        Totals(records=3, shipped=7, dropped={"no_event": 2}, quarantined=1, bytes=99, damaged_bytes=4),
+    )
+
+
+def memory(**files: bytes) -> MemoryDisk:
+    disk = MemoryDisk()
+    disk.makedirs(DIRECTORY)
+    for name, data in files.items():
+        disk.write({"newest": NEWEST, "previous": PREVIOUS}[name], data)
+    disk.settle()
+    return disk
+
+
+def loaded_offset(disk: MemoryDisk) -> int | None:
+    found = CheckpointFile(disk, DIRECTORY, "file").load()
+    return found.slots[0].offset if found else None
+
+
+def test_checkpoint_is_read_as_it_was_written() -> None:
+    data = encode_checkpoint(checkpoint(48))
+    assert decode_checkpoint(data) == checkpoint(48)
+    assert [msgspec.json.decode(line) for line in data.splitlines()][1:] == [data[-18:-2].decode()]
+
+
+def test_position_names_its_segment() -> None:
+    assert Position(STEM, 0).name == SegmentName(42, 0x9F31C0AA17BE5D02)
+
+
+def test_damage_of_any_byte_is_noticed() -> None:
+    data = encode_checkpoint(checkpoint(48))
+    for index in range(len(data)):
+        for changed in (data[:index], data[:index] + bytes([data[index] ^ 1]) + data[index + 1 :]):
+            with pytest.raises(ValueError, match=r"."):
+                decode_checkpoint(changed)
+    with pytest.raises(ValueError, match="checksum"):
+        decode_checkpoint(data + b"\n")
+
+
+@pytest.mark.parametrize(
+    "position",
+    [
+        pytest.param(Position("not a segment", 0), id="segment"),
+        pytest.param(Position(STEM, -1), id="offset"),
+    ],
+)
+def test_position_that_cannot_be_is_refused_with_a_right_checksum(position: Position) -> None:
+    with pytest.raises(ValueError, match="expected a segment and an offset"):
+        decode_checkpoint(encode_checkpoint(Checkpoint("null:", {0: position})))
+
+
+def test_there_is_no_checkpoint_at_first() -> None:
+    assert CheckpointFile(memory(), DIRECTORY, "file").load() is None
+    assert load_all(MemoryDisk(), DIRECTORY) == {}
+
+
+def test_saved_checkpoint_survives_a_power_cut_with_the_one_before_it() -> None:
+    disk = memory()
+    file = CheckpointFile(disk, DIRECTORY, "file")
+    for offset in (1, 2, 3):
+        file.save(checkpoint(offset))
+    found = disk.after_power_loss()
+    assert found.tree() == {NEWEST: encode_checkpoint(checkpoint(3)), PREVIOUS: encode_checkpoint(checkpoint(2))}
+
+
+def test_torn_at_every_byte_the_one_before_is_loaded() -> None:
+    newest, previous = encode_checkpoint(checkpoint(2)), encode_checkpoint(checkpoint(1))
+    for cut in range(len(newest)):
+        assert loaded_offset(memory(newest=newest[:cut], previous=previous)) == 1, cut
+        assert loaded_offset(memory(newest=newest[:cut] + bytes(len(newest) - cut), previous=previous)) == 1, cut
+
+
+def test_both_damaged_is_none() -> None:
+    assert loaded_offset(memory(newest=b"{}", previous=b"")) is None
+
+
+def test_newest_that_the_device_cannot_read_falls_back_to_the_one_before() -> None:
+    disk = FaultyDisk(memory(newest=encode_checkpoint(checkpoint(2)), previous=encode_checkpoint(checkpoint(1))))
+    disk.fail_next("pread", Fault(EIO))
+    found = CheckpointFile(disk, DIRECTORY, "file").load()
+    assert found == checkpoint(1)
+
+
+@pytest.mark.parametrize("newest", [b"", b"garbage", encode_checkpoint(checkpoint(2))], ids=["empty", "bad", "good"])
+@pytest.mark.parametrize("fault", [Fault(EIO), Fault(ENOSPC), Fault(short=3), Fault(short=0)], ids=str)
+def test_save_interrupted_at_every_call_leaves_a_loadable_one_and_the_next_save_works(
+    newest: bytes, fault: Fault
+) -> None:
+    """Also when the newest is damaged: the good one before it is not overwritten with that."""
+    before = 1 if newest != encode_checkpoint(checkpoint(2)) else 2
+    n = 0
+    while True:
+        inner = memory(newest=newest, previous=encode_checkpoint(checkpoint(1)))
+        seen: list[int | None] = []
+
+        def look(inner: MemoryDisk = inner, seen: list[int | None] = seen) -> None:
+            seen.append(loaded_offset(inner.after_kill()))
+            seen.append(loaded_offset(inner.after_power_loss()))
+
+        disk = FaultyDisk(inner, look)
+        disk.fail_nth(n, fault)
+        file = CheckpointFile(disk, DIRECTORY, "file")
+        try:
+            file.save(checkpoint(3))
+        except OSError:
+            assert loaded_offset(inner.after_power_loss()) in (before, 3)
+        else:
+            assert loaded_offset(inner.after_power_loss()) == 3
+        if n >= len(disk.calls):
+            break
+        assert set(seen) <= {before, 3}
+        file.save(checkpoint(4))
+        assert loaded_offset(inner.after_power_loss()) == 4
+        assert inner.open_descriptors == []
+        n += 1
+    assert n >= 8
+
+
+def test_all_sinks_checkpoints_are_found_those_with_only_an_earlier_one_included() -> None:
+    disk = memory(previous=encode_checkpoint(checkpoint(1)))
+    CheckpointFile(disk, DIRECTORY, "null").save(checkpoint(5))
+    disk.write(f"{DIRECTORY}/broken.json", b"?")
+    disk.write(f"{DIRECTORY}/.null.json.tmp", b"?")
+    disk.write(f"{DIRECTORY}/.lock", b"")
+    assert load_all(disk, DIRECTORY) == {"file": checkpoint(1), "null": checkpoint(5)}
+
+
+def test_dropped_counts_are_not_shared_between_checkpoints() -> None:
+    one, other = Checkpoint("a"), Checkpoint("b")
+    one.totals.dropped["reason"] = 1
+    one.slots[0] = Position(STEM, 1)
+    assert (other.totals.dropped, other.slots) == ({}, {})

@@ -1,0 +1,167 @@
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from edge.disk import RealDisk, write_all, write_durably
+from tests.fakes import EIO, ENOSPC, Call, Fault, FaultyDisk, MemoryDisk
+
+DISK = RealDisk()
+
+
+@contextmanager
+def closing(fd: int) -> Iterator[int]:
+    try:
+        yield fd
+    finally:
+        DISK.close(fd)
+
+
+class TestRealDisk:
+    def test_file_is_written_read_cut_and_synced_by_descriptor(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "file")
+        with closing(DISK.create(path)) as fd:
+            assert DISK.pwrite(fd, b"hello", 3) == 5
+            assert DISK.size(fd) == 8
+            assert DISK.pread(fd, 100, 3) == b"hello"
+            assert DISK.pread(fd, 2, 4) == b"el"
+            DISK.truncate(fd, 5)
+            DISK.sync(fd)
+            DISK.drop_cache(fd)
+        with closing(DISK.open(path)) as fd:
+            assert DISK.pread(fd, 100, 0) == b"\0\0\0he"
+            with pytest.raises(OSError, match="Bad file descriptor"):
+                DISK.pwrite(fd, b"x", 0)
+        with closing(DISK.open(path, write=True)) as fd:
+            DISK.pwrite(fd, b"x", 0)
+
+    def test_create_refuses_what_is_there_and_open_what_is_not(self, tmp_path: Path) -> None:
+        path = str(tmp_path / "file")
+        with pytest.raises(FileNotFoundError):
+            DISK.open(path)
+        DISK.close(DISK.create(path))
+        with pytest.raises(FileExistsError):
+            DISK.create(path)
+
+    def test_names_are_renamed_removed_and_listed(self, tmp_path: Path) -> None:
+        DISK.close(DISK.create(str(tmp_path / "a")))
+        DISK.close(DISK.create(str(tmp_path / "b")))
+        DISK.rename(str(tmp_path / "a"), str(tmp_path / "c"))
+        DISK.unlink(str(tmp_path / "b"))
+        DISK.sync_directory(str(tmp_path))
+        assert DISK.listdir(str(tmp_path)) == ["c"]
+
+    def test_everything_made_is_private(self, tmp_path: Path) -> None:
+        """It holds personal data; the folders in between are made by us too."""
+        DISK.makedirs(str(tmp_path / "data" / "spool" / "slot-00"))
+        file = tmp_path / "data" / "spool" / "slot-00" / "file"
+        DISK.close(DISK.create(str(file)))
+        lock = DISK.lock(str(file.with_name(".lock")))
+        assert lock is not None
+        DISK.close(lock)
+        for path in (file, file.with_name(".lock")):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        for path in (tmp_path / "data", tmp_path / "data" / "spool", file.parent):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+    def test_makedirs_accepts_a_folder_and_nothing_else(self, tmp_path: Path) -> None:
+        DISK.makedirs(str(tmp_path))
+        (tmp_path / "file").touch()
+        with pytest.raises(FileExistsError):
+            DISK.makedirs(str(tmp_path / "file"))
+        with pytest.raises(OSError, match=r"exists|Not a directory"):
+            DISK.makedirs(str(tmp_path / "file" / "below"))
+
+    def test_makedirs_takes_a_relative_path(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        DISK.makedirs("edge-data/spool")
+        DISK.makedirs(".")
+        assert (tmp_path / "edge-data" / "spool").is_dir()
+
+    def test_second_lock_is_refused_until_the_first_is_closed(self, tmp_path: Path) -> None:
+        path = str(tmp_path / ".lock")
+        first = DISK.lock(path)
+        assert first is not None
+        before = len(os.listdir("/proc/self/fd"))
+        assert DISK.lock(path) is None
+        assert len(os.listdir("/proc/self/fd")) == before
+        DISK.close(first)
+        again = DISK.lock(path)
+        assert again is not None
+        DISK.close(again)
+
+    def test_descriptors_are_not_inherited(self, tmp_path: Path) -> None:
+        lock = DISK.lock(str(tmp_path / ".lock"))
+        assert lock is not None
+        with closing(lock), closing(DISK.create(str(tmp_path / "file"))) as fd:
+            assert not os.get_inheritable(lock)
+            assert not os.get_inheritable(fd)
+
+
+class TestWriteAll:
+    @pytest.mark.parametrize("shorts", [(), (1,), (0, 3), (2, 2, 2), (9,)], ids=str)
+    def test_short_writes_are_continued(self, shorts: tuple[int, ...]) -> None:
+        memory = MemoryDisk()
+        disk = FaultyDisk(memory)
+        disk.fail_next("pwrite", *(Fault(short=short) for short in shorts))
+        fd = disk.create("/file")
+        write_all(disk, fd, b"0123456789", 2)
+        assert memory.read("/file") == b"\0\x000123456789"
+
+    def test_write_without_progress_is_an_error(self) -> None:
+        disk = FaultyDisk(MemoryDisk())
+        disk.fail_always("pwrite", Fault(short=0))
+        with pytest.raises(OSError, match="no progress") as caught:
+            write_all(disk, disk.create("/file"), b"0123456789", 0)
+        assert caught.value.errno == errno.ENOSPC
+
+    def test_error_after_a_short_write_is_raised(self) -> None:
+        disk = FaultyDisk(MemoryDisk())
+        disk.fail_next("pwrite", Fault(short=4), Fault(ENOSPC))
+        with pytest.raises(OSError, match="No space"):
+            write_all(disk, disk.create("/file"), b"0123456789", 0)
+
+    def test_nothing_is_written_at_once(self) -> None:
+        disk = FaultyDisk(MemoryDisk())
+        write_all(disk, disk.create("/file"), b"", 0)
+        assert disk.methods("pwrite") == ["pwrite"]
+
+
+class TestWriteDurably:
+    def test_file_is_synced_before_it_gets_its_name_and_the_directory_after(self) -> None:
+        disk = FaultyDisk(MemoryDisk())
+        disk.makedirs("/d")
+        write_durably(disk, "/d", "file", b"data")
+        assert disk.calls[-6:] == [
+            Call("create", ".file.tmp"),
+            Call("pwrite", ".file.tmp"),
+            Call("sync", ".file.tmp"),
+            Call("close", ".file.tmp"),
+            Call("rename", ".file.tmp"),
+            Call("sync_directory", "d"),
+        ]
+
+    def test_file_is_whole_or_not_there_whatever_fails_and_the_next_attempt_works(self) -> None:
+        n = 0
+        while True:
+            memory = MemoryDisk()
+            memory.write("/d/file", b"old")
+            disk = FaultyDisk(memory)
+            disk.fail_nth(n, Fault(EIO))
+            try:
+                write_durably(disk, "/d", "file", b"new data")
+            except OSError:
+                assert memory.read("/d/file") in (b"old", b"new data")
+                assert memory.after_power_loss().read("/d/file") in (b"old", b"new data")
+            else:
+                if n >= len(disk.calls):
+                    break
+            write_durably(disk, "/d", "file", b"newer")
+            assert memory.after_power_loss().tree() == {"/d/file": b"newer"}
+            assert memory.open_descriptors == []
+            n += 1
+        assert n >= 7
