@@ -9,6 +9,10 @@ _OCTET: Final = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _IPV4: Final = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
 """Eight times as fast as `ip_address`, and nearly every client's form."""
 
+REMEMBERED_MAX: Final = 1024
+"""Addresses kept in their plain form. What they are found by is a client's header, which may be large."""
+_ADDRESS_BYTES_MAX: Final = 64
+
 Network = IPv4Network | IPv6Network
 
 
@@ -26,13 +30,16 @@ def is_trusted(peer: str, networks: tuple[Network, ...]) -> bool:
     return any(address in network for network in networks)
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=REMEMBERED_MAX)
 def forwarded_ip(x_forwarded_for: bytes | None, forwarded: bytes | None, x_real_ip: bytes | None) -> str:
     """The leftmost address of `X-Forwarded-For`, else of `Forwarded` (RFC 7239), else `X-Real-Ip`; empty when none parses."""
-    if x_forwarded_for and (address := normalise_ip(x_forwarded_for.partition(b",")[0].decode("latin-1"))):
-        return address
-    for candidate in (_forwarded_for(forwarded or b""), x_real_ip):
-        if candidate and (address := normalise_ip(candidate.decode("latin-1"))):
+    leftmost = (x_forwarded_for or b"").partition(b",")[0]
+    for candidate in (leftmost, _forwarded_for(forwarded or b""), x_real_ip):
+        if (
+            candidate
+            and len(candidate) <= _ADDRESS_BYTES_MAX
+            and (address := normalise_ip(candidate.decode("latin-1")))
+        ):
             return address
     return ""
 
@@ -45,7 +52,7 @@ def _forwarded_for(header: bytes) -> bytes:
     return b""
 
 
-@lru_cache(maxsize=8192)
+@lru_cache(maxsize=REMEMBERED_MAX)
 def normalise_ip(text: str) -> str:
     """Plain text form of `1.2.3.4`, `1.2.3.4:80`, `[::1]:80`, `::1`; mapped IPv4 as IPv4; empty when it is no address."""
     text = text.strip()

@@ -16,6 +16,9 @@ def judge_token(token: object) -> str:
     """The key to use downstream: trimmed. Raises `Rejected` with the first rule it breaks."""
     if not isinstance(token, str):
         raise Rejected(Reason.TOKEN_NOT_STRING)
+    if len(token) > TOKEN_BYTES_MAX:
+        # Blanks around a key are not remembered with it: there may be megabytes of them.
+        token = token.strip()
     return _judge_text(token)
 
 

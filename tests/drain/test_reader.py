@@ -181,4 +181,7 @@ def test_a_finished_segment_without_records_is_passed_over(slot: Slot) -> None:
     slot.commit()
     slot.seal()
     slot.commit("a")
-    assert drained(reader(slot)) == ["a"]
+    reading = reader(slot)
+    assert next_chunk(reading) is None
+    assert names(next_chunk(reading)) == ["a"]
+    reading.close()

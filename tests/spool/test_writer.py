@@ -135,7 +135,8 @@ def run(
         asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
         threads = threading.active_count()
         scene = Scene(durability, **options)
-        await scenario(scene)
+        async with asyncio.timeout(10):
+            await scenario(scene)
         assert unhandled == []
         if not expect_fault:
             assert scene.faults == []
