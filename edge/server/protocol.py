@@ -53,9 +53,6 @@ LINGER_S: Final = 1.0
 CHUNK_OVERHEAD_BYTES_MAX: Final = 64 * 1024
 """Chunk sizes, extensions and trailers of a body; on top of eight times its bytes, which one-byte chunks need."""
 
-SMALL_BODY_DIGITS: Final = 5
-"""Bodies announced below 100,000 bytes are read without a look at the worker's load, which is looked at afterwards."""
-
 _IDLE: Final = 0
 _HEAD: Final = 1
 _BODY: Final = 2
@@ -407,13 +404,15 @@ class CaptureConnection(asyncio.Protocol):
         self._headers = headers = self._arriving
         self._arriving = {}
         count, self._headers_seen = self._headers_seen, 0
+        service = self.service
         url = self._url
-        settings = self.service.settings
-        self._route = route = ROUTES.get(url)
         self._query = b""
+        fits = True
+        route = ROUTES.get(url)
         if route is None:
-            self._route, self._query = route, _ = find_route(url)
-        self._body_bytes_max = settings.body_bytes_max
+            route, self._query = find_route(url)
+            fits = len(url) <= service.settings.target_bytes_max
+        self._route = route
         parser = self._parser
         self._keep_alive = parser.should_keep_alive()
         self._method = method = _METHOD_NAMES.get(parser.get_method(), "other")
@@ -423,9 +422,9 @@ class CaptureConnection(asyncio.Protocol):
             and method == "POST"
             and parser.get_http_version() == "1.1"
             and not self._fed  # the head is in one packet, and so small
-            and len(url) <= settings.target_bytes_max
-            and count <= settings.headers_max
-            and len(headers.get(b"content-length", b"")) <= SMALL_BODY_DIGITS
+            and fits
+            and count <= service.settings.headers_max
+            and len(headers.get(b"content-length", b"")) <= service.small_body_digits
             and b"expect" not in headers
             and b"transfer-encoding" not in headers
             and b"upgrade" not in headers
@@ -507,30 +506,43 @@ class CaptureConnection(asyncio.Protocol):
         body.clear()
         self._url = b""
         self._state = _IDLE
-        if self._unusual:
-            text = self._forget_unusual(text)
-        method = self._method
+        if self._unusual or self._lingering:
+            self._complete_unusual(text)
+            return
+        exchange = Exchange(self, self._route, "POST", self._headers.get(b"origin", b""))
+        queue = self.queue
+        queue.append(exchange)
+        if not self._keep_alive:
+            self._end()
+        self._capture(exchange, text)
+        if len(queue) > 1:
+            self._bound_pipeline()
+
+    def _complete_unusual(self, text: bytes) -> None:
+        """The same for requests that are not ordinary: refused ones, long ones, other methods."""
+        text = self._forget_unusual(text)
         if self._refused or self._lingering or len(text) > self._body_bytes_max:
             self._end_refused()
             return
+        self._body_bytes_max = self.service.settings.body_bytes_max
+        method = self._method
         exchange = Exchange(self, self._route, method, self._headers.get(b"origin", b""))
+        self.queue.append(exchange)
         if not self._keep_alive:
-            exchange.close = exchange.special = True
-            self._lingering = True
-        queue = self.queue
-        queue.append(exchange)
-        if method == "POST":
-            self._capture(exchange, text)
-        else:
+            self._end()
+        if method != "POST":
             exchange.special = True
             exchange.head = method == "HEAD"
-            if method == "OPTIONS":
-                self._answer_preflight(exchange)
-            elif exchange.route.kind is Kind.CAPTURE:
-                self._capture(exchange, text)
-            else:
-                self._answer_page(exchange)
-        if len(queue) >= self.service.settings.pipeline_max:
+        if method == "OPTIONS":
+            self._answer_preflight(exchange)
+        elif exchange.route.kind is Kind.CAPTURE:
+            self._capture(exchange, text)
+        else:
+            self._answer_page(exchange)
+        self._bound_pipeline()
+
+    def _bound_pipeline(self) -> None:
+        if len(self.queue) >= self.service.settings.pipeline_max:
             self._pause(_PIPELINE_FULL)
 
     def _end_refused(self) -> None:
@@ -538,6 +550,7 @@ class CaptureConnection(asyncio.Protocol):
         if not self._refused and not self._lingering:
             self._refuse(Reason.BODY_TOO_LARGE, self._body_limit())
         self._refused = False
+        self._body_bytes_max = self.service.settings.body_bytes_max
         if not self._keep_alive and not self._lingering:
             self._end()
         self.flush()

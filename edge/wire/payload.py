@@ -75,9 +75,11 @@ def _read_object(text: bytes) -> Payload:
 
 def _event_token(envelope: _Envelope) -> str | None:
     key = envelope.dollar_token or envelope.token or envelope.api_key
-    if not key and envelope.properties is not None:
-        return envelope.properties.token or key
-    return key
+    if key:
+        return key
+    inside = None if envelope.properties is None else envelope.properties.token
+    empty = (inside, envelope.dollar_token, envelope.token, envelope.api_key)
+    return next((token for token in empty if token is not None), None)
 
 
 def _read_lenient(text: bytes) -> Payload:
@@ -98,7 +100,7 @@ def _read_lenient(text: bytes) -> Payload:
         if not isinstance(batch, list):
             return Payload(text, _distinct([_lenient_token(value)]), 1, repaired)
         key = _first_key(value, ("api_key", "token", "$token"))
-        tokens = (key,) if key is not None else _distinct(map(_lenient_token, batch))
+        tokens = _distinct(map(_lenient_token, batch)) if key is None or key == "" else (key,)
         value = batch
     else:
         tokens = _distinct(map(_lenient_token, value))

@@ -1,0 +1,157 @@
+import base64
+import gzip
+from collections.abc import Mapping
+from urllib.parse import quote
+
+import msgspec
+import pytest
+
+from edge.segment.record import Record, RecordIds, decode_record
+from edge.wire.capture import Captured, capture, empty_poll
+from edge.wire.rejections import Reason, Rejected
+from edge.wire.request import Limits, Request
+from edge.wire.routes import ROUTES, find_route
+
+EVENT = b'{"api_key":"phc_x","event":"e","distinct_id":"d"}'
+AT = 1_751_367_600_123_456
+
+
+def captured(
+    target: bytes, body: bytes, headers: Mapping[bytes, bytes] | None = None, decoded_bytes_max: int = 10_000
+) -> tuple[Captured, Record]:
+    route, query = find_route(target)
+    assert route is not None
+    request = Request("POST", query, body, headers or {}, "203.0.113.7", AT)
+    found = capture(request, route, Limits(decoded_bytes_max), RecordIds(0xA))
+    assert found.record.count(b"\n") == 1
+    assert found.record.endswith(b"\n")
+    return found, decode_record(found.record)
+
+
+def test_an_event_becomes_a_record() -> None:
+    found, record = captured(b"/e/", EVENT)
+    assert record == Record("000000000000000a-0", AT, "phc_x", "e", "203.0.113.7", EVENT)
+    assert (found.events, found.beacon, found.layers) == (1, False, ())
+
+
+def test_the_bytes_of_the_client_are_kept_but_for_line_breaks() -> None:
+    body = '{ "api_key": "phc_x",\r\n\t"event": "caf\\u00e9 é", "n": 1.50, "n": 1e2 }'.encode()
+    assert captured(b"/e/", body)[1].data == body.replace(b"\r\n", b"  ")
+
+
+def test_blanks_around_the_json_are_not() -> None:
+    assert captured(b"/e/", b"\n  " + EVENT + b" \n")[1].data == EVENT
+
+
+@pytest.mark.parametrize("target", list(ROUTES), ids=bytes.decode)
+def test_the_record_is_of_the_route_it_came_by(target: bytes) -> None:
+    if ROUTES[target].kind.value == "capture":
+        assert captured(target, EVENT)[1].path == target.decode().strip("/")
+
+
+PACKED = base64.b64encode(EVENT).decode()
+WRAPPED = {
+    "gzip": (b"/e/", gzip.compress(EVENT), ("gzip",)),
+    "gzip, declared in the query": (b"/e/?compression=gzip-js", gzip.compress(EVENT), ("gzip",)),
+    "base64": (b"/e/", PACKED.encode(), ("base64",)),
+    "form": (b"/e/", b"data=" + quote(PACKED).encode(), ("form", "base64")),
+    "query": (b"/e/?data=" + quote(PACKED).encode(), b"", ("base64",)),
+    "gzip of what needs repair": (
+        b"/e/",
+        gzip.compress(EVENT[:-1] + b',"n":NaN}'),
+        ("gzip", "repair"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("target", "body", "layers"), WRAPPED.values(), ids=WRAPPED)
+def test_what_was_unwrapped_is_told(target: bytes, body: bytes, layers: tuple[str, ...]) -> None:
+    found, record = captured(target, body)
+    assert found.layers == layers
+    assert msgspec.json.decode(record.data)["event"] == "e"
+
+
+TIMES = {
+    "query": (b"/e/?_=1751367600000", EVENT, "1751367600000"),
+    "query, not a number": (b"/e/?_=soon", EVENT, "soon"),
+    "query, not UTF-8": (b"/e/?_=%FF", EVENT, "\ufffd"),
+    "form": (b"/e/", b"data=" + quote(PACKED).encode() + b"&sent_at=1751367600001", "1751367600001"),
+    "query before form": (b"/e/?_=1", b"data=" + quote(PACKED).encode() + b"&sent_at=2", "1"),
+    "none": (b"/e/?ver=1", EVENT, ""),
+}
+
+
+@pytest.mark.parametrize(("target", "body", "sent_at"), TIMES.values(), ids=TIMES)
+def test_the_time_of_sending_outside_the_payload_is_kept_as_found(target: bytes, body: bytes, sent_at: str) -> None:
+    assert captured(target, body)[1].sent_at == sent_at
+
+
+def test_the_user_agent_is_kept_for_session_replay_only() -> None:
+    for target, expected in ((b"/s/", 'Mozilla "é'), (b"/e/", "")):
+        route, _ = find_route(target)
+        assert route is not None
+        request = Request("POST", b"", EVENT, {b"user-agent": b'Mozilla "\xe9'}, "", AT)
+        record = decode_record(capture(request, route, Limits(), RecordIds(1)).record)
+        assert record.user_agent == expected
+
+
+BEACONS = {b"beacon=1": True, b"ip=1&beacon=1": True, b"beacon=0": False, b"beacon=true": False, b"": False}
+
+
+@pytest.mark.parametrize(("query", "beacon"), BEACONS.items(), ids=map(bytes.decode, BEACONS))
+def test_only_beacon_1_is_a_beacon(query: bytes, beacon: bool) -> None:
+    assert captured(b"/e/?" + query, EVENT)[0].beacon is beacon
+
+
+KEYS = {
+    "payload": (b"/e/?token=q", {b"authorization": b"Bearer b"}, EVENT, "phc_x"),
+    "query": (b"/e/?token=q", {b"authorization": b"Bearer b"}, b'{"event":"e"}', "q"),
+    "bearer": (b"/e/", {b"authorization": b"Bearer b"}, b'{"event":"e"}', "b"),
+    "form": (b"/e/", {}, b"api_key=f&data=" + quote('{"event":"e"}').encode(), "f"),
+}
+
+
+@pytest.mark.parametrize(("target", "headers", "body", "token"), KEYS.values(), ids=KEYS)
+def test_the_key_is_looked_for_wherever_clients_put_it(
+    target: bytes, headers: dict[bytes, bytes], body: bytes, token: str
+) -> None:
+    assert captured(target, body, headers)[1].token == token
+
+
+REFUSED = {
+    "nothing": (b"/e/", b"", Reason.NO_DATA),
+    "no key": (b"/e/", b'{"event":"e"}', Reason.NO_TOKEN),
+    "no JSON": (b"/e/", b'{"event":}', Reason.BAD_JSON),
+    "no event": (b"/batch/", b'{"api_key":"a","batch":[]}', Reason.EMPTY_BATCH),
+    "too large": (b"/e/", gzip.compress(EVENT + b" " * 2000), Reason.DECODED_TOO_LARGE),
+}
+
+
+@pytest.mark.parametrize(("target", "body", "reason"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_stored_is_refused(target: bytes, body: bytes, reason: Reason) -> None:
+    with pytest.raises(Rejected) as raised:
+        captured(target, body, decoded_bytes_max=1000)
+    assert raised.value.reason is reason
+
+
+def test_records_are_numbered_on() -> None:
+    ids = RecordIds(1)
+    route = ROUTES[b"/e"]
+    made = [capture(Request("POST", b"", EVENT), route, Limits(), ids).record for _ in range(3)]
+    assert [decode_record(record).id[-2:] for record in made] == ["-0", "-1", "-2"]
+
+
+POLLS = {
+    "as posthog-js 1.20 sends it": ("GET", b"ip=1&_=1694769302325&ver=1.20.0", b"", True),
+    "with data": ("GET", b"ip=1&_=1&data=e30=", b"", False),
+    "posted": ("POST", b"ip=1&_=1", b"", False),
+    "with a body": ("GET", b"ip=1&_=1", b"{}", False),
+    "without the time": ("GET", b"ip=1", b"", False),
+    "nothing at all": ("GET", b"", b"", False),
+    "HEAD": ("HEAD", b"ip=1&_=1", b"", True),
+}
+
+
+@pytest.mark.parametrize(("method", "query", "body", "empty"), POLLS.values(), ids=POLLS)
+def test_a_poll_without_data_is_recognised(method: str, query: bytes, body: bytes, empty: bool) -> None:
+    assert empty_poll(Request(method, query, body)) is empty
