@@ -46,6 +46,8 @@ class SlotReader:
         self._name: SegmentName | None = position.name if position else None
         self._offset = position.offset if position else 0
         self._fd: int | None = None
+        self._before: tuple[SegmentName | None, int] = self._name, self._offset
+        """Where the segment before the open one was read to."""
         self._read_bytes = READ_BYTES
 
     @property
@@ -61,6 +63,11 @@ class SlotReader:
         while self._fd is not None or self._open():
             assert self._name is not None
             assert self._fd is not None
+            if self._vanished(self._name):
+                # Deleted before anything was committed to it; the next segment may get its counter again.
+                self.close()
+                self._name, self._offset = self._before
+                continue
             if not self._finished(self._name) or self._offset < self._disk.size(self._fd):
                 return self._name, self._offset
             if not self._advance():
@@ -146,10 +153,22 @@ class SlotReader:
     def _finished(self, name: SegmentName) -> bool:
         return any(found == name and state in _FINISHED for found, state in self._names())
 
+    def _vanished(self, name: SegmentName) -> bool:
+        return self._offset == 0 and all(found != name or state is State.BAD for found, state in self._names())
+
+    def _readable(self) -> list[tuple[SegmentName, State]]:
+        """The segments that may be chosen from: two listings that agree.
+
+        A single one of a large directory can miss a file that is renamed meanwhile, and what is passed over is deleted.
+        """
+        names = self._names()
+        while (again := self._names()) != names:
+            names = again
+        return [(name, state) for name, state in names if state is not State.BAD]
+
     def _open(self) -> bool:
         """Open the segment of the position if it is there, else the first one after it."""
-        readable = [(name, state) for name, state in self._names() if state is not State.BAD]
-        for name, state in readable:
+        for name, state in self._readable():
             if self._name is not None and name < self._name:
                 continue
             if name != self._name:
@@ -174,14 +193,11 @@ class SlotReader:
     def _advance(self) -> bool:
         """The current segment is done: open the next one. Stays where it is when there is none yet."""
         assert self._fd is not None
-        later = [
-            name
-            for name, state in self._names()
-            if state is not State.BAD and self._name is not None and name > self._name
-        ]
+        later = [name for name, _ in self._readable() if self._name is not None and name > self._name]
         if not later:
             return False
         self.close()
+        self._before = self._name, self._offset
         self._name = later[0]
         self._offset = 0
         return self._open()

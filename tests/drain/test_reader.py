@@ -185,3 +185,55 @@ def test_a_finished_segment_without_records_is_passed_over(slot: Slot) -> None:
     assert next_chunk(reading) is None
     assert names(next_chunk(reading)) == ["a"]
     reading.close()
+
+
+class RenamingDisk(RealDisk):
+    """A directory so large that one listing misses what is renamed meanwhile."""
+
+    def __init__(self) -> None:
+        self.missing = ""
+
+    def listdir(self, path: str) -> list[str]:
+        names = [name for name in super().listdir(path) if not self.missing or self.missing not in name]
+        self.missing = ""
+        return names
+
+
+def test_a_segment_that_a_listing_misses_is_not_passed_over(slot: Slot) -> None:
+    disk = RenamingDisk()
+    reading = SlotReader(disk, str(slot.directory), slot.slot, None)
+    slot.commit("a")
+    assert names(next_chunk(reading)) == ["a"]
+    slot.seal()
+    for name in "bc":
+        slot.commit(name)
+        slot.seal()
+    assert reading.read() is None
+
+    class MissesOnAdvance(RenamingDisk):
+        calls = 0
+
+        def listdir(self, path: str) -> list[str]:
+            self.calls += 1
+            # The second look at the directory is the one that chooses the next segment.
+            self.missing = "000000000002-" if self.calls == 2 else ""
+            return super().listdir(path)
+
+    disk.listdir = MissesOnAdvance().listdir  # type: ignore[method-assign]
+    assert names(next_chunk(reading)) == ["b"]
+    assert names(next_chunk(reading)) == ["c"]
+    reading.close()
+
+
+def test_an_open_segment_that_vanishes_empty_is_forgotten_with_its_counter(slot: Slot) -> None:
+    slot.commit("a")
+    reading = reader(slot)
+    assert names(next_chunk(reading)) == ["a"]
+    slot.seal()
+    empty = slot.directory / "000000000002-ffffffffffffffff.open.zst"
+    empty.write_bytes(b"")
+    assert next_chunk(reading) is None
+    empty.unlink()
+    slot.commit("b")
+    assert names(next_chunk(reading)) == ["b"]
+    reading.close()

@@ -9,7 +9,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge.segment.frame import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES
+from edge.segment.frame import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, Compressor, frame_checksum
 from edge.segment.name import State
 from edge.segment.scan import Damage, Frame, scan
 from tests.segments import NAME, OTHER, damage, flipped, found, pair, records, segment
@@ -155,3 +155,11 @@ def test_standard_tools_read_a_segment(tmp_path: Path) -> None:
     subprocess.run(["zstd", "-t", "-q", path], check=True)
     with zstandard.ZstdDecompressor().stream_reader(io.BytesIO(DATA), read_across_frames=True) as reader:
         assert reader.read() == lines
+
+
+def test_frame_that_claims_more_than_there_is_is_refused_even_with_a_fitting_checksum() -> None:
+    packed = Compressor().pack(GROUPS[0][0], 1, 1, 0)
+    head = bytearray(packed.header(0, 0, NAME.incarnation))
+    head[12:16] = (len(packed.frame) + 1).to_bytes(4, "little")
+    head[48:56] = frame_checksum(bytes(head), packed.frame, NAME.incarnation).to_bytes(8, "little")
+    assert found(DATA[:SEGMENT_HEADER_BYTES] + head + packed.frame) == []
