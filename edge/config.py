@@ -63,6 +63,7 @@ _SIZE_UNITS: Final = {
     "mib": 1 << 20,
     "gib": 1 << 30,
 }
+_ADDRESS: Final = re.compile(r"(?:\[([^\[\]]+)\]|([^\[\]:]+)):([0-9]{1,5})")
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)")
 _DURATION_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -82,10 +83,10 @@ def parse_duration(text: str) -> float:
 
 
 def parse_address(text: str) -> Address:
-    host, _, port = text.strip().rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
+    match = _ADDRESS.fullmatch(text.strip())
+    if match is None or int(match[3]) > 65535:
         raise ValueError("expected HOST:PORT")
-    return Address(host.removeprefix("[").removesuffix("]"), int(port))
+    return Address(match[1] or match[2], int(match[3]))
 
 
 def parse_count(text: str) -> int:

@@ -171,9 +171,9 @@ def slot(name: str, *values: str) -> int:
 
 
 class Histogram:
-    """Observations of one histogram into one row: gathered in a list, which is cheap, and counted by `fold`."""
+    """Observations of one histogram into one row. Single values are gathered, which is cheap, and counted by `fold`."""
 
-    __slots__ = ("_buckets", "_gathered", "_row", "_start", "_sum", "observe", "observe_all")
+    __slots__ = ("_buckets", "_gathered", "_row", "_start", "_sum", "observe")
 
     def __init__(self, row: "Row", name: str) -> None:
         self._row = row.slots
@@ -183,18 +183,27 @@ class Histogram:
         self._gathered: list[int] = []
         self.observe = self._gathered.append
         """Take one value; thread-safe, being a single call into C."""
-        self.observe_all = self._gathered.extend
+
+    def observe_group(self, values: Sequence[int]) -> None:
+        """Take and count values that are much alike: looked at one by one only when they do not share a bucket."""
+        bucket = bisect_left(self._buckets, min(values))
+        if bucket == bisect_left(self._buckets, max(values)):
+            self._row[self._start + bucket] += len(values)
+            self._row[self._sum] += sum(values)
+        else:
+            self._count(values)
 
     def fold(self) -> None:
         """Count what was gathered. To be called a few times a second."""
         count = len(self._gathered)
-        if not count:
-            return
-        values = self._gathered[:count]
-        del self._gathered[:count]
-        buckets = self._buckets
-        for bucket, found in Counter([bisect_left(buckets, value) for value in values]).items():
-            self._row[self._start + bucket] += found
+        if count:
+            values = self._gathered[:count]
+            del self._gathered[:count]
+            self._count(values)
+
+    def _count(self, values: Sequence[int]) -> None:
+        for value, found in Counter(values).items():
+            self._row[self._start + bisect_left(self._buckets, value)] += found
         self._row[self._sum] += sum(values)
 
 

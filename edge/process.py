@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 EXIT_TRY_AGAIN: Final = 75
 """Another process holds what this one needs."""
+EXIT_UNUSABLE: Final = 74
+"""The data folder cannot be read or written."""
 EXIT_FAULT: Final = 70
 """A programming error was met; the parent starts the process again."""
 
@@ -62,9 +64,14 @@ class Child:
                 self.ready = os.read(self._ready_fd, 1) != b""
             except BlockingIOError:
                 return False
+            self.close()
+        return self.ready
+
+    def close(self) -> None:
+        """Let go of the ready pipe; the process is not touched."""
+        if self._ready_fd >= 0:
             os.close(self._ready_fd)
             self._ready_fd = -1
-        return self.ready
 
     def signal(self, number: int) -> None:
         if self.process.poll() is None:

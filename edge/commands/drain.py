@@ -16,7 +16,7 @@ from edge.disk import RealDisk
 from edge.drain.drainer import Drainer, InUse
 from edge.drain.sinks.table import make_sink
 from edge.layout import Layout
-from edge.metrics import Board
+from edge.metrics import SINKS_MAX, Board
 from edge.process import EXIT_TRY_AGAIN
 from edge.server.admin import AdminServer, Check, Probes
 from edge.status import spool_gauges
@@ -36,26 +36,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class Unavailable(Exception):
+    """The destination of a sink cannot be prepared."""
+
+
 def sink_urls(settings: dict[str, Any]) -> list[str]:
-    """The sinks to ship to, the default one where none is named. Raises `ConfigError`."""
+    """The sinks to ship to, the default one where none is named. Raises `ConfigError`, `Unavailable`."""
     urls: list[str] = settings["to"] or [f"file:{Layout(Path(settings['data'])).events}"]
+    if len(urls) > SINKS_MAX:
+        raise ConfigError(f"--to: expected at most {SINKS_MAX} sinks, found {len(urls)}")
+    first: dict[str, str] = {}
     for url in urls:
         try:
-            make_sink(url)
+            sink_id, _ = make_sink(url)
         except ValueError as error:
             raise ConfigError(f"--to: {error}") from error
         except OSError as error:
-            raise ConfigError(f"--to {url}: {error.strerror}: {error.filename}") from error
+            raise Unavailable(f"{url}: {error.strerror}: {error.filename}") from error
+        if sink_id in first:
+            raise ConfigError(f"--to: expected different destinations, found {first[sink_id]} and {url}")
+        first[sink_id] = url
     return urls
 
 
 def run(arguments: argparse.Namespace) -> int:
     logs.set_up("drainer")
     settings = load(DRAIN, arguments, os.environ, (*SERVE, *DRAIN))
-    urls = sink_urls(settings)
     layout = Layout(Path(settings["data"]).absolute())
     if not layout.data.is_dir():
         raise ConfigError(f"--data: there is no folder {settings['data']}")
+    try:
+        urls = sink_urls(settings)
+    except Unavailable as error:
+        print(f"edge drain: {error}", file=sys.stderr)
+        return EXIT_UNAVAILABLE
     board = Board.create(1)
     try:
         drainer = Drainer(RealDisk(), layout, urls, board.rows[0])

@@ -63,11 +63,12 @@ def _print(value: dict[str, Any]) -> None:
 
 def _ls(arguments: argparse.Namespace) -> int:
     status = 0
+    files = list(_files(arguments))
     if not arguments.json:
         sys.stdout.write(
             f"{'segment':<36} {'slot':>4} {'state':<8} {'bytes':>12} {'records':>9} {'events':>9}  damage\n"
         )
-    for file in _files(arguments):
+    for file in files:
         if isinstance(file, tuple):
             print(f"{file[0]}: {file[1]}", file=sys.stderr)
             status = EXIT_UNREADABLE

@@ -34,9 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     settings = load((DATA,), arguments, os.environ, (*SERVE, *DRAIN))
-    url = urlsplit(arguments.url)
+    try:
+        url = urlsplit(arguments.url)
+        port = url.port
+    except ValueError as error:
+        raise ConfigError(f"{error}, found {arguments.url!r}") from error
     if url.scheme not in ("http", "https") or not url.hostname:
-        raise ConfigError(f"expected an URL such as http://127.0.0.1:8000, found {arguments.url!r}")
+        raise ConfigError(f"expected a URL such as http://127.0.0.1:8000, found {arguments.url!r}")
     event_id = str(uuid.uuid4())
     body = msgspec.json.encode(
         {
@@ -48,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         }
     )
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-    connection = kind(url.hostname, url.port, timeout=TIMEOUT_S)
+    connection = kind(url.hostname, port, timeout=TIMEOUT_S)
     try:
         connection.connect()
         started = time.perf_counter()

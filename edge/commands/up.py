@@ -2,8 +2,9 @@
 
 import argparse
 import os
+import sys
 
-from edge.commands.drain import sink_urls
+from edge.commands.drain import EXIT_UNAVAILABLE, Unavailable, sink_urls
 from edge.commands.serve import start
 from edge.config import DRAIN, SERVE, UP, add_options, load
 
@@ -14,4 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     settings = load(UP, arguments, os.environ, (*SERVE, *DRAIN))
-    return start(settings, sink_urls(settings))
+    try:
+        urls = sink_urls(settings)
+    except Unavailable as error:
+        print(f"edge up: {error}", file=sys.stderr)
+        return EXIT_UNAVAILABLE
+    return start(settings, urls)

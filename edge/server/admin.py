@@ -4,18 +4,25 @@ Off the hot path the standard library's server is enough.
 """
 
 import json
+import logging
+import socket
+import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socketserver import BaseServer
-from typing import Final
+from socketserver import BaseServer, TCPServer
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import msgspec
 
 from edge.config import Address
 
+log = logging.getLogger(__name__)
+
 REQUEST_TIMEOUT_S: Final = 10
+CLOSE_POLL_S: Final = 0.05
+"""How long `close` may take."""
 
 
 class Check(msgspec.Struct, frozen=True):
@@ -49,14 +56,33 @@ class AdminServer:
                 self.probes = probes
                 super().__init__(request, client_address, server)  # type: ignore[arg-type]
 
-        self._server = ThreadingHTTPServer((address.host, address.port), Handler)
-        self._server.daemon_threads = True
-        self.address = Address(address.host, self._server.server_address[1])
-        threading.Thread(target=self._server.serve_forever, name="edge-admin", daemon=True).start()
+        self._server = _Server(address, Handler)
+        self.address = Address(address.host, self._server.server_port)
+        threading.Thread(
+            target=self._server.serve_forever, args=(CLOSE_POLL_S,), name="edge-admin", daemon=True
+        ).start()
 
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def __init__(self, address: Address, handler: type[BaseHTTPRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+        super().__init__((address.host, address.port), handler)
+
+    def server_bind(self) -> None:
+        # The base class also looks up the host's full name, which takes as long as the name server pleases.
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = self.server_address[:2]  # type: ignore[assignment]
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        error = sys.exception()
+        if not isinstance(error, ConnectionError | TimeoutError):
+            log.error("the admin port could not answer", exc_info=error)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -46,6 +46,11 @@ def listen(address: Address, count: int) -> list[socket.socket]:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     sockets: list[socket.socket] = []
     port = address.port
+    if port:
+        # Bound without sharing: these sockets would join those of another program that shares the port, of an `edge` above all.
+        with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((address.host, port))
     for _ in range(count):
         bound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -68,10 +73,11 @@ class Supervisor:
         self.started = False
         self._board = board
         self._lifeline = lifeline
+        # Before any thread is started, which takes this over: whichever thread met a signal would end the process.
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
     def run(self, on_started: Callable[[], None], on_stopping: Callable[[], None]) -> int:
         """Until TERM or INT; the exit status. A second INT ends everything at once."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         deadline = time.monotonic() + START_S
         for job in self.jobs:
             job.child = job.start()
@@ -108,6 +114,7 @@ class Supervisor:
                 if status is None:
                     child.poll_ready()
                     continue
+                child.close()
                 job.failures = 0 if now - child.started_s > _SETTLED_S else job.failures + 1
                 delay = _RESTART_DELAYS_S[min(job.failures, len(_RESTART_DELAYS_S) - 1)]
                 log.error("%s ended with status %d, starting again in %.1f s", job.name, status, delay)
@@ -115,7 +122,12 @@ class Supervisor:
                 job.child = None
                 job.due_s = now + delay
             if job.child is None and now >= job.due_s:
-                job.child = job.start()
+                try:
+                    job.child = job.start()
+                except OSError as error:
+                    # As a machine that is out of processes or descriptors: the other children are none the worse.
+                    log.error("%s cannot be started: %s", job.name, error)
+                    job.due_s = now + _RESTART_DELAYS_S[-1]
 
     def _stop(self, on_stopping: Callable[[], None]) -> int:
         self.stopping = True

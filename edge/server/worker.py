@@ -20,7 +20,7 @@ from edge import logs
 from edge.disk import RealDisk
 from edge.layout import Layout
 from edge.metrics import Board, Histogram, Row
-from edge.process import EXIT_FAULT, EXIT_TRY_AGAIN, accept_signals, read_spec, say_ready
+from edge.process import EXIT_FAULT, EXIT_TRY_AGAIN, EXIT_UNUSABLE, accept_signals, read_spec, say_ready
 from edge.segment.record import RecordIds
 from edge.server.protocol import CaptureConnection
 from edge.server.service import ServerSettings, Service
@@ -60,11 +60,15 @@ def main(arguments: list[str]) -> int:
     layout = Layout(Path(spec.data))
     disk = RealDisk()
     deadline = time.monotonic() + LOCK_WAIT_S
-    while (opened := open_slot(disk, layout, spec.slot)) is None:
-        if time.monotonic() > deadline:
-            log.error("%s is in use by another process", layout.slot(spec.slot))
-            return EXIT_TRY_AGAIN
-        time.sleep(0.05)
+    try:
+        while (opened := open_slot(disk, layout, spec.slot)) is None:
+            if time.monotonic() > deadline:
+                log.error("%s is in use by another process", layout.slot(spec.slot))
+                return EXIT_TRY_AGAIN
+            time.sleep(0.05)
+    except OSError as error:
+        log.error("%s cannot be used: %s", layout.slot(spec.slot), error)
+        return EXIT_UNUSABLE
     row = Board(spec.board_fd, spec.board_rows).rows[spec.slot]
     _count_recovery(row, opened[1])
     return uvloop.run(_serve(spec, layout, disk, row, ready_fd))

@@ -93,10 +93,7 @@ class SpoolWriter:
         self._sync_histogram = Histogram(row, "edge_fsync_duration_seconds")
         self._events_histogram = Histogram(row, "edge_batch_events")
         self._duration_histogram = Histogram(row, "http_requests_duration_seconds")
-        self._histograms = (
-            *(self._records_histogram, self._sync_histogram),
-            *(self._events_histogram, self._duration_histogram),
-        )
+        self._histograms = (self._records_histogram, self._sync_histogram)
         self._slots = row.slots
         self._received_slot = slot("capture_events_received_total")
         self._ingested_slot = slot("capture_events_ingested_total")
@@ -246,8 +243,9 @@ class SpoolWriter:
         self._slots[self._ingested_slot] += sum(group.events)
         self._records_histogram.observe(len(group.waiters))
         now_us = self._clock.wall_us()
-        self._events_histogram.observe_all(group.events)
-        self._duration_histogram.observe_all([now_us - received_us for received_us in group.received_us])
+        if group.waiters:
+            self._events_histogram.observe_group(group.events)
+            self._duration_histogram.observe_group([now_us - received_us for received_us in group.received_us])
         for waiter in group.waiters:
             waiter.stored()
 

@@ -1,16 +1,13 @@
 """The client's address: from forwarding headers when a trusted proxy sent them, else the peer's."""
 
 import re
-from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
-_OCTET: Final = r"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-_IPV4: Final = re.compile(rf"{_OCTET}(?:\.{_OCTET}){{3}}")
-"""Eight times as fast as `ip_address`, and nearly every client's form."""
+_OCTET: Final = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_leftmost_ipv4: Final = re.compile(rb"[ \t]*(%b(?:\.%b){3})[ \t]*(?:,|\Z)" % (_OCTET, _OCTET)).match
+"""Nearly every client's form, read at a fraction of what `ip_address` costs."""
 
-REMEMBERED_MAX: Final = 1024
-"""Addresses kept in their plain form. What they are found by is a client's header, which may be large."""
 _ADDRESS_BYTES_MAX: Final = 64
 
 Network = IPv4Network | IPv6Network
@@ -30,9 +27,10 @@ def is_trusted(peer: str, networks: tuple[Network, ...]) -> bool:
     return any(address in network for network in networks)
 
 
-@lru_cache(maxsize=REMEMBERED_MAX)
 def forwarded_ip(x_forwarded_for: bytes | None, forwarded: bytes | None, x_real_ip: bytes | None) -> str:
     """The leftmost address of `X-Forwarded-For`, else of `Forwarded` (RFC 7239), else `X-Real-Ip`; empty when none parses."""
+    if x_forwarded_for is not None and (plain := _leftmost_ipv4(x_forwarded_for)) is not None:
+        return plain[1].decode()
     leftmost = (x_forwarded_for or b"").partition(b",")[0]
     for candidate in (leftmost, _forwarded_for(forwarded or b""), x_real_ip):
         if (
@@ -52,12 +50,9 @@ def _forwarded_for(header: bytes) -> bytes:
     return b""
 
 
-@lru_cache(maxsize=REMEMBERED_MAX)
 def normalise_ip(text: str) -> str:
     """Plain text form of `1.2.3.4`, `1.2.3.4:80`, `[::1]:80`, `::1`; mapped IPv4 as IPv4; empty when it is no address."""
     text = text.strip()
-    if _IPV4.fullmatch(text):
-        return text
     if text.startswith("["):
         text = text[1:].partition("]")[0]
     elif text.count(":") == 1:

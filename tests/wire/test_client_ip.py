@@ -89,11 +89,3 @@ def test_a_peer_is_trusted_if_it_is_in_a_network(peer: str, trusted: bool) -> No
 def test_what_is_no_network_is_said(text: str) -> None:
     with pytest.raises(ValueError, match="does not appear"):
         parse_networks(text)
-
-
-def test_what_is_remembered_of_clients_is_bounded() -> None:
-    """A header may be as large as all headers together: 32 KiB by default."""
-    for remembered in (forwarded_ip, normalise_ip):
-        maxsize = remembered.cache_info().maxsize
-        assert maxsize is not None
-        assert maxsize * 32 * 1024 <= 32 * 1024 * 1024

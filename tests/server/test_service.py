@@ -1,0 +1,197 @@
+"""What connections share, without connections: the clock is the test's, the disk is real and not written to."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge.disk import RealDisk
+from edge.metrics import Board, Row
+from edge.segment.record import RecordIds
+from edge.server.protocol import CaptureConnection
+from edge.server.service import HEAD_PACKET_BYTES_MAX, RETRY_AFTER_S, ServerSettings, Service
+from edge.spool.writer import Clock, SpoolSettings, SpoolWriter
+from edge.wire.rejections import Reason
+from edge.wire.routes import ROUTES
+
+WALL_NS = 1_763_690_000_123_456_789
+
+
+class Transport(asyncio.Transport):
+    """What a connection is on."""
+
+    def __init__(self) -> None:
+        super().__init__({"peername": ("203.0.113.7", 4711)})
+        self.written = b""
+        self.closed = False
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def row() -> Row:
+    return Board.create(1).rows[0]
+
+
+@pytest.fixture
+def writer(tmp_path: Path, row: Row) -> Iterator[SpoolWriter]:
+    loop = asyncio.new_event_loop()
+
+    def fault(error: BaseException) -> None:
+        raise AssertionError from error
+
+    clock = Clock(lambda: 100.0, lambda: WALL_NS // 1000)
+    found = SpoolWriter(loop, RealDisk(), str(tmp_path), 0, 1, lambda: 7, SpoolSettings(), clock, row, fault)
+    yield found
+    loop.run_until_complete(found.close())
+    loop.close()
+
+
+def service_of(writer: SpoolWriter, row: Row, settings: ServerSettings | None = None) -> Service:
+    service = Service(settings or ServerSettings(), writer, row, RecordIds(1), lambda: WALL_NS)
+    service.tick(100.0)
+    return service
+
+
+@pytest.fixture
+def service(writer: SpoolWriter, row: Row) -> Service:
+    return service_of(writer, row)
+
+
+def connect(service: Service) -> tuple[CaptureConnection, Transport]:
+    connection, transport = CaptureConnection(service), Transport()
+    connection.connection_made(transport)
+    return connection, transport
+
+
+def test_answers_are_dated(service: Service) -> None:
+    assert service.date == b"Fri, 21 Nov 2025 01:53:20 GMT"
+    assert b"\r\ndate: Fri, 21 Nov 2025 01:53:20 GMT\r\n" in service.success(b"")
+
+
+def test_ready_made_answers_are_kept_by_origin_until_the_next_tick(service: Service) -> None:
+    made = service.success(b"https://a.example")
+    assert service.answers == {b"https://a.example": made}
+    assert b"access-control-allow-origin: https://a.example\r\n" in made
+    service.tick(100.25)
+    assert service.answers == {}
+
+
+def test_origins_made_up_do_not_fill_the_memory(service: Service) -> None:
+    for number in range(3000):
+        assert service.success(b"https://%d.example" % number)
+    assert len(service.answers) == 1024
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ((True, False, False), b"200 OK"),
+        ((False, True, False), b"200 OK"),
+        ((False, False, True), b"204 No Content"),
+        ((True, False, True), b"204 No Content"),
+    ],
+    ids=["closed", "head", "beacon", "beacon, closed"],
+)
+def test_special_successes(service: Service, arguments: tuple[bool, bool, bool], status: bytes) -> None:
+    close, head, beacon = arguments
+    answer = service.special_success(b"https://a.example", close=close, head=head, beacon=beacon)
+    assert answer.startswith(b"HTTP/1.1 " + status)
+    assert (b"connection: close" in answer) == close
+    assert answer.endswith(b"\r\n\r\n") == (head or beacon)
+    assert b"access-control-allow-origin: https://a.example\r\n" in answer
+
+
+def test_clients_are_sent_away_for_different_times(service: Service) -> None:
+    drawn = {service.retry_after() for _ in range(2000)}
+    assert drawn == set(range(RETRY_AFTER_S[0], RETRY_AFTER_S[1] + 1))
+
+
+def test_only_so_many_bytes_are_under_way(writer: SpoolWriter, row: Row) -> None:
+    service = service_of(writer, row, ServerSettings(inflight_bytes_max=100))
+    assert service.overload(100) is None
+    assert service.overload(101) is Reason.OVERLOADED
+    service.inflight_bytes = 60
+    assert service.overload(40) is None
+    assert service.overload(41) is Reason.OVERLOADED
+
+
+def test_no_head_that_is_whole_in_a_packet_is_too_large(writer: SpoolWriter, row: Row) -> None:
+    assert service_of(writer, row).head_packet_bytes_max == HEAD_PACKET_BYTES_MAX
+    assert service_of(writer, row, ServerSettings(header_bytes_max=1000)).head_packet_bytes_max == 1000
+
+
+def test_connections_are_ended_at_their_deadline(writer: SpoolWriter, row: Row) -> None:
+    service = service_of(writer, row, ServerSettings(idle_timeout_s=10, header_timeout_s=5))
+    _, idle = connect(service)
+    service.tick(101.0)
+    slow_connection, slow = connect(service)
+    slow_connection.data_received(b"GET / HTTP/1.1\r\n")
+    service.tick(105.9)
+    assert not slow.written
+    service.tick(106.0)
+    assert slow.written.startswith(b"HTTP/1.1 408 ")
+    assert not idle.closed
+    service.tick(109.9)
+    assert not idle.closed
+    service.tick(110.0)
+    assert idle.closed
+    assert not idle.written
+
+
+def test_a_connection_that_is_used_is_not_idle(writer: SpoolWriter, row: Row) -> None:
+    service = service_of(writer, row, ServerSettings(idle_timeout_s=10))
+    connection, transport = connect(service)
+    for now in (105.0, 110.0, 115.0, 120.0):
+        service.tick(now)
+        connection.data_received(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert transport.written.count(b"HTTP/1.1 200 OK") == 4
+    service.tick(129.9)
+    assert not transport.closed
+    service.tick(130.0)
+    assert transport.closed
+
+
+def test_what_happened_is_counted_at_the_next_tick(service: Service, row: Row) -> None:
+    service.posted(ROUTES[b"/e"])
+    service.posted(ROUTES[b"/e"])
+    service.posted(ROUTES[b"/batch"])
+    service.body_bytes.observe(300)
+    service.inflight_bytes = 7
+    connect(service)
+    assert row.get("http_requests_total", "POST", "e", "200") == 0
+    for _ in range(2):
+        service.tick(101.0)
+        assert row.get("http_requests_total", "POST", "e", "200") == 2
+        assert row.get("http_requests_total", "POST", "batch", "200") == 1
+    assert row.get("edge_connections") == 1
+    assert row.get("edge_connections_total") == 1
+    assert row.get("edge_inflight_bytes") == 7
+
+
+def test_refusals_are_counted_by_cause_and_as_answers(service: Service, row: Row) -> None:
+    service.count_refusal(Reason.NO_TOKEN, "POST", "e")
+    service.count_layers(("gzip", "repair"))
+    service.count_answer("OPTIONS", "other", 200)
+    assert row.get("edge_rejected_requests_total", "no_token") == 1
+    assert row.get("http_requests_total", "POST", "e", "401") == 1
+    assert row.get("http_requests_total", "OPTIONS", "other", "200") == 1
+    assert (row.get("edge_slow_path_total", "gzip"), row.get("edge_slow_path_total", "repair")) == (1, 1)
+
+
+def test_the_limits_are_the_documented_ones() -> None:
+    settings = ServerSettings()
+    mib = 1024 * 1024
+    assert (settings.body_bytes_max, settings.replay_body_bytes_max) == (20 * mib, 64 * mib)
+    assert (settings.target_bytes_max, settings.other_target_bytes_max) == (64 * 1024, 8 * 1024)
+    assert (settings.header_bytes_max, settings.headers_max) == (32 * 1024, 100)
+    assert (settings.header_timeout_s, settings.body_timeout_s, settings.idle_timeout_s) == (10, 60, 620)
+    assert settings.pipeline_max == 16

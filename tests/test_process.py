@@ -1,0 +1,131 @@
+"""Children of ours, real ones: this file is also the program they run."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import pytest
+
+from edge.process import EXIT_TRY_AGAIN, SIGNALS, Child, Lifeline, accept_signals, read_spec, say_ready
+
+MODULE: Final = "tests.test_process"
+PATIENCE_S: Final = 20.0
+
+
+class Spec(msgspec.Struct):
+    """What the child is to do; it writes what it sees to a file."""
+
+    what: str
+    seen: str = ""
+    lifeline_fd: int = -1
+
+
+def child(spec: Spec, *fds: int) -> Child:
+    return Child("child", MODULE, spec, fds)
+
+
+def until_ready(started: Child) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not started.poll_ready():
+        assert started.process.poll() is None, "the child ended"
+        assert time.monotonic() < deadline, "the child never said that it works"
+        time.sleep(0.005)
+
+
+def test_a_child_gets_its_specification_and_says_when_it_works(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    started = child(Spec("write", str(seen)))
+    until_ready(started)
+    assert started.ready
+    assert started.process.wait(PATIENCE_S) == 0
+    assert msgspec.json.decode(seen.read_bytes(), type=Spec) == Spec("write", str(seen))
+
+
+def test_a_child_that_ends_before_it_works_is_never_ready() -> None:
+    started = child(Spec("fail"))
+    assert started.process.wait(PATIENCE_S) == EXIT_TRY_AGAIN
+    assert not started.poll_ready()
+    assert not started.poll_ready()
+    started.close()
+
+
+def test_a_child_inherits_what_it_is_given_and_nothing_else(tmp_path: Path) -> None:
+    seen = tmp_path / "seen"
+    lifeline = Lifeline()
+    other, unrelated = os.pipe()
+    os.set_inheritable(other, True)
+    try:
+        started = child(Spec("list", str(seen), lifeline.read_fd), lifeline.read_fd)
+        assert started.process.wait(PATIENCE_S) == 0
+        started.close()
+    finally:
+        os.close(other)
+        os.close(unrelated)
+    # Standard streams, the ready pipe, the lifeline, and the one that lists them.
+    assert len(msgspec.json.decode(seen.read_bytes(), type=list[int])) == 6
+
+
+def test_a_lifeline_ends_with_the_process_that_holds_it() -> None:
+    """Whatever way that process ends."""
+    lifeline = Lifeline()
+    started = child(Spec("wait for the lifeline", lifeline_fd=lifeline.read_fd), lifeline.read_fd)
+    until_ready(started)
+    assert started.process.poll() is None
+    os.close(lifeline._write_fd)
+    assert started.process.wait(PATIENCE_S) == 0
+
+
+def test_signals_reach_a_child_once_it_accepts_them() -> None:
+    """Blocked by the parent, they wait until the child has its handlers."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        started = child(Spec("wait for TERM"))
+        started.signal(signal.SIGTERM)
+        assert started.process.wait(PATIENCE_S) == 7
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    started.signal(signal.SIGTERM)
+    started.close()
+
+
+def test_an_interrupt_is_ignored_by_children() -> None:
+    lifeline = Lifeline()
+    started = child(Spec("wait for the lifeline", lifeline_fd=lifeline.read_fd), lifeline.read_fd)
+    until_ready(started)
+    started.signal(signal.SIGINT)
+    os.close(lifeline._write_fd)
+    assert started.process.wait(PATIENCE_S) == 0
+
+
+def test_a_specification_of_another_kind_is_an_error() -> None:
+    fd = os.memfd_create("spec")
+    os.write(fd, b'{"what":1}')
+    os.lseek(fd, 0, os.SEEK_SET)
+    with pytest.raises(msgspec.ValidationError):
+        read_spec(Spec, [str(fd), "99"])
+
+
+def _main(arguments: list[str]) -> int:
+    spec, ready_fd = read_spec(Spec, arguments)
+    if spec.what == "fail":
+        return EXIT_TRY_AGAIN
+    if spec.what == "write":
+        Path(spec.seen).write_bytes(msgspec.json.encode(spec))
+    if spec.what == "list":
+        Path(spec.seen).write_bytes(msgspec.json.encode([int(fd) for fd in os.listdir("/proc/self/fd")]))
+    if spec.what == "wait for TERM":
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))
+        accept_signals()
+        signal.pause()
+    say_ready(ready_fd)
+    if spec.what == "wait for the lifeline":
+        assert os.read(spec.lifeline_fd, 1) == b""
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(_main(sys.argv[1:]))

@@ -1,0 +1,110 @@
+import json
+from pathlib import Path
+
+from edge.checkpoints import Checkpoint, CheckpointFile, Position, Totals
+from edge.disk import RealDisk
+from edge.layout import Layout
+from edge.segment.scan import Frame
+from edge.spool.inspect import all_segments, frames
+from edge.status import read_status, spool_gauges
+from tests.drain.spools import Slot
+from tests.exposition import parse
+
+
+def checkpoint(data: Path, slots: dict[int, Position], totals: Totals | None = None) -> None:
+    layout = Layout(data)
+    layout.checkpoints.mkdir(parents=True, exist_ok=True)
+    file = CheckpointFile(RealDisk(), str(layout.checkpoints), "null")
+    file.save(Checkpoint("null:", slots, totals or Totals()))
+
+
+def ends(data: Path, slot: int) -> list[Position]:
+    """The end of every frame of a slot."""
+    files = [file for file in all_segments(Layout(data)) if file.slot == slot]
+    return [Position(str(file.name), item.end) for file in files for item in frames(file) if isinstance(item, Frame)]
+
+
+def test_a_new_folder_holds_nothing(tmp_path: Path) -> None:
+    status = read_status(Layout(tmp_path))
+    assert (status.data, status.slots, status.sinks) == (str(tmp_path), [], [])
+
+
+def test_slots_tell_what_they_hold(tmp_path: Path) -> None:
+    first, second = Slot(tmp_path, 0), Slot(tmp_path, 12)
+    first.commit("a", "b")
+    first.seal()
+    first.commit("c")
+    second.commit("d")
+    slots = read_status(Layout(tmp_path)).slots
+    assert [(slot.slot, slot.segments, slot.records, slot.events, slot.damaged_bytes) for slot in slots] == [
+        (0, {"sealed": 1, "open": 1}, 3, 3, 0),
+        (12, {"open": 1}, 1, 1, 0),
+    ]
+    assert slots[0].bytes == sum(path.stat().st_size for path in first.files)
+
+
+def test_damage_is_told(tmp_path: Path) -> None:
+    slot = Slot(tmp_path)
+    for name in "abc":
+        slot.commit(name)
+    slot.seal()
+    (path,) = slot.files
+    positions = ends(tmp_path, 0)
+    data = bytearray(path.read_bytes())
+    data[positions[0].offset + 60] ^= 0xFF
+    path.write_bytes(data)
+    (found,) = read_status(Layout(tmp_path)).slots
+    assert found.records == 2
+    assert found.damaged_bytes == positions[1].offset - positions[0].offset
+
+
+def test_what_lies_behind_a_sinks_position_waits(tmp_path: Path) -> None:
+    slot = Slot(tmp_path)
+    slot.commit("a", "b")
+    slot.commit("c")
+    slot.seal()
+    slot.commit("d")
+    positions = ends(tmp_path, 0)
+    for position, waiting in ((None, 4), (positions[0], 2), (positions[1], 1), (positions[2], 0)):
+        checkpoint(tmp_path, {} if position is None else {0: position})
+        (sink,) = read_status(Layout(tmp_path)).sinks
+        assert (sink.waiting_records, sink.waiting_events) == (waiting, waiting)
+        assert (sink.oldest_waiting_s > 0) == (waiting > 0)
+
+
+def test_a_sink_tells_what_became_of_events(tmp_path: Path) -> None:
+    totals = Totals(records=9, shipped=7, dropped={"no_event_name": 2}, quarantined=1, damaged_bytes=30)
+    checkpoint(tmp_path, {}, totals)
+    (sink,) = read_status(Layout(tmp_path)).sinks
+    assert (sink.sink, sink.id, sink.shipped, sink.dropped) == ("null:", "null", 7, {"no_event_name": 2})
+    assert (sink.quarantined, sink.damaged_bytes, sink.waiting_records) == (1, 30, 0)
+
+
+def test_segments_set_aside_do_not_wait(tmp_path: Path) -> None:
+    slot = Slot(tmp_path)
+    slot.commit("a")
+    slot.seal()
+    (path,) = slot.files
+    path.rename(path.with_suffix(".bad"))
+    checkpoint(tmp_path, {})
+    status = read_status(Layout(tmp_path))
+    assert status.slots[0].segments == {"bad": 1}
+    assert status.sinks[0].waiting_records == 0
+
+
+def test_the_gauges_are_metrics(tmp_path: Path) -> None:
+    slot = Slot(tmp_path)
+    slot.commit("a")
+    slot.seal()
+    slot.commit("b")
+    families = parse(spool_gauges(Layout(tmp_path)))
+    assert families["edge_spool_bytes"].samples["edge_spool_bytes", ()] == sum(p.stat().st_size for p in slot.files)
+    segments = {dict(labels)["state"]: value for (_, labels), value in families["edge_spool_segments"].samples.items()}
+    assert segments == {"open": 1, "sealed": 1, "suspect": 0, "bad": 0}
+    assert families["edge_spool_oldest_age_seconds"].samples["edge_spool_oldest_age_seconds", ()] >= 0
+
+
+def test_the_gauges_of_a_new_folder_are_zero(tmp_path: Path) -> None:
+    families = parse(spool_gauges(Layout(tmp_path)))
+    assert all(value == 0 for family in families.values() for value in family.samples.values())
+    assert json.dumps([family.kind for family in families.values()]) == '["gauge", "gauge", "gauge"]'
