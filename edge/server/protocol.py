@@ -53,6 +53,8 @@ LINGER_S: Final = 1.0
 CHUNK_OVERHEAD_BYTES_MAX: Final = 64 * 1024
 """Chunk sizes, extensions and trailers of a body; on top of eight times its bytes, which one-byte chunks need."""
 
+_SEVERAL_HOSTS: Final = b""
+
 _IDLE: Final = 0
 _HEAD: Final = 1
 _BODY: Final = 2
@@ -143,7 +145,6 @@ class CaptureConnection(asyncio.Protocol):
         "_gathered",
         "_headers",
         "_headers_seen",
-        "_hosts",
         "_keep_alive",
         "_lingered",
         "_lingering",
@@ -185,7 +186,6 @@ class CaptureConnection(asyncio.Protocol):
         self._url = b""
         self._arriving: dict[bytes, bytes] = {}
         self._headers_seen = 0
-        self._hosts = 1
         self._method = ""
         self._route: Route | None = None
         self._query = b""
@@ -389,7 +389,8 @@ class CaptureConnection(asyncio.Protocol):
         if key is not None:
             # Of several with one name the first counts.
             if key in self._arriving:
-                self._hosts += key == b"host"
+                if key == b"host":
+                    self._arriving[key] = _SEVERAL_HOSTS
             else:
                 self._arriving[key] = value
         elif len(name) in _KEPT_LENGTHS and name.lower() in _KEPT:
@@ -428,8 +429,7 @@ class CaptureConnection(asyncio.Protocol):
             and b"expect" not in headers
             and b"transfer-encoding" not in headers
             and b"upgrade" not in headers
-            and b"host" in headers
-            and self._hosts == 1
+            and headers.get(b"host")
         )
         if not ordinary and not self._lingering:
             self._judge_head(count)
@@ -438,7 +438,6 @@ class CaptureConnection(asyncio.Protocol):
         """Every rule for a head, in the order in which the first broken one is told."""
         self._unusual = True
         settings = self.service.settings
-        hosts, self._hosts = self._hosts, 1
         size = 0
         if self._fed:
             # Up to the end of the blank line; three bytes of the packet count already.
@@ -461,7 +460,7 @@ class CaptureConnection(asyncio.Protocol):
             self._refuse_and_close(Reason.HEADERS_TOO_LARGE)
         elif version not in ("1.0", "1.1"):
             self._refuse_and_close(Reason.HTTP_VERSION)
-        elif version == "1.1" and (hosts != 1 or not headers.get(b"host")):
+        elif version == "1.1" and not headers.get(b"host"):
             self._refuse_and_close(Reason.BAD_REQUEST, "Expected exactly one Host header.")
         elif transfer_encoding is not None and (version == "1.0" or transfer_encoding.strip().lower() != b"chunked"):
             self._refuse_and_close(Reason.TRANSFER_ENCODING)
@@ -560,15 +559,20 @@ class CaptureConnection(asyncio.Protocol):
     def _capture(self, exchange: Exchange, body: bytes) -> None:
         service = self.service
         received_us = service.wall_ns() // 1000
+        headers = self._headers
+        peer = self._peer
+        if self._trusted:
+            forwarded_for = headers.get(b"x-forwarded-for"), headers.get(b"forwarded"), headers.get(b"x-real-ip")
+            peer = forwarded_ip(*forwarded_for) or peer
         request = Request(
             exchange.method,
             self._query,
             body,
-            self._headers,
-            self._client_ip(self._headers) if self._trusted else self._peer,
+            headers,
+            peer,
             received_us,
         )
-        service.body_bytes.observe(len(body))
+        service.observe_body(len(body))
         try:
             if service.writer.pending_bytes > service.settings.inflight_bytes_max:
                 raise Rejected(Reason.OVERLOADED)
@@ -584,11 +588,7 @@ class CaptureConnection(asyncio.Protocol):
             service.count_layers(captured.layers)
         if captured.beacon:
             exchange.beacon = exchange.special = True
-        service.writer.append(captured.record, captured.events, received_us, exchange)
-
-    def _client_ip(self, headers: dict[bytes, bytes]) -> str:
-        found = forwarded_ip(headers.get(b"x-forwarded-for"), headers.get(b"forwarded"), headers.get(b"x-real-ip"))
-        return found or self._peer
+        service.append(captured.record, captured.events, received_us, exchange)
 
     def _answer_preflight(self, exchange: Exchange) -> None:
         service = self.service
@@ -735,7 +735,6 @@ class CaptureConnection(asyncio.Protocol):
     def _forget_arriving(self) -> None:
         self._arriving = {}
         self._headers_seen = 0
-        self._hosts = 1
 
     def _forget_unusual(self, text: bytes) -> bytes:
         """A request that was not ordinary is complete: its body, of which `text` is what came last."""

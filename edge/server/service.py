@@ -87,7 +87,9 @@ class Service:
         """Ready-made 200s of kept connections, by Origin."""
 
         self.row = row
-        self.body_bytes = Histogram(row, "edge_request_body_bytes")
+        self._body_bytes = Histogram(row, "edge_request_body_bytes")
+        self.observe_body = self._body_bytes.observe
+        self.append = writer.append
         self._posted: list[str] = []
         self.posted = self._posted.append
         """Count the 200 of a POST on the route of this name, at the next tick."""
@@ -101,7 +103,7 @@ class Service:
         for connection in list(self.connections):
             if connection.deadline_s <= now_s:
                 connection.expire()
-        self.body_bytes.fold()
+        self._body_bytes.fold()
         for route_name, count in Counter(self._posted).items():
             self.row.add("http_requests_total", count, "POST", route_name, "200")
         self._posted.clear()

@@ -11,7 +11,7 @@ from edge.wire.fields import parse_fields
 from edge.wire.payload import read_payload
 from edge.wire.request import Limits, Request
 from edge.wire.routes import Route
-from edge.wire.validate import choose_token
+from edge.wire.validate import choose_token, judge_token
 
 
 class Captured(msgspec.Struct, gc=False):
@@ -47,7 +47,8 @@ def capture(request: Request, route: Route, limits: Limits, ids: RecordIds) -> C
         sent_at = (query.get("_") or form.get("sent_at") or b"").decode("utf-8", "replace")
         beacon = query.get("beacon") == b"1"
     payload = read_payload(text)
-    token = choose_token(payload.tokens, form, query, request)
+    tokens = payload.tokens
+    token = judge_token(tokens[0]) if len(tokens) == 1 else choose_token(tokens, form, query, request)
     if route.replay:
         user_agent = request.user_agent.decode("latin-1")
     record = encode_record(

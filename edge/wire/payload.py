@@ -49,7 +49,11 @@ def read_payload(text: bytes) -> Payload:
         if not text.isascii():
             text.decode()
         if text[0] == 0x7B:
-            return _read_object(text)
+            envelope = _decode_object(text)
+            key = envelope.api_key or envelope.token or envelope.dollar_token
+            if key and envelope.batch is None:
+                return Payload(text, (key,), 1)
+            return _read_object(text, envelope, key)
         envelopes = _decode_list(text)
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return _read_lenient(text)
@@ -60,12 +64,10 @@ def read_payload(text: bytes) -> Payload:
     return Payload(text, _distinct(_event_token(envelope) for envelope in envelopes), len(envelopes))
 
 
-def _read_object(text: bytes) -> Payload:
-    envelope = _decode_object(text)
-    key = envelope.api_key or envelope.token or envelope.dollar_token
+def _read_object(text: bytes, envelope: _Envelope, key: str | None) -> Payload:
+    """A batch, or an event that does not carry its key at the top."""
     if envelope.batch is None:
-        if not key:
-            key = _event_token(envelope)
+        key = _event_token(envelope)
         return Payload(text, () if key is None else (key,), 1)
     if not envelope.batch:
         raise Rejected(Reason.EMPTY_BATCH)

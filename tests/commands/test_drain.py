@@ -1,0 +1,145 @@
+import http.client
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from edge.checkpoints import load_all
+from edge.disk import RealDisk
+from edge.layout import Layout
+from tests.drain.spools import Slot
+from tests.exposition import parse
+from tests.server.running import PATIENCE_S, edge, environment
+
+
+def once(data: Path, *words: str | Path) -> "subprocess.CompletedProcess[str]":
+    return edge("drain", "--once", "--data", data, *words)
+
+
+def delivered(folder: Path) -> list[str]:
+    paths = sorted(folder.glob("*.ndjson"))
+    return [json.loads(line)["event"] for path in paths for line in path.read_text().splitlines()]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """What two dead workers left: finished segments and open ones, the second one's torn."""
+    first, second = Slot(tmp_path / "data", 0), Slot(tmp_path / "data", 3)
+    first.commit("a", "b")
+    first.seal()
+    first.commit("c")
+    second.commit("d")
+    (opened,) = second.files
+    opened.write_bytes(opened.read_bytes() + b"torn")
+    return tmp_path / "data"
+
+
+def test_once_ships_everything_of_dead_workers_and_ends(data: Path) -> None:
+    done = once(data)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert sorted(delivered(data / "events")) == ["a", "b", "c", "d"]
+    # Nothing is left to ship, and shipping again delivers nothing again.
+    assert list((data / "spool").rglob("*.zst")) == []
+    assert once(data).returncode == 0
+    assert len(delivered(data / "events")) == 4
+
+
+def test_once_on_a_folder_where_nothing_was_accepted_is_done_at_once(tmp_path: Path) -> None:
+    assert once(tmp_path).returncode == 0
+
+
+def test_every_sink_gets_everything(data: Path, tmp_path: Path) -> None:
+    done = once(data, "--to", f"file:{tmp_path}/out", "--to", "null:", "--to", "stdout:?shape=captured")
+    assert done.returncode == 0
+    assert sorted(delivered(tmp_path / "out")) == ["a", "b", "c", "d"]
+    assert len(done.stdout.splitlines()) == 4
+    assert all(json.loads(line)["token"] == "phc_x" for line in done.stdout.splitlines())
+    assert len(load_all(RealDisk(), str(Layout(data).checkpoints))) == 3
+
+
+def test_a_destination_that_cannot_be_prepared_is_status_69(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = once(data, "--to", f"file:{tmp_path}/file")
+    assert done.returncode == 69
+    assert done.stderr.startswith(f"edge drain: file:{tmp_path}/file: File exists")
+    assert len(list((data / "spool").rglob("*.zst"))) == 3
+
+
+def test_a_destination_that_takes_nothing_is_status_69_and_nothing_is_lost(data: Path, tmp_path: Path) -> None:
+    """A folder so deep that no file in it has a path short enough: nothing can be written, by no user."""
+    deep = tmp_path
+    while len(str(deep)) < 3900:
+        deep = deep / ("d" * 100)
+    deep = deep / ("d" * (4080 - len(str(deep))))
+    done = once(data, "--to", f"file:{deep}", "--to", f"file:{tmp_path}/out")
+    assert done.returncode == 69
+    assert "File name too long" in done.stderr
+    assert sorted(delivered(tmp_path / "out")) == ["a", "b", "c", "d"]
+    assert len(list((data / "spool").rglob("*.zst"))) == 3
+    assert once(data, "--to", f"file:{tmp_path}/other").returncode == 0
+    assert sorted(delivered(tmp_path / "other")) == ["a", "b", "c", "d"]
+
+
+def test_a_reader_that_is_gone_is_status_69(data: Path) -> None:
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    try:
+        command = [sys.executable, "-m", "edge", "drain", "--once", "--data", str(data), "--to", "stdout:"]
+        done = subprocess.run(command, stdout=write_end, stderr=subprocess.PIPE, env=environment(), timeout=60)
+    finally:
+        os.close(write_end)
+    assert done.returncode == 69
+    assert b"standard output: [Errno 32] Broken pipe" in done.stderr
+    assert len(list((data / "spool").rglob("*.zst"))) == 3
+
+
+def test_a_drainer_runs_until_told_and_answers_probes(data: Path) -> None:
+    command = [sys.executable, "-m", "edge", "drain", "--data", str(data), "--admin", "127.0.0.1:0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment()) as process:
+        try:
+            assert process.stderr is not None
+            admin = _admin_port(process)
+            deadline = time.monotonic() + PATIENCE_S
+            while len(delivered(data / "events")) < 4:
+                assert time.monotonic() < deadline, "expected what was there to be shipped"
+                time.sleep(0.02)
+            assert [_get(admin, path)[0] for path in ("/livez", "/readyz")] == [200, 200]
+            status, text = _get(admin, "/metrics")
+            assert status == 200
+            families = parse(text)
+            (shipped,) = [
+                value
+                for (_, labels), value in families["edge_drain_events_total"].samples.items()
+                if ("outcome", "shipped") in labels
+            ]
+            assert shipped == 4
+            assert "edge_spool_bytes" in families
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+
+
+def _admin_port(process: "subprocess.Popen[bytes]") -> int:
+    assert process.stderr is not None
+    ready, _, _ = select.select([process.stderr], [], [], PATIENCE_S)
+    assert ready
+    while line := process.stderr.readline():
+        if line.startswith(b"admin on http://"):
+            return int(line.rpartition(b":")[2])
+    raise AssertionError("expected the admin port to be told")
+
+
+def _get(port: int, path: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=PATIENCE_S)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()

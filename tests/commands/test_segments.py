@@ -1,0 +1,207 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edge.cli import main
+from edge.segment.record import decode_record
+from tests.drain.spools import Slot
+from tests.server.running import edge, environment
+
+
+@pytest.fixture
+def slot(tmp_path: Path) -> Slot:
+    """Two segments: one sealed with two frames, one open."""
+    made = Slot(tmp_path / "data")
+    made.commit("a", "b")
+    made.commit("c")
+    made.seal()
+    made.commit("d")
+    return made
+
+
+def run(capsysbinary: pytest.CaptureFixture[bytes], *words: str | Path) -> tuple[int, str, str]:
+    status = main(["segments", *map(str, words)])
+    captured = capsysbinary.readouterr()
+    return status, captured.out.decode(), captured.err.decode()
+
+
+def damage(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0xFF
+    path.write_bytes(data)
+
+
+# --- ls
+
+
+def test_ls_tells_people_what_there_is(slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    status, out, _ = run(capsysbinary, "ls", "--data", slot.layout.data)
+    assert status == 0
+    head, sealed, opened = (line.split() for line in out.splitlines())
+    assert head == ["segment", "slot", "state", "bytes", "records", "events", "damage"]
+    assert sealed[:3] == ["000000000001-000000000000abc1", "0", "sealed"]
+    assert sealed[4:] == ["3", "3", "-"]
+    assert opened[:3] == ["000000000002-000000000000abc2", "0", "open"]
+
+
+def test_ls_tells_programs_what_there_is(slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    status, out, _ = run(capsysbinary, "ls", "--json", "--data", slot.layout.data)
+    assert status == 0
+    sealed, opened = map(json.loads, out.splitlines())
+    assert (sealed["state"], sealed["frames"], sealed["records"], sealed["events"]) == ("sealed", 2, 3, 3)
+    assert sealed["bytes"] == slot.files[0].stat().st_size == sealed["end"]
+    assert (opened["state"], opened["records"], opened["damaged_bytes"]) == ("open", 1, 0)
+
+
+def test_ls_of_files_that_are_none(slot: Slot, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("nothing of ours, but longer than any header of a segment is")
+    status, out, error = run(capsysbinary, "ls", "--json", other, tmp_path / "nowhere", slot.files[0])
+    assert status == 74
+    assert [json.loads(line)["records"] for line in out.splitlines()] == [3]
+    assert f"{other}: expected a segment" in error
+    assert f"{tmp_path / 'nowhere'}: [Errno 2]" in error
+
+
+# --- cat
+
+
+def test_cat_prints_the_records_as_they_are_stored(slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    status, out, error = run(capsysbinary, "cat", "--data", slot.layout.data)
+    assert (status, error) == (0, "")
+    lines = out.splitlines()
+    assert [json.loads(line)["data"]["event"] for line in lines] == ["a", "b", "c", "d"]
+    assert decode_record(lines[0].encode()).token == "phc_x"
+
+
+def test_cat_of_a_copied_file_needs_no_spool(
+    slot: Slot, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    copy = tmp_path / "copied"
+    shutil.copy(slot.files[0], copy)
+    status, out, _ = run(capsysbinary, "cat", copy)
+    assert status == 0
+    assert len(out.splitlines()) == 3
+
+
+def test_cat_skips_damage_and_says_where_it_is(slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    damage(slot.files[0], 48 + 60)
+    status, out, error = run(capsysbinary, "cat", "--data", slot.layout.data)
+    assert status == 65
+    assert [json.loads(line)["data"]["event"] for line in out.splitlines()] == ["c", "d"]
+    assert "000000000001-000000000000abc1: bytes 48 to " in error
+    assert error.endswith(" are damaged\n")
+
+
+def test_cat_says_so_when_the_end_of_a_finished_segment_is_damaged(
+    slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    path = slot.files[0]
+    path.write_bytes(path.read_bytes()[:-1])
+    status, out, error = run(capsysbinary, "cat", path)
+    assert status == 65
+    assert len(out.splitlines()) == 2
+    assert "are damaged" in error
+
+
+def test_cat_of_an_open_segment_leaves_out_what_is_being_written(
+    slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    path = slot.files[1]
+    path.write_bytes(path.read_bytes() + path.read_bytes()[48:90])
+    status, out, error = run(capsysbinary, "cat", path)
+    assert (status, error) == (0, "")
+    assert len(out.splitlines()) == 1
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path: Path) -> None:
+    slot = Slot(tmp_path)
+    for _ in range(2000):
+        slot.commit("x" * 100)
+    command = [sys.executable, "-m", "edge", "segments", "cat", "--data", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as cat:
+        assert cat.stdout is not None
+        assert cat.stderr is not None
+        assert cat.stdout.readline()
+        cat.stdout.close()
+        assert cat.stderr.read() == b""
+    assert cat.returncode == 0
+
+
+# --- verify
+
+
+def test_verify_finds_nothing_wrong_with_what_is_right(slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    status, out, _ = run(capsysbinary, "verify", "--data", slot.layout.data)
+    assert status == 0
+    assert [line.split()[1] for line in out.splitlines()] == ["ok", "ok"]
+
+
+def test_verify_of_damage_is_status_65(slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    damage(slot.files[0], 48 + 60)
+    status, out, _ = run(capsysbinary, "verify", "--json", "--data", slot.layout.data)
+    assert status == 65
+    damaged, fine = map(json.loads, out.splitlines())
+    assert any("bytes 48 to " in fault for fault in damaged["faults"])
+    assert fine["faults"] == []
+
+
+def test_verify_of_what_was_set_aside_is_status_65(slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    path = slot.files[0]
+    path.rename(path.with_suffix(".bad"))
+    status, out, _ = run(capsysbinary, "verify", "--data", slot.layout.data)
+    assert status == 65
+    assert "set aside as unreadable" in out
+
+
+def test_verify_of_a_missing_frame_is_status_65(slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    path = slot.files[0]
+    ends = json.loads(run(capsysbinary, "ls", "--json", path)[1])["end"]
+    data = path.read_bytes()
+    second = data.index(data[48:52], 49)
+    path.write_bytes(data[:48] + data[second:ends])
+    status, out, _ = run(capsysbinary, "verify", path)
+    assert status == 65
+    assert "1 frames are missing" in out
+
+
+def test_verify_of_a_record_that_is_none_is_status_65(
+    tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    """The checksum fits: a fault of the writer, not of the disk."""
+    slot = Slot(tmp_path)
+    slot.commit("a", body=b'{"event":')
+    slot.seal()
+    status, out, _ = run(capsysbinary, "verify", "--data", tmp_path)
+    assert status == 65
+    assert "the frame at 48 " in out
+
+
+@pytest.mark.parametrize("what", ["missing", "a folder"])
+def test_verify_of_what_cannot_be_read_is_status_74(
+    what: str, slot: Slot, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    path = tmp_path / "000000000009-000000000000abc9.zst"
+    if what == "a folder":
+        path.mkdir()
+    status, out, error = run(capsysbinary, "verify", path, slot.files[0])
+    assert status == 74
+    assert out.endswith(" ok\n")
+    assert error.startswith(f"{path}: ")
+
+
+def test_damage_does_not_hide_what_cannot_be_read(
+    slot: Slot, tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    damage(slot.files[0], 48 + 60)
+    assert run(capsysbinary, "verify", slot.files[0], tmp_path / "nowhere")[0] == 74
+    assert run(capsysbinary, "verify", tmp_path / "nowhere", slot.files[0])[0] == 74
+
+
+def test_the_program_ends_with_the_status(slot: Slot) -> None:
+    damage(slot.files[0], 48 + 60)
+    assert edge("segments", "verify", "--data", slot.layout.data).returncode == 65

@@ -1,0 +1,149 @@
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from edge import __version__
+from edge.commands import serve
+from edge.layout import Layout
+from edge.metrics import METRICS, Board
+from edge.process import Lifeline
+from edge.server.admin import Probes
+from edge.server.supervisor import Job, Supervisor
+from edge.status import spool_gauges
+from tests.exposition import Family, parse
+from tests.server.running import Server, edge, running
+
+EVENT = b'{"api_key":"phc_x","event":"e","distinct_id":"d"}'
+POST = b"POST /e/ HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(EVENT), EVENT)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with running(tmp_path_factory.mktemp("serve"), "--durability", "page") as found:
+        assert found.ask(POST).status == 200
+        yield found
+
+
+def test_it_tells_where_it_listens(server: Server) -> None:
+    assert server.output.decode() == f"listening on {server.url}\nadmin on http://127.0.0.1:{server.admin[1]}\n"
+
+
+def test_probes_tell_that_all_is_well(server: Server) -> None:
+    assert server.get_admin("/_liveness").body == b"ok\n"
+    checks = msgspec.json.decode(server.get_admin("/_readiness?verbose").body)
+    assert checks == [
+        {"name": "stopping", "passed": True, "why": "running"},
+        {"name": "worker-0", "passed": True, "why": "accepting"},
+    ]
+
+
+@pytest.fixture(scope="module")
+def families(server: Server) -> dict[str, Family]:
+    return parse(server.get_admin("/metrics").body.decode())
+
+
+def test_metrics_are_all_that_are_declared_and_nothing_twice(families: dict[str, Family], tmp_path: Path) -> None:
+    expected = {metric.name for metric in METRICS} | {"edge_build_info"}
+    expected |= set(parse(spool_gauges(Layout(tmp_path)))) | set(parse(serve.process_metrics({})))
+    assert set(families) == expected
+
+
+def test_metrics_tell_the_build(families: dict[str, Family]) -> None:
+    ((_, labels),) = families["edge_build_info"].samples
+    assert dict(labels)["version"] == __version__
+
+
+def test_metrics_tell_what_each_process_uses(families: dict[str, Family]) -> None:
+    for name in ("process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"):
+        samples = {dict(labels)["process"]: value for (_, labels), value in families[name].samples.items()}
+        assert samples.keys() == {"supervisor", "worker-0"}
+        assert all(value > 0 for value in samples.values())
+
+
+def test_a_process_that_is_gone_is_left_out() -> None:
+    samples = parse(serve.process_metrics({"gone": 2**22 + 1}))["process_open_fds"].samples
+    assert [dict(labels)["process"] for _, labels in samples] == ["supervisor"]
+
+
+def test_a_variable_that_nothing_reads_is_told(tmp_path: Path) -> None:
+    with running(tmp_path, env={"EDGE_WORKER": "3", "EDGE_HEADERS_MAX": "7"}) as server:
+        assert "nothing reads EDGE_WORKER, did you mean EDGE_WORKERS?" in server.log_text()
+        assert "EDGE_HEADERS_MAX" not in server.log_text()
+        for headers, status in ((7, 200), (8, 431)):
+            more = b"".join(b"X-%d: 1\r\n" % number for number in range(headers - 1))
+            assert server.ask(b"GET / HTTP/1.1\r\nHost: h\r\n" + more + b"\r\n").status == status
+
+
+def test_proxies_are_believed_as_told(tmp_path: Path) -> None:
+    forwarded = POST.replace(b"\r\n\r\n", b"\r\nX-Forwarded-For: 203.0.113.7, 10.0.0.1\r\n\r\n", 1)
+    with running(tmp_path / "trusting") as server:
+        assert server.ask(forwarded).status == 200
+        assert [record.ip for record in server.records()] == ["203.0.113.7"]
+    with running(tmp_path / "wary", "--trusted-proxies", "192.0.2.0/24") as server:
+        assert server.ask(forwarded).status == 200
+        assert [record.ip for record in server.records()] == ["127.0.0.1"]
+
+
+def test_it_listens_on_ipv6(tmp_path: Path) -> None:
+    with running(tmp_path, listen="[::1]:0") as server:
+        assert server.ask(POST).status == 200
+        assert server.output.startswith(b"listening on http://[::1]:")
+        assert [record.ip for record in server.records()] == ["::1"]
+
+
+def test_a_setting_that_cannot_be_used_is_status_78_before_anything_is_made(tmp_path: Path) -> None:
+    done = edge("serve", "--data", tmp_path / "data", "--workers", "zero")
+    assert done.returncode == 78
+    assert not (tmp_path / "data").exists()
+
+
+# --- what the probes make of the processes
+
+
+@pytest.fixture
+def board() -> Board:
+    return Board.create(3)
+
+
+@pytest.fixture
+def probes(board: Board, tmp_path: Path) -> Iterator[Probes]:
+    """Of one worker whose process was never started."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+    def start() -> None:
+        raise AssertionError
+
+    supervisor = Supervisor([Job("worker-0", start, critical=True)], board, Lifeline())  # type: ignore[arg-type]
+    yield serve._probes(supervisor, board, Layout(tmp_path), [])
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def test_a_loop_that_does_not_turn_is_not_alive(probes: Probes, board: Board) -> None:
+    (starting,) = probes.liveness()
+    assert starting.passed
+    board.rows[0].set("edge_heartbeat_timestamp_seconds", time.time_ns() // 1000)
+    (turning,) = probes.liveness()
+    assert (turning.name, turning.passed, turning.why) == ("worker-0", True, "turning")
+    board.rows[0].set("edge_heartbeat_timestamp_seconds", time.time_ns() // 1000 - 30_000_000)
+    (stuck,) = probes.liveness()
+    assert (stuck.passed, stuck.why) == (False, "no turn of the loop for 30 s")
+
+
+def test_a_worker_that_does_not_run_is_not_ready(probes: Probes) -> None:
+    checks = {check.name: (check.passed, check.why) for check in probes.readiness()}
+    assert checks == {"stopping": (True, "running"), "worker-0": (False, "not accepting yet")}
+
+
+def test_metrics_can_be_read_before_anything_runs(probes: Probes) -> None:
+    assert parse(probes.metrics())["edge_commits_total"].samples == {("edge_commits_total", ()): 0.0}
+
+
+def test_the_supervisor_counts_itself() -> None:
+    samples = parse(serve.process_metrics({}))["process_open_fds"].samples
+    (found,) = samples.values()
+    assert abs(found - len(os.listdir("/proc/self/fd"))) <= 2

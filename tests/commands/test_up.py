@@ -1,0 +1,70 @@
+import json
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.server.running import PATIENCE_S, Client, edge, environment, running, wait_until
+
+EVENT = b'{"api_key":"phc_x","event":"e","distinct_id":"d"}'
+POST = b"POST /e/ HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(EVENT), EVENT)
+
+
+def delivered(data: Path) -> list[str]:
+    paths = sorted((data / "events").glob("*.ndjson"))
+    return [json.loads(line)["event"] for path in paths for line in path.read_text().splitlines()]
+
+
+def test_what_is_accepted_comes_out_without_any_configuration(tmp_path: Path) -> None:
+    with running(tmp_path, verb="up") as server:
+        for _ in range(5):
+            assert server.ask(POST).status == 200
+        wait_until(lambda: len(delivered(server.data)) == 5, "the events come out")
+        metrics = server.metrics()
+        (shipped,) = [value for name, value in metrics.items() if 'outcome="shipped"' in name]
+        assert shipped == 5
+        assert 'process_open_fds{process="drainer"}' in metrics
+        assert server.ask(POST).status == 200
+        assert server.stop() == 0
+        # What is accepted to the last is shipped before the end.
+        assert len(delivered(server.data)) == 6
+
+
+def test_events_have_standard_output_for_themselves(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "edge",
+        "up",
+        "--to",
+        "stdout:",
+        "--workers",
+        "1",
+        "--data",
+        str(tmp_path / "data"),
+    ]
+    command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        try:
+            assert select.select([process.stderr], [], [], PATIENCE_S)[0]
+            while not (line := process.stderr.readline()).startswith(b"listening on http://"):
+                assert line, "expected it to start"
+            with Client(("127.0.0.1", int(line.rpartition(b":")[2]))) as client:
+                assert client.ask(POST).status == 200
+            assert select.select([process.stdout], [], [], PATIENCE_S)[0]
+            assert json.loads(process.stdout.readline())["event"] == "e"
+        finally:
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+        assert process.stdout.read() == b""
+
+
+def test_a_destination_that_cannot_be_prepared_is_status_69(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = edge("up", "--data", tmp_path / "data", "--to", f"file:{tmp_path}/file/events")
+    assert done.returncode == 69
+    assert done.stderr.startswith(f"edge up: file:{tmp_path}/file/events: ")
+    assert not (tmp_path / "data").exists()
