@@ -1,6 +1,7 @@
 """The verbs. Each is a module of `edge.commands`, imported when it is used."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -47,12 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = import_module(f"edge.commands.{parsed.verb}")
     try:
         status: int = command.run(parsed)
+        sys.stdout.flush()
     except ConfigError as error:
         print(f"edge {parsed.verb}: {error}", file=sys.stderr)
         return EXIT_CONFIG
     except BrokenPipeError:
-        # The reader of a listing has seen enough.
-        sys.stderr.close()
+        # The reader of a listing has seen enough. What is still buffered is for nobody, and must not fail at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         return 130

@@ -54,6 +54,7 @@ CHUNK_OVERHEAD_BYTES_MAX: Final = 64 * 1024
 """Chunk sizes, extensions and trailers of a body; on top of eight times its bytes, which one-byte chunks need."""
 
 _SEVERAL_HOSTS: Final = b""
+_UNREAD: Final = b""
 
 _IDLE: Final = 0
 _HEAD: Final = 1
@@ -144,11 +145,11 @@ class CaptureConnection(asyncio.Protocol):
         "_fed",
         "_gathered",
         "_headers",
-        "_headers_seen",
         "_keep_alive",
         "_lingered",
         "_lingering",
         "_method",
+        "_more_headers",
         "_packet",
         "_parser",
         "_peer",
@@ -185,7 +186,7 @@ class CaptureConnection(asyncio.Protocol):
         # for the request
         self._url = b""
         self._arriving: dict[bytes, bytes] = {}
-        self._headers_seen = 0
+        self._more_headers = 0
         self._method = ""
         self._route: Route | None = None
         self._query = b""
@@ -382,20 +383,22 @@ class CaptureConnection(asyncio.Protocol):
             self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers_seen += 1
         if name in _PASSED_OVER:
+            # There, so that it is counted.
+            self._arriving[name] = _UNREAD
             return
         key = _kept(name)
         if key is not None:
             # Of several with one name the first counts.
-            if key in self._arriving:
-                if key == b"host":
-                    self._arriving[key] = _SEVERAL_HOSTS
-            else:
+            if key not in self._arriving:
                 self._arriving[key] = value
+                return
+            if key == b"host":
+                self._arriving[key] = _SEVERAL_HOSTS
         elif len(name) in _KEPT_LENGTHS and name.lower() in _KEPT:
-            self._headers_seen -= 1
             self.on_header(name.lower(), value)
+            return
+        self._more_headers += 1
 
     def on_headers_complete(self) -> None:
         self._state = _BODY
@@ -404,7 +407,10 @@ class CaptureConnection(asyncio.Protocol):
             return
         self._headers = headers = self._arriving
         self._arriving = {}
-        count, self._headers_seen = self._headers_seen, 0
+        count = len(headers)
+        if self._more_headers:
+            count += self._more_headers
+            self._more_headers = 0
         service = self.service
         url = self._url
         self._query = b""
@@ -734,7 +740,7 @@ class CaptureConnection(asyncio.Protocol):
 
     def _forget_arriving(self) -> None:
         self._arriving = {}
-        self._headers_seen = 0
+        self._more_headers = 0
 
     def _forget_unusual(self, text: bytes) -> bytes:
         """A request that was not ordinary is complete: its body, of which `text` is what came last."""

@@ -38,8 +38,10 @@ LOW_LIMITS: Final = (
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """That of the tests, without what would set up the program."""
-    return {name: value for name, value in os.environ.items() if not name.startswith("EDGE_")} | dict(extra or {})
+    """That of the tests, without what would set up the program or change how Python writes."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("EDGE_")}
+    kept.pop("PYTHONUNBUFFERED", None)
+    return kept | dict(extra or {})
 
 
 def edge(

@@ -53,6 +53,14 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Hasty with those who are in the middle of something only."""
+    flags = ("--header-timeout", "500ms", "--body-timeout", "500ms", "--write-timeout", "500ms", "--idle-timeout", "1h")
+    with running(tmp_path_factory.mktemp("patient"), *flags) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """Every number as low as it goes."""
     flags = ("--body-bytes-max", "4KiB", "--pipeline-max", "1", "--connections-max", "2")
@@ -770,9 +778,8 @@ def test_a_head_that_does_not_come_is_given_up(hasty: Server) -> None:
         assert client.is_closed()
 
 
-def test_a_head_behind_another_request_has_the_same_deadline(tmp_path: Path) -> None:
-    flags = ("--header-timeout", "500ms", "--idle-timeout", "1h")
-    with running(tmp_path, *flags) as server, server.connect() as client:
+def test_a_head_behind_another_request_has_the_same_deadline(patient: Server) -> None:
+    with patient.connect() as client:
         client.send(OTHER + OTHER[:30])
         assert client.answer().status == 200
         assert client.answer().status == 408
@@ -822,14 +829,14 @@ def test_a_connection_without_requests_is_closed_without_a_word(hasty: Server) -
         assert used.is_closed()
 
 
-def test_a_client_that_does_not_read_is_let_go_and_costs_others_nothing(hasty: Server) -> None:
+def test_a_client_that_does_not_read_is_let_go_and_costs_others_nothing(patient: Server) -> None:
     with socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         slow.settimeout(PATIENCE_S)
-        slow.connect(hasty.address)
+        slow.connect(patient.address)
         with pytest.raises(ConnectionError):
             slow.sendall(request(b"GET", b"/") * 1_000_000)
-        assert hasty.ask(OTHER).status == 200
+        assert patient.ask(OTHER).status == 200
 
 
 # --- what is counted
@@ -867,7 +874,9 @@ def test_what_was_sent_is_counted(tmp_path: Path) -> None:
 # --- inside one process
 
 
-def in_process(folder: Path, use: Callable[[Service, tuple[str, int]], object]) -> None:
+def in_process(
+    folder: Path, use: Callable[[Service, tuple[str, int]], object], wall_ns: Callable[[], int] = time.time_ns
+) -> None:
     """A service on a loop of its own, while `use` speaks to it from a thread."""
 
     async def serve() -> None:
@@ -879,7 +888,7 @@ def in_process(folder: Path, use: Callable[[Service, tuple[str, int]], object]) 
 
         clock = Clock(time.monotonic, lambda: time.time_ns() // 1000)
         writer = SpoolWriter(loop, RealDisk(), str(folder), 0, 1, lambda: 7, SpoolSettings(), clock, row, fault)
-        service = Service(ServerSettings(), writer, row, RecordIds(1), time.time_ns)
+        service = Service(ServerSettings(), writer, row, RecordIds(1), wall_ns)
         service.tick(time.monotonic())
         listening = await loop.create_server(lambda: CaptureConnection(service), "127.0.0.1", 0)
         await asyncio.to_thread(use, service, listening.sockets[0].getsockname())
@@ -905,3 +914,27 @@ def test_nothing_is_kept_of_a_client_that_left_before_its_answer(tmp_path: Path)
     in_process(tmp_path, leave_early)
     gc.collect()
     assert [kept for kept in gc.get_objects() if isinstance(kept, CaptureConnection)] == []
+
+
+def test_a_fault_of_ours_is_answered_and_hits_nobody_else(tmp_path: Path) -> None:
+    broken: list[bool] = []
+
+    def wall_ns() -> int:
+        if broken:
+            raise OverflowError("the clock is broken")
+        return time.time_ns()
+
+    def meet_it(service: Service, address: tuple[str, int]) -> None:
+        with Client(address) as hit, Client(address) as spared:
+            assert hit.ask(OTHER).status == spared.ask(OTHER).status == 200
+            broken.append(True)
+            answer = hit.ask(OTHER)
+            assert (answer.status, answer.json()["type"]) == (503, "server_error")
+            assert answer.headers["access-control-allow-origin"] == ORIGIN.decode()
+            assert "retry-after" in answer.headers
+            assert hit.is_closed()
+            broken.clear()
+            assert spared.ask(OTHER).status == 200
+        assert service.row.get("edge_rejected_requests_total", "internal") == 1
+
+    in_process(tmp_path, meet_it, wall_ns)
