@@ -186,6 +186,8 @@ class Histogram:
 
     def observe_group(self, values: Sequence[int]) -> None:
         """Take and count values that are much alike: looked at one by one only when they do not share a bucket."""
+        if not values:
+            return
         bucket = bisect_left(self._buckets, min(values))
         if bucket == bisect_left(self._buckets, max(values)):
             self._row[self._start + bucket] += len(values)

@@ -384,12 +384,12 @@ class CaptureConnection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if name in _PASSED_OVER:
-            # There, so that it is counted.
-            self._arriving[name] = _UNREAD
-            return
-        key = _kept(name)
-        if key is not None:
-            # Of several with one name the first counts.
+            if name not in self._arriving:
+                # There, so that it is counted.
+                self._arriving[name] = _UNREAD
+                return
+        elif (key := _kept(name)) is not None:
+            # Of several with one name the first is read.
             if key not in self._arriving:
                 self._arriving[key] = value
                 return

@@ -243,9 +243,8 @@ class SpoolWriter:
         self._slots[self._ingested_slot] += sum(group.events)
         self._records_histogram.observe(len(group.waiters))
         now_us = self._clock.wall_us()
-        if group.waiters:
-            self._events_histogram.observe_group(group.events)
-            self._duration_histogram.observe_group([now_us - received_us for received_us in group.received_us])
+        self._events_histogram.observe_group(group.events)
+        self._duration_histogram.observe_group([now_us - received_us for received_us in group.received_us])
         for waiter in group.waiters:
             waiter.stored()
 
