@@ -107,8 +107,12 @@ def _cat(arguments: argparse.Namespace) -> int:
             if isinstance(item, Damage):
                 print(f"{file.name}: bytes {item.offset} to {item.end} are damaged", file=sys.stderr)
                 status = status or EXIT_BAD_DATA
-            else:
-                sys.stdout.buffer.writelines(line + b"\n" for line in item.lines())
+                continue
+            try:
+                sys.stdout.buffer.writelines([line + b"\n" for line in item.lines()])
+            except ValueError as error:
+                print(f"{file.name}: the frame at {item.offset}: {error}", file=sys.stderr)
+                status = status or EXIT_BAD_DATA
         sys.stdout.buffer.flush()
         if file.state is not State.OPEN and file.size > max(end, SEGMENT_HEADER_BYTES):
             print(f"{file.name}: bytes {end} to {file.size} are damaged", file=sys.stderr)

@@ -103,6 +103,7 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, row: Row, rea
     service = Service(spec.server, writer, row, RecordIds(secrets.randbits(64)), time.time_ns)
     service.tick(time.monotonic())
     ticking = asyncio.create_task(_tick(service, writer, row))
+    ticking.add_done_callback(_on_tick_ended)
     server = await loop.create_server(
         lambda: CaptureConnection(service), sock=socket.socket(fileno=spec.listen_fd), backlog=ACCEPT_BACKLOG
     )
@@ -160,7 +161,14 @@ async def _finish(service: Service) -> None:
 def _on_loop_error(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     error = context.get("exception")
     log.error("%s", context.get("message"), exc_info=error)
-    if isinstance(error, AssertionError):
+    # One connection's fault costs that connection, and the disk's or the network's is no fault of ours.
+    if error is not None and not isinstance(error, OSError) and "protocol" not in context:
+        _on_fault(error)
+
+
+def _on_tick_ended(ticking: asyncio.Task[None]) -> None:
+    # Without it no deadline passes and no segment is sealed.
+    if not ticking.cancelled() and (error := ticking.exception()) is not None:
         _on_fault(error)
 
 
