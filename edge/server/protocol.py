@@ -54,7 +54,6 @@ CHUNK_OVERHEAD_BYTES_MAX: Final = 64 * 1024
 """Chunk sizes, extensions and trailers of a body; on top of eight times its bytes, which one-byte chunks need."""
 
 _SEVERAL_HOSTS: Final = b""
-_UNREAD: Final = b""
 
 _IDLE: Final = 0
 _HEAD: Final = 1
@@ -383,21 +382,20 @@ class CaptureConnection(asyncio.Protocol):
             self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name in _PASSED_OVER:
-            if name not in self._arriving:
-                # There, so that it is counted.
-                self._arriving[name] = _UNREAD
+        if name not in _PASSED_OVER:
+            key = _kept(name)
+            if key is not None:
+                arriving = self._arriving
+                # Of several with one name the first is read.
+                if key not in arriving:
+                    arriving[key] = value
+                    return
+                if key == b"host":
+                    arriving[key] = _SEVERAL_HOSTS
+            elif len(name) in _KEPT_LENGTHS and name.lower() in _KEPT:
+                self.on_header(name.lower(), value)
                 return
-        elif (key := _kept(name)) is not None:
-            # Of several with one name the first is read.
-            if key not in self._arriving:
-                self._arriving[key] = value
-                return
-            if key == b"host":
-                self._arriving[key] = _SEVERAL_HOSTS
-        elif len(name) in _KEPT_LENGTHS and name.lower() in _KEPT:
-            self.on_header(name.lower(), value)
-            return
+        # What is kept is counted by being kept.
         self._more_headers += 1
 
     def on_headers_complete(self) -> None:
@@ -407,10 +405,8 @@ class CaptureConnection(asyncio.Protocol):
             return
         self._headers = headers = self._arriving
         self._arriving = {}
-        count = len(headers)
-        if self._more_headers:
-            count += self._more_headers
-            self._more_headers = 0
+        count = len(headers) + self._more_headers
+        self._more_headers = 0
         service = self.service
         url = self._url
         self._query = b""
