@@ -564,8 +564,8 @@ class CaptureConnection(asyncio.Protocol):
         headers = self._headers
         peer = self._peer
         if self._trusted:
-            forwarded_for = headers.get(b"x-forwarded-for"), headers.get(b"forwarded"), headers.get(b"x-real-ip")
-            peer = forwarded_ip(*forwarded_for) or peer
+            get = headers.get
+            peer = forwarded_ip(get(b"x-forwarded-for"), get(b"forwarded"), get(b"x-real-ip")) or peer
         request = Request(
             exchange.method,
             self._query,
