@@ -107,14 +107,12 @@ CONFIGURATION = {
 
 
 @pytest.mark.parametrize(("words", "told"), CONFIGURATION.values(), ids=CONFIGURATION)
-def test_a_setting_that_cannot_be_used_is_status_78(
-    words: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(words) == 78
-    captured = capsys.readouterr()
-    assert captured.err.startswith(told)
-    assert captured.out == ""
+def test_a_setting_that_cannot_be_used_is_status_78(words: list[str], told: str, tmp_path: Path) -> None:
+    done = edge(*words, cwd=tmp_path)
+    assert done.returncode == 78
+    assert done.stderr.startswith(told)
+    assert done.stdout == ""
+    assert list(tmp_path.iterdir()) == []
     assert not Path("/nowhere").exists()
 
 

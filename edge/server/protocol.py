@@ -401,7 +401,6 @@ class CaptureConnection(asyncio.Protocol):
     def on_headers_complete(self) -> None:
         self._state = _BODY
         if self._replaying:
-            self._forget_arriving()
             return
         self._headers = headers = self._arriving
         self._arriving = {}

@@ -85,11 +85,11 @@ def test_what_strict_json_forbids_is_repaired() -> None:
 
 
 def test_many_different_keys_take_no_longer_than_two() -> None:
-    """One by one against all before them, this many would take hours."""
-    text = b"[" + b",".join(b'{"token":"%d"}' % i for i in range(300_000)) + b"]"
+    """One by one against all before them, this many would take a minute."""
+    text = b"[" + b",".join(b'{"token":"%d"}' % i for i in range(50_000)) + b"]"
     started = time.process_time()
     assert len(read_payload(text).tokens) == 2
-    assert time.process_time() - started < 20
+    assert time.process_time() - started < 5
 
 
 def test_keys_that_are_no_text_are_not_compared() -> None:
