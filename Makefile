@@ -26,10 +26,12 @@ run: $(VENV)/run.stamp ## accept events on 127.0.0.1:8000 and ship them to ./edg
 	@exec $(BIN)/edge up $(ARGS)
 
 test: $(VENV)/dev.stamp ## the fast suite (ARGS="-k name")
-	$(BIN)/python -m pytest $(ARGS)
+	@mkdir -p .cache
+	$(BIN)/python -m pytest --basetemp=.cache/pytest $(ARGS)
 
 test-integration: $(VENV)/dev.stamp ## real SDKs, kill -9 cycles, the documentation's examples; needs node and npm
-	$(BIN)/python -m pytest tests/integration -p no:randomly --override-ini='addopts=--strict-markers' -v -rA $(ARGS)
+	@mkdir -p .cache
+	$(BIN)/python -m pytest --basetemp=.cache/pytest-integration tests/integration -p no:randomly --override-ini='addopts=--strict-markers' -v -rA $(ARGS)
 
 check: $(VENV)/dev.stamp ## formatter, linter, strict types
 	$(BIN)/ruff format --check edge bench tests

@@ -95,10 +95,10 @@ CONFIGURATION = {
     ),
     "URL": (["send", "ftp://127.0.0.1"], "edge send: expected a URL such as http://127.0.0.1:8000"),
     "port of a URL": (["send", "http://127.0.0.1:99999"], "edge send: Port out of range 0-65535"),
-    "file": (["status", "--config", "/nowhere.toml"], "edge status: cannot read /nowhere.toml: No such file"),
+    "file": (["status", "--config", "nowhere.toml"], "edge status: cannot read nowhere.toml: No such file"),
     **{
         f"data folder of {words}": (
-            [*words.split(), "--data", "/nowhere"],
+            [*words.split(), "--data", "nowhere"],
             f"edge {words.split()[0]}: --data: there is no",
         )
         for words in ("drain", "drain --once", "status", "segments ls", "segments cat", "segments verify")
@@ -113,7 +113,6 @@ def test_a_setting_that_cannot_be_used_is_status_78(words: list[str], told: str,
     assert done.stderr.startswith(told)
     assert done.stdout == ""
     assert list(tmp_path.iterdir()) == []
-    assert not Path("/nowhere").exists()
 
 
 def test_the_program_runs_as_a_module_with_the_status_of_its_verb(tmp_path: Path) -> None:

@@ -33,6 +33,8 @@ LOCK_WAIT_S: Final = 10.0
 FINISH_S: Final = 5.0
 """How long what is left is still shipped after the order to stop, as long as the sink takes it."""
 RECURSION_LIMIT: Final = 5000
+IDLE_ONCE_S: Final = 2.0
+"""`--once`: time without anything to read, though the end is not reached, before somebody else must have taken it away."""
 ATTEMPTS_ONCE: Final = 5
 """`--once`: attempts in a row before a sink counts as unavailable."""
 
@@ -143,6 +145,7 @@ class Drainer:
                 target is not None and not _reached(shipper.position(slot), target) for slot, target in targets.items()
             )
 
+        idle_since_s = time.monotonic()
         while behind():
             try:
                 moved = shipper.step()
@@ -150,6 +153,11 @@ class Drainer:
                 log.error("sink %s: %s", shipper.sink_id, gone)
                 break
             if shipper.failures >= ATTEMPTS_ONCE:
+                break
+            if moved or shipper.lingering:
+                idle_since_s = time.monotonic()
+            elif time.monotonic() - idle_since_s > IDLE_ONCE_S:
+                log.error("sink %s: what was committed is not there any more", shipper.sink_id)
                 break
             if not moved or shipper.failures:
                 time.sleep(POLL_S)

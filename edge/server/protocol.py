@@ -221,8 +221,6 @@ class CaptureConnection(asyncio.Protocol):
         service.connections.add(self)
         service.row.add("edge_connections_total", 1)
         if len(service.connections) > service.settings.connections_max:
-            # Its request is on its way: to close at once would be a reset, which takes the answer with it.
-            self._state = _HEAD
             self._refuse_and_close(Reason.TOO_MANY_CONNECTIONS)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -648,7 +646,8 @@ class CaptureConnection(asyncio.Protocol):
             self._end()
             return
         if self._state != _BODY:
-            # Of its head only so much is known.
+            # Of its head only so much is known. The rest may be on its way, even if nothing came: to close at once would be a
+            # reset, which takes the answer with it.
             self._state = _HEAD
             self._headers = self._arriving
             self._method = _METHOD_NAMES.get(self._parser.get_method(), "other") if self._url else "other"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.checkpoints import load_all
+from edge.checkpoints import Position, load_all
 from edge.disk import RealDisk
 from edge.drain import drainer as drainer_module
 from edge.drain.drainer import Drainer, InUse
@@ -101,6 +101,22 @@ def test_once_says_when_a_sink_could_not_be_written(tmp_path: Path, row: Row, mo
     (tmp_path / "events").unlink()
     assert drainer(tmp_path, row).run_once()
     assert delivered(tmp_path / "events") == ["a"]
+    slot.release()
+
+
+def test_once_ends_when_what_was_committed_is_taken_away_meanwhile(
+    tmp_path: Path, row: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slot = Slot(tmp_path, 0, locked=True)
+    slot.commit("a")
+    slot.seal()
+    draining = drainer(tmp_path, row)
+
+    monkeypatch.setattr(drainer_module, "IDLE_ONCE_S", 0.2)
+    slot.files[0].rename(tmp_path / "elsewhere")
+    targets: dict[int, Position | None] = {0: Position("000000000001-000000000000abc1", 10**6)}
+    assert not draining._ship_to(draining.shippers[0], targets)
+    draining.close()
     slot.release()
 
 

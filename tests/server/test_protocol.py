@@ -678,13 +678,13 @@ def test_connections_above_the_limit_are_told_to_come_back(tiny: Server) -> None
         assert first.ask(OTHER).status == second.ask(OTHER).status == 200
         with tiny.connect() as third:
             answer = third.answer()
-            # What it sends now must not be answered by a reset: the next to go would be the answer.
-            for part in (OTHER[:50], OTHER[50:], OTHER):
-                third.send(part)
             assert answer.status == 503
             assert 1 <= int(answer.headers["retry-after"]) <= 30
             assert answer.headers["connection"] == "close"
             assert third.is_closed()
+            # Its request may be on its way: a reset in return would take the answer from a client that has not read it.
+            third.send(OTHER)
+            third.send(OTHER)
         assert first.ask(OTHER).status == 200
 
     def has_room() -> bool:
