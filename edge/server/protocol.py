@@ -260,7 +260,8 @@ class CaptureConnection(asyncio.Protocol):
             return
         if self._state == _IDLE:
             self._state = _HEAD
-            self.deadline_s = self.service.idle_deadline_s
+            if not self.hindered:
+                self.deadline_s = self.service.idle_deadline_s
         elif self._state == _HEAD:
             # With the last bytes of the packet before, where the blank line may begin.
             self._packet = (b"   " + self._packet)[-3:] + data
@@ -334,14 +335,10 @@ class CaptureConnection(asyncio.Protocol):
     def _set_deadline(self) -> None:
         settings = self.service.settings
         self._timed = self._state
-        self.deadline_s = (
-            self.service.now_s
-            + (
-                settings.idle_timeout_s,
-                settings.header_timeout_s,
-                settings.body_timeout_s,
-            )[self._state]
-        )
+        if not self.hindered & _CLIENT_NOT_READING:
+            # Else the deadline is that of the answers it does not take.
+            timeouts_s = (settings.idle_timeout_s, settings.header_timeout_s, settings.body_timeout_s)
+            self.deadline_s = self.service.now_s + timeouts_s[self._state]
 
     def expire(self) -> None:
         """The deadline has passed."""
@@ -741,7 +738,7 @@ class CaptureConnection(asyncio.Protocol):
         if self._gathered:
             self._gathered += text
             text = bytes(self._gathered)
-        if self._fed:
+        if self._fed and not self.hindered:
             self.deadline_s = self.service.idle_deadline_s
         self._unusual = False
         self._timed = _IDLE
