@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Final
 
-from bench import hot, load
+from bench import hot, instructions, load
 
 Verb = Callable[[Sequence[str]], int]
 
 BENCHMARKS: Final[dict[str, Verb]] = {"hot": hot.main}
-TOOLS: Final[dict[str, Verb]] = {"load": load.main}
+TOOLS: Final[dict[str, Verb]] = {"instructions": instructions.main, "load": load.main}
 
 
 def main(argv: Sequence[str]) -> int:

@@ -8,13 +8,14 @@ reader may cut it out without parsing it: the first `,"data":` of the line begin
 quote would be escaped. `sent_at` and `user_agent` are left out when they are empty.
 """
 
-from functools import lru_cache
 from itertools import count
 from typing import Final
 
 import msgspec
 
 _DATA: Final = b',"data":'
+_LINE_FEED: Final = 0x0A
+_CARRIAGE_RETURN: Final = 0x0D
 _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
@@ -63,24 +64,33 @@ class RecordIds:
         self.next = count().__next__
 
 
-@lru_cache(maxsize=4096)
-def _named(token: str, path: str) -> str:
-    """The fields that few records differ in."""
-    return f'"token":{_encode_text(token).decode()},"path":{_encode_text(path).decode()}'
+_TEXTS_MAX: Final = 4096
+_texts: Final[dict[str, str]] = {}
+
+
+def _as_json(text: str) -> str:
+    """`text` as JSON, remembered: few records differ in what this is asked for."""
+    if len(_texts) >= _TEXTS_MAX:
+        _texts.clear()
+    encoded = _texts[text] = _encode_text(text).decode()
+    return encoded
 
 
 def encode_record(
     ids: RecordIds, at: int, token: str, path: str, ip: str, data: bytes, sent_at: str = "", user_agent: str = ""
 ) -> bytes:
     """The stored line, newline included. `ip` is plain text form or empty, so it needs no escapes."""
-    if b"\n" in data or b"\r" in data:
+    # As numbers: to look for a `bytes` in a `bytes` raises and catches an exception within.
+    if _LINE_FEED in data or _CARRIAGE_RETURN in data:
         data = data.translate(_LINE_BREAKS)
     more = ""
     if sent_at:
         more = f',"sent_at":{_encode_text(sent_at).decode()}'
     if user_agent:
         more += f',"user_agent":{_encode_text(user_agent).decode()}'
-    head = f'{{"id":"{ids.prefix}-{ids.next()}","at":{at},{_named(token, path)},"ip":"{ip}"{more},"data":'
+    named = _texts.get(token) or _as_json(token)
+    routed = _texts.get(path) or _as_json(path)
+    head = f'{{"id":"{ids.prefix}-{ids.next()}","at":{at},"token":{named},"path":{routed},"ip":"{ip}"{more},"data":'
     return b"".join((head.encode(), data, b"}\n"))
 
 

@@ -14,36 +14,17 @@ import httptools
 import msgspec
 
 from edge.metrics import METHODS
+from edge.server.heads import KEPT, Headers, Ordinary, by_lower_name
 from edge.server.service import Service
-from edge.wire.capture import capture, empty_poll
-from edge.wire.client_ip import forwarded_ip, is_trusted, normalise_ip
+from edge.wire.capture import capture, capture_plain, empty_poll, read_plain_query
+from edge.wire.client_ip import forwarded_ip, is_trusted, normalise_ip, plain_ipv4
 from edge.wire.rejections import REFUSALS, Reason, Rejected
 from edge.wire.request import Request
 from edge.wire.responses import CONTINUE, cors_headers, render_preflight, render_refusal, render_text
-from edge.wire.routes import OTHER, ROUTES, Kind, Route, allow, find_route
+from edge.wire.routes import OTHER, Kind, Route, allow, find_route
 
 log = logging.getLogger(__name__)
 
-_NAMES: Final = (
-    *(b"Host", b"Expect", b"Origin", b"Content-Type", b"Content-Length", b"Content-Encoding", b"Transfer-Encoding"),
-    *(b"Upgrade", b"Authorization", b"Forwarded", b"X-Forwarded-For", b"X-Real-Ip", b"User-Agent"),
-    *(b"Access-Control-Request-Headers", b"Access-Control-Request-Private-Network"),
-)
-_KEPT: Final = {spelling: name.lower() for name in _NAMES for spelling in (name, name.lower())}
-"""The headers that are looked at, in the two spellings that nearly all clients use."""
-_kept: Final = _KEPT.get
-_PASSED_OVER: Final = frozenset(
-    spelling
-    for name in (
-        *(b"Accept", b"Accept-Encoding", b"Accept-Language", b"Cache-Control", b"Connection", b"Cookie", b"DNT"),
-        *(b"Keep-Alive", b"Pragma", b"Priority", b"Referer", b"Sec-CH-UA", b"Sec-CH-UA-Mobile", b"Sec-CH-UA-Platform"),
-        *(b"Sec-Fetch-Dest", b"Sec-Fetch-Mode", b"Sec-Fetch-Site", b"Traceparent", b"X-Forwarded-Host"),
-        *(b"X-Forwarded-Port", b"X-Forwarded-Proto", b"X-Request-Id", b"X-Requested-With"),
-    )
-    for spelling in (name, name.lower())
-)
-"""Common headers that are not: known, so that they cost one look-up."""
-_KEPT_LENGTHS: Final = frozenset(map(len, _NAMES))
 _METHOD_NAMES: Final = {b"POST": "POST", b"GET": "GET", b"OPTIONS": "OPTIONS", b"HEAD": "HEAD", b"CONNECT": "CONNECT"}
 
 LINGER_BYTES_MAX: Final = 64 * 1024
@@ -54,6 +35,9 @@ CHUNK_OVERHEAD_BYTES_MAX: Final = 64 * 1024
 """Chunk sizes, extensions and trailers of a body; on top of eight times its bytes, which one-byte chunks need."""
 
 _SEVERAL_HOSTS: Final = b""
+
+_NO_PARSER: Final = httptools.HttpRequestParser(object())
+"""Of a connection that has sent ordinary requests only."""
 
 _IDLE: Final = 0
 _HEAD: Final = 1
@@ -159,7 +143,6 @@ class CaptureConnection(asyncio.Protocol):
         "_state",
         "_timed",
         "_trusted",
-        "_unusual",
         "_upgrading",
         "_url",
         "deadline_s",
@@ -193,8 +176,7 @@ class CaptureConnection(asyncio.Protocol):
         self._keep_alive = True
         self._body: list[bytes] = []
         self._body_bytes_max = service.settings.body_bytes_max
-        # for a request that is not ordinary, and put back when it is complete
-        self._unusual = False
+        # for one that takes more than a packet, and put back when it is complete
         self._timed = _IDLE
         self._fed = 0
         self._packet = b""
@@ -207,7 +189,7 @@ class CaptureConnection(asyncio.Protocol):
         self._replaying = False
         # The parser calls this one without a Python frame. Sizes are judged when the head, or a packet, is complete.
         self.on_body = self._body.append
-        self._parser = httptools.HttpRequestParser(self)
+        self._parser = _NO_PARSER
 
     # --- the transport's side
 
@@ -248,6 +230,47 @@ class CaptureConnection(asyncio.Protocol):
         self._set_deadline()
 
     def data_received(self, data: bytes) -> None:
+        if self._state == _IDLE and not self._lingering and (ordinary := self.service.read_ordinary(data)) is not None:
+            try:
+                self._take(ordinary)
+            except Exception:
+                log.exception("a request met a fault of ours")
+                self._method = "POST"
+                self._route = ordinary[0]
+                self._headers = by_lower_name(ordinary[3])
+                self._refuse_faulted()
+            return
+        self._read(data)
+
+    def _take(self, ordinary: Ordinary) -> None:
+        """An ordinary request, whole: into the next commit."""
+        route, query, shape, headers, body = ordinary
+        service = self.service
+        queue = self.queue
+        exchange = Exchange(self, route, "POST", headers.get(shape.origin, b""))
+        queue.append(exchange)
+        sent_at = read_plain_query(query) if query else ""
+        if sent_at is not None and service.writer.pending_bytes <= service.settings.inflight_bytes_max:
+            ip = self._peer
+            if self._trusted and shape.forwarded:
+                forwarded_for = headers.get(shape.x_forwarded_for, b"")
+                ip = plain_ipv4(forwarded_for) or self._forwarded_ip(by_lower_name(headers))
+            received_us = service.wall_ns() // 1000
+            record = capture_plain(body, route.name, ip, received_us, sent_at, service.ids)
+            if record is not None:
+                if not self.hindered:
+                    self.deadline_s = service.idle_deadline_s
+                service.observe_body(len(body))
+                service.append(record, 1, received_us, exchange)
+                if len(queue) > 1:
+                    self._bound_pipeline()
+                return
+        self._query = query
+        self._headers = by_lower_name(headers)
+        self._capture(exchange, body)
+        self._bound_pipeline()
+
+    def _read(self, data: bytes) -> None:
         if self._lingering:
             self._lingered += len(data)
             if self._lingered > LINGER_BYTES_MAX and not self.queue and self.transport is not None:
@@ -255,8 +278,8 @@ class CaptureConnection(asyncio.Protocol):
             return
         if len(data) > self._cut:
             cut = self._cut
-            self.data_received(data[:cut])
-            self.data_received(data[cut:])
+            self._read(data[:cut])
+            self._read(data[cut:])
             return
         if self._state == _IDLE:
             self._state = _HEAD
@@ -265,6 +288,8 @@ class CaptureConnection(asyncio.Protocol):
         elif self._state == _HEAD:
             # With the last bytes of the packet before, where the blank line may begin.
             self._packet = (b"   " + self._packet)[-3:] + data
+        if self._parser is _NO_PARSER:
+            self._parser = httptools.HttpRequestParser(self)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -280,7 +305,6 @@ class CaptureConnection(asyncio.Protocol):
 
     def _unfinished(self, data: bytes) -> None:
         """A request goes on in the next packet: bound what is held of it, and how long it may take."""
-        self._unusual = True
         settings = self.service.settings
         head_bytes_max = settings.target_bytes_max + settings.header_bytes_max
         if self._state == _BODY:
@@ -377,62 +401,34 @@ class CaptureConnection(asyncio.Protocol):
             self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name not in _PASSED_OVER:
-            key = _kept(name)
-            if key is not None:
-                arriving = self._arriving
-                # Of several with one name the first is read.
-                if key not in arriving:
-                    arriving[key] = value
-                    return
-                if key == b"host":
-                    arriving[key] = _SEVERAL_HOSTS
-            elif len(name) in _KEPT_LENGTHS and name.lower() in _KEPT:
-                self.on_header(name.lower(), value)
-                return
-        # What is kept is counted by being kept.
-        self._more_headers += 1
+        key = name.lower()
+        arriving = self._arriving
+        if key not in KEPT:
+            self._more_headers += 1
+        elif key not in arriving:
+            # What is kept is counted by being kept. Of several with one name the first is read.
+            arriving[key] = value
+        else:
+            self._more_headers += 1
+            if key == b"host":
+                arriving[key] = _SEVERAL_HOSTS
 
     def on_headers_complete(self) -> None:
         self._state = _BODY
         if self._replaying:
             return
-        self._headers = headers = self._arriving
-        self._arriving = {}
-        count = len(headers) + self._more_headers
-        self._more_headers = 0
-        service = self.service
-        url = self._url
-        self._query = b""
-        fits = True
-        route = ROUTES.get(url)
-        if route is None:
-            route, self._query = find_route(url)
-            fits = len(url) <= service.settings.target_bytes_max
-        self._route = route
+        self._headers = self._arriving
+        count = len(self._headers) + self._more_headers
+        self._forget_arriving()
         parser = self._parser
         self._keep_alive = parser.should_keep_alive()
-        self._method = method = _METHOD_NAMES.get(parser.get_method(), "other")
-        ordinary = (
-            route is not None
-            and route.plain_capture
-            and method == "POST"
-            and parser.get_http_version() == "1.1"
-            and not self._fed  # the head is in one packet, and so small
-            and fits
-            and count <= service.settings.headers_max
-            and len(headers.get(b"content-length", b"")) <= service.small_body_digits
-            and b"expect" not in headers
-            and b"transfer-encoding" not in headers
-            and b"upgrade" not in headers
-            and headers.get(b"host")
-        )
-        if not ordinary and not self._lingering:
+        self._method = _METHOD_NAMES.get(parser.get_method(), "other")
+        self._route, self._query = find_route(self._url)
+        if not self._lingering:
             self._judge_head(count)
 
     def _judge_head(self, count: int) -> None:
         """Every rule for a head, in the order in which the first broken one is told."""
-        self._unusual = True
         settings = self.service.settings
         size = 0
         if self._fed:
@@ -496,26 +492,10 @@ class CaptureConnection(asyncio.Protocol):
         if self._upgrading:
             # An offer to change protocols, which is declined by answering; the parser stops here without the body.
             return
-        body = self._body
-        text = body[0] if len(body) == 1 else b"".join(body)
-        body.clear()
         self._url = b""
         self._state = _IDLE
-        if self._unusual or self._lingering:
-            self._complete_unusual(text)
-            return
-        exchange = Exchange(self, self._route, "POST", self._headers.get(b"origin", b""))
-        queue = self.queue
-        queue.append(exchange)
-        if not self._keep_alive:
-            self._end()
-        self._capture(exchange, text)
-        if len(queue) > 1:
-            self._bound_pipeline()
-
-    def _complete_unusual(self, text: bytes) -> None:
-        """The same for requests that are not ordinary: refused ones, long ones, other methods."""
-        text = self._forget_unusual(text)
+        text = self._whole_body()
+        self._forget_request()
         if self._refused or self._lingering or len(text) > self._body_bytes_max:
             self._end_refused()
             return
@@ -556,18 +536,8 @@ class CaptureConnection(asyncio.Protocol):
         service = self.service
         received_us = service.wall_ns() // 1000
         headers = self._headers
-        peer = self._peer
-        if self._trusted:
-            get = headers.get
-            peer = forwarded_ip(get(b"x-forwarded-for"), get(b"forwarded"), get(b"x-real-ip")) or peer
-        request = Request(
-            exchange.method,
-            self._query,
-            body,
-            headers,
-            peer,
-            received_us,
-        )
+        client_ip = self._forwarded_ip(headers) if self._trusted else self._peer
+        request = Request(exchange.method, self._query, body, headers, client_ip, received_us)
         service.observe_body(len(body))
         try:
             if service.writer.pending_bytes > service.settings.inflight_bytes_max:
@@ -585,6 +555,10 @@ class CaptureConnection(asyncio.Protocol):
         if captured.beacon:
             exchange.beacon = exchange.special = True
         service.append(captured.record, captured.events, received_us, exchange)
+
+    def _forwarded_ip(self, headers: Headers) -> str:
+        get = headers.get
+        return forwarded_ip(get(b"x-forwarded-for"), get(b"forwarded"), get(b"x-real-ip")) or self._peer
 
     def _answer_preflight(self, exchange: Exchange) -> None:
         service = self.service
@@ -733,14 +707,17 @@ class CaptureConnection(asyncio.Protocol):
         self._arriving = {}
         self._more_headers = 0
 
-    def _forget_unusual(self, text: bytes) -> bytes:
-        """A request that was not ordinary is complete: its body, of which `text` is what came last."""
+    def _whole_body(self) -> bytes:
         if self._gathered:
-            self._gathered += text
-            text = bytes(self._gathered)
+            self._gather()
+            return bytes(self._gathered)
+        body = self._body
+        return body[0] if len(body) == 1 else b"".join(body)
+
+    def _forget_request(self) -> None:
+        """A request is complete: what was noted of its way here."""
         if self._fed and not self.hindered:
             self.deadline_s = self.service.idle_deadline_s
-        self._unusual = False
         self._timed = _IDLE
         self._fed = 0
         self._packet = b""
@@ -750,7 +727,6 @@ class CaptureConnection(asyncio.Protocol):
         self._forget_body()
         # Trailers of a chunked body are no headers of the next request.
         self._forget_arriving()
-        return text
 
     # --- an offered upgrade
 

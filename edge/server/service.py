@@ -10,6 +10,7 @@ import msgspec
 
 from edge.metrics import Histogram, Row
 from edge.segment.record import RecordIds
+from edge.server.heads import OrdinaryReader
 from edge.spool.writer import SpoolWriter
 from edge.wire.client_ip import parse_networks
 from edge.wire.rejections import REFUSALS, Reason
@@ -24,9 +25,6 @@ _ORIGINS_MAX: Final = 1024
 
 HEAD_PACKET_BYTES_MAX: Final = 16 * 1024
 """Larger packets are cut before the parser sees a head in them: then a head is small, or its size is known to the byte."""
-
-SMALL_BODY_DIGITS: Final = 5
-"""Bodies announced below 100,000 bytes are read without a look at the worker's load, which is looked at afterwards."""
 
 RETRY_AFTER_S: Final = (1, 30)
 """Bounds of the `Retry-After` of our own faults, drawn evenly so that clients do not come back together."""
@@ -72,8 +70,9 @@ class Service:
         self.trusted_proxies = parse_networks(settings.trusted_proxies)
         self.head_packet_bytes_max = min(HEAD_PACKET_BYTES_MAX, settings.header_bytes_max)
         """No head that is whole in such a packet is too large."""
-        self.small_body_digits = min(SMALL_BODY_DIGITS, len(str(settings.body_bytes_max)) - 1)
-        """A body whose announced length has no more digits is small, and below its limit."""
+        self.read_ordinary = OrdinaryReader(
+            min(self.head_packet_bytes_max, settings.target_bytes_max), settings.headers_max, settings.body_bytes_max
+        ).read
         self.writer = writer
         self.ids = ids
         self.wall_ns = wall_ns

@@ -8,7 +8,8 @@ import msgspec
 from edge.segment.record import RecordIds, encode_record
 from edge.wire.encoding import decode_body
 from edge.wire.fields import parse_fields
-from edge.wire.payload import read_payload
+from edge.wire.payload import read_payload, read_plain_key
+from edge.wire.rejections import Rejected
 from edge.wire.request import Limits, Request
 from edge.wire.routes import Route
 from edge.wire.validate import choose_token, judge_token
@@ -28,6 +29,8 @@ class Captured(msgspec.Struct, gc=False):
 
 _JSON_STARTS: Final = (b"{", b"[")
 _JSON_ENDS: Final = (b"}", b"]")
+_SILENT_FIELDS: Final = frozenset((b"ip", b"ver", b"v", b"retry_count"))
+"""What browsers put into the query for the server that is not there any more, or for people."""
 _NO_FIELDS: Mapping[str, bytes] = {}
 
 
@@ -57,6 +60,37 @@ def capture(request: Request, route: Route, limits: Limits, ids: RecordIds) -> C
     if payload.repaired:
         layers = (*layers, "repair")
     return Captured(record, payload.events, beacon, layers)
+
+
+def read_plain_query(query: bytes) -> str | None:
+    """The `sent_at` of a query that says nothing else, as a browser's; `None` when it may, and `capture` must look."""
+    sent_at = ""
+    for pair in query.split(b"&"):
+        name, _, value = pair.partition(b"=")
+        if name == b"_":
+            if sent_at or not value.isdigit():
+                return None
+            sent_at = value.decode()
+        elif name not in _SILENT_FIELDS:
+            return None
+    return sent_at
+
+
+def capture_plain(
+    body: bytes, path: str, client_ip: str, received_us: int, sent_at: str, ids: RecordIds
+) -> bytes | None:
+    """The record of a body that is one event in plain JSON, well-typed and with its key at the top, as most are.
+
+    `None` for everything else, bad bodies included: `capture` then says what is the matter, or reads it all the same.
+    """
+    key = read_plain_key(body)
+    if key is None:
+        return None
+    try:
+        token = judge_token(key)
+    except Rejected:
+        return None
+    return encode_record(ids, received_us, token, path, client_ip, body, sent_at)
 
 
 def empty_poll(request: Request) -> bool:

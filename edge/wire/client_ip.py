@@ -27,10 +27,16 @@ def is_trusted(peer: str, networks: tuple[Network, ...]) -> bool:
     return any(address in network for network in networks)
 
 
+def plain_ipv4(x_forwarded_for: bytes) -> str:
+    """The leftmost address when it is an IPv4 address and nothing else, as nearly always; else empty."""
+    found = _leftmost_ipv4(x_forwarded_for)
+    return "" if found is None else found[1].decode()
+
+
 def forwarded_ip(x_forwarded_for: bytes | None, forwarded: bytes | None, x_real_ip: bytes | None) -> str:
     """The leftmost address of `X-Forwarded-For`, else of `Forwarded` (RFC 7239), else `X-Real-Ip`; empty when none parses."""
-    if x_forwarded_for is not None and (plain := _leftmost_ipv4(x_forwarded_for)) is not None:
-        return plain[1].decode()
+    if x_forwarded_for is not None and (plain := plain_ipv4(x_forwarded_for)):
+        return plain
     leftmost = (x_forwarded_for or b"").partition(b",")[0]
     for candidate in (leftmost, _forwarded_for(forwarded or b""), x_real_ip):
         if (

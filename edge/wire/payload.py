@@ -39,8 +39,29 @@ class _Envelope(msgspec.Struct, gc=False):
     properties: _Properties | None = None
 
 
+class _Keys(msgspec.Struct, gc=False):
+    """What tells whether an object is one event with its key at the top."""
+
+    api_key: str | None = None
+    token: str | None = None
+    dollar_token: str | None = msgspec.field(name="$token", default=None)
+    batch: msgspec.Raw | None = None
+
+
+_decode_keys: Final = msgspec.json.Decoder(_Keys).decode
 _decode_object: Final = msgspec.json.Decoder(_Envelope).decode
 _decode_list: Final = msgspec.json.Decoder(list[_Envelope]).decode
+
+
+def read_plain_key(text: bytes) -> str | None:
+    """The project key, not yet judged, of a text that is one object and one event with its key at the top; else `None`."""
+    try:
+        if not text.isascii():
+            text.decode()
+        keys = _decode_keys(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    return (keys.api_key or keys.token or keys.dollar_token) if keys.batch is None else None
 
 
 def read_payload(text: bytes) -> Payload:

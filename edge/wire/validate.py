@@ -1,13 +1,14 @@
 """The project key: which one counts, and whether it has the shape of one. No key is looked up."""
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Final
 
 from edge.wire.rejections import Reason, Rejected
 from edge.wire.request import Request
 
 TOKEN_BYTES_MAX: Final = 64
+_KNOWN_MAX: Final = 4096
+_known: Final[set[str]] = set()
 _PERSONAL_PREFIX: Final = "phx_"
 _BEARER: Final = b"bearer "
 
@@ -16,16 +17,17 @@ def judge_token(token: object) -> str:
     """The key to use downstream: trimmed. Raises `Rejected` with the first rule it breaks."""
     if not isinstance(token, str):
         raise Rejected(Reason.TOKEN_NOT_STRING)
-    if len(token) > TOKEN_BYTES_MAX:
-        # Blanks around a key are not remembered with it: there may be megabytes of them.
-        token = token.strip()
-    return _judge_text(token)
+    # A project's key comes with every request. Only what is one is remembered, and not the blanks around it.
+    if token in _known:
+        return token
+    token = _judge_text(token.strip())
+    if len(_known) >= _KNOWN_MAX:
+        _known.clear()
+    _known.add(token)
+    return token
 
 
-@lru_cache(maxsize=4096)
 def _judge_text(token: str) -> str:
-    # Remembered, because a project's key comes with every request; what raises is not.
-    token = token.strip()
     if not token:
         raise Rejected(Reason.TOKEN_EMPTY)
     if len(token.encode("utf-8", "surrogatepass")) > TOKEN_BYTES_MAX:

@@ -2,7 +2,7 @@ import pytest
 
 from edge.wire.rejections import Reason, Rejected
 from edge.wire.request import Request
-from edge.wire.validate import TOKEN_BYTES_MAX, _judge_text, choose_token, judge_token
+from edge.wire.validate import _KNOWN_MAX, TOKEN_BYTES_MAX, _known, choose_token, judge_token
 
 GOOD = {
     "as they are now": ("phc_abc", "phc_abc"),
@@ -44,10 +44,13 @@ def test_a_key_of_the_wrong_shape_is_refused_every_time(token: object, reason: R
 
 
 def test_what_is_remembered_of_keys_is_small() -> None:
-    _judge_text.cache_clear()
+    _known.clear()
     judge_token(" " * 5_000_000 + "phc_abc")
     judge_token("phc_abc")
-    assert _judge_text.cache_info().currsize == 1
+    assert _known == {"phc_abc"}
+    for number in range(2 * _KNOWN_MAX):
+        judge_token(f"phc_{number}")
+    assert len(_known) <= _KNOWN_MAX
 
 
 NONE: tuple[object, ...] = ()

@@ -1,0 +1,136 @@
+"""Instructions per request of the hot path, counted by valgrind: the same whatever else the machine does.
+
+The request path runs in this process on connections whose transports throw answers away, in loop turns of 32 requests, with
+the spool in a real folder; kernel and event loop are left out. Counted are two runs of different length, and the
+difference is divided by the difference of their requests, so start and end do not count.
+
+    python -m bench instructions [--payload A] [--at-most N]
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from bench import payloads
+
+PAYLOADS: Final = ("A", "B", "F")
+"""Those of which a turn is small enough to be committed without a change of thread."""
+TURN_REQUESTS: Final = 32
+SHORT_TURNS: Final = 50
+LONG_TURNS: Final = 150
+_TOTAL: Final = re.compile(r"Collected\s*:\s*(\d+)")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Count and print. 1 when there are more instructions than allowed, 2 when valgrind is missing."""
+    parser = argparse.ArgumentParser(prog="python -m bench instructions", description=__doc__.splitlines()[0])
+    parser.add_argument("--payload", choices=PAYLOADS, default="A")
+    parser.add_argument("--at-most", type=int, metavar="N", help="status 1 when a request takes more")
+    parser.add_argument("--profile", metavar="FILE", help="keep callgrind's output of the longer run there")
+    parser.add_argument("--turns", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.turns is not None:
+        drive(args.payload, args.turns)
+        return 0
+    if shutil.which("valgrind") is None:
+        print("bench instructions: expected valgrind, found none", file=sys.stderr)
+        return 2
+    short = _count(args.payload, SHORT_TURNS, None)
+    long = _count(args.payload, LONG_TURNS, args.profile)
+    per_request = (long - short) / (LONG_TURNS - SHORT_TURNS) / TURN_REQUESTS
+    print(f"{args.payload}: {per_request:,.0f} instructions per request")
+    return 1 if args.at_most is not None and per_request > args.at_most else 0
+
+
+def _count(payload: str, turns: int, profile: str | None) -> int:
+    with tempfile.TemporaryDirectory() as scratch:
+        out = profile or f"{scratch}/callgrind"
+        done = subprocess.run(
+            ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
+            + [sys.executable, "-m", "bench", "instructions", "--payload", payload, "--turns", str(turns)],
+            env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    found = _TOTAL.search(done.stderr)
+    assert found is not None, done.stderr
+    return int(found[1])
+
+
+class _Loop:
+    """As much of an event loop as the spool's writer needs: what it wants called at the end of a turn."""
+
+    def __init__(self) -> None:
+        self.due: list[tuple[Callable[..., object], tuple[Any, ...]]] = []
+
+    def call_soon(self, call: Callable[..., object], *arguments: object) -> None:
+        self.due.append((call, arguments))
+
+    call_soon_threadsafe = call_soon
+
+
+class _Transport:
+    """Throws away what is written."""
+
+    def __init__(self) -> None:
+        self.write = deque[bytes](maxlen=0).append
+
+    def get_extra_info(self, name: str) -> tuple[str, int]:
+        return ("127.0.0.1", 50_000)
+
+
+def drive(payload: str, turns: int) -> None:
+    """Take `turns` turns of requests through the path, `page` mode."""
+    # Here, because the counting process needs none of it.
+    from edge.disk import RealDisk
+    from edge.metrics import Board
+    from edge.segment.record import RecordIds
+    from edge.server.protocol import CaptureConnection
+    from edge.server.service import ServerSettings, Service
+    from edge.spool.writer import Clock, Durability, SpoolSettings, SpoolWriter
+
+    requests = payloads.build(payload).requests
+    loop = _Loop()
+
+    def fault(error: BaseException) -> None:
+        raise error
+
+    with tempfile.TemporaryDirectory() as folder:
+        row = Board.create(1).rows[0]
+        writer = SpoolWriter(
+            loop,  # type: ignore[arg-type]
+            RealDisk(),
+            folder,
+            0,
+            1,
+            lambda: 1,
+            SpoolSettings(Durability.PAGE, sync_interval_s=1e9, segment_age_max_s=1e9),
+            Clock(time.monotonic, lambda: time.time_ns() // 1000),
+            row,
+            fault,
+        )
+        service = Service(ServerSettings(), writer, row, RecordIds(1), time.time_ns)
+        service.tick(time.monotonic())
+        connections = [CaptureConnection(service) for _ in range(TURN_REQUESTS)]
+        for connection in connections:
+            connection.connection_made(_Transport())  # type: ignore[arg-type]
+        index = 0
+        for _ in range(turns):
+            for connection in connections:
+                connection.data_received(requests[index % len(requests)])
+                index += 1
+            while loop.due:
+                due, loop.due = loop.due, []
+                for call, arguments in due:
+                    call(*arguments)
+        ingested = row.get("capture_events_ingested_total")
+        assert ingested == index * payloads.build(payload, variants=1).events, ingested

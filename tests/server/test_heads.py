@@ -1,0 +1,155 @@
+"""The short way reads what the long way reads, or leaves it to the long way."""
+
+from types import SimpleNamespace
+
+import httptools
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from edge.server.heads import _SHAPES_MAX, OrdinaryReader, by_lower_name, shape_of
+from edge.wire.routes import ROUTES
+
+BODY = b'{"api_key":"phc_x","event":"e","distinct_id":"d"}'
+
+
+def reader(head_bytes_max: int = 16_384, headers_max: int = 100, body_bytes_max: int = 1000) -> OrdinaryReader:
+    return OrdinaryReader(head_bytes_max, headers_max, body_bytes_max)
+
+
+def packet(line: bytes = b"POST /e/ HTTP/1.1", *headers: bytes, body: bytes = BODY) -> bytes:
+    lines = (line, *(headers or (b"Host: h",)), b"Content-Length: %d" % len(body))
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def test_an_ordinary_request_is_taken_apart() -> None:
+    sent = packet(
+        b"POST /i/v0/e?ip=0 HTTP/1.1", b"host: h", b"Origin: https://a.example", b"X-FORWARDED-for: 1.2.3.4", b"Any: b"
+    )
+    read = reader().read(sent)
+    assert read is not None
+    route, query, shape, headers, body = read
+    assert (route, query, body) == (ROUTES[b"/i/v0/e"], b"ip=0", BODY)
+    assert headers[shape.origin] == b"https://a.example"
+    assert headers[shape.x_forwarded_for] == b"1.2.3.4"
+    assert shape.forwarded
+    assert by_lower_name(headers) == {
+        b"host": b"h",
+        b"origin": b"https://a.example",
+        b"x-forwarded-for": b"1.2.3.4",
+        b"content-length": b"%d" % len(BODY),
+    }
+
+
+LEFT = {
+    "another method": packet(b"PUT /e/ HTTP/1.1"),
+    "a method of as many letters": packet(b"PATCH /e/ HTTP/1.1"),
+    "a GET": b"GET /e/?data=e30 HTTP/1.1\r\nHost: h\r\n\r\n",
+    "an older version": packet(b"POST /e/ HTTP/1.0"),
+    "a path that is no route": packet(b"POST /x/ HTTP/1.1"),
+    "a route that takes no events": packet(b"POST /robots.txt HTTP/1.1"),
+    "session replay": packet(b"POST /s/ HTTP/1.1"),
+    "no host": packet(b"POST /e/ HTTP/1.1", b"A: b"),
+    "an empty host": packet(b"POST /e/ HTTP/1.1", b"Host: "),
+    "two hosts": packet(b"POST /e/ HTTP/1.1", b"Host: h", b"Host: h"),
+    "two hosts, spelled differently": packet(b"POST /e/ HTTP/1.1", b"Host: h", b"hOST: h"),
+    "a header that comes twice": packet(b"POST /e/ HTTP/1.1", b"Host: h", b"A: b", b"A: b"),
+    "blanks before a value": packet(b"POST /e/ HTTP/1.1", b"Host: h", b"A:  b"),
+    "an expectation": packet(b"POST /e/ HTTP/1.1", b"Host: h", b"expect: 100-continue"),
+    "an upgrade": packet(b"POST /e/ HTTP/1.1", b"Host: h", b"Connection: Upgrade", b"Upgrade: h2c"),
+    "the last of its connection": packet(b"POST /e/ HTTP/1.1", b"Host: h", b"Connection: close"),
+    "chunks": b"POST /e/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
+    "no body": b"POST /e/ HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
+    "half a head": packet()[:30],
+    "half a body": packet()[:-1],
+    "two requests": packet() * 2,
+    "a request and the beginning of another": packet() + b"PO",
+    "an empty line and a request": b"\r\n" + packet(),
+    "a request and an empty line": packet() + b"\r\n",
+    "no HTTP": b"POST \x00\x01\x02",
+    "a body above the limit": packet(body=b"x" * 1001),
+    "too many headers": packet(b"POST /e/ HTTP/1.1", b"Host: h", *(b"A%d: b" % n for n in range(100))),
+    "too large a head": packet(b"POST /e/ HTTP/1.1", b"Host: h", b"A: " + b"b" * 16_384),
+}
+
+
+@pytest.mark.parametrize("sent", LEFT.values(), ids=LEFT)
+def test_what_is_not_ordinary_is_left_alone_and_harms_nothing_that_follows(sent: bytes) -> None:
+    reads = reader()
+    assert reads.read(sent) is None
+    # At most one ordinary packet is left to the long way for it.
+    assert any(reads.read(packet()) for _ in range(2))
+    assert reads.read(packet())
+
+
+NAMES = st.sampled_from(
+    [b"Host", b"host", b"HOST", b"Origin", b"origin", b"oRigin", b"X-Forwarded-For", b"Accept", b"Cookie", b"Forwarded"]
+    + [b"Connection", b"connection", b"Expect", b"expecT", b"Content-Type", b"Upgrade", b"X"]
+)
+VALUES = st.sampled_from([b"a", b"", b" ", b"close", b"keep-alive", b"Keep-Alive", b"1.2.3.4", b"a: b", b"\t", b"a "])
+LINES = st.sampled_from(
+    [b"POST /e/ HTTP/1.1", b"POST /batch?a=b HTTP/1.1", b"POST /e/ HTTP/1.0", b"GET /e/ HTTP/1.1", b"POST //e HTTP/1.1"]
+)
+HEADERS = st.lists(st.builds(lambda name, value: name + b": " + value, NAMES, VALUES), max_size=6)
+
+
+def long_way(sent: bytes) -> tuple[bytes, dict[bytes, list[bytes]], bytes, int]:
+    """Target, all values of each header, body and number of messages."""
+    found: dict[bytes, list[bytes]] = {}
+    targets: list[bytes] = []
+    pieces: list[bytes] = []
+    ends: list[None] = []
+    parser = httptools.HttpRequestParser(
+        SimpleNamespace(
+            on_url=targets.append,
+            on_header=lambda name, value: found.setdefault(name.lower(), []).append(value),
+            on_body=pieces.append,
+            on_message_complete=lambda: ends.append(None),
+        )
+    )
+    parser.feed_data(sent)
+    assert parser.get_method() == b"POST"
+    assert parser.get_http_version() == "1.1"
+    return b"".join(targets), found, b"".join(pieces), len(ends)
+
+
+@given(LINES, HEADERS, st.sampled_from([b"", BODY, b"\n\r\n", BODY + BODY]), st.sampled_from([b"", b"\r\n", b"POST"]))
+@example(b"POST /e/ HTTP/1.1", [b"Host: h", b"Origin: a", b"origin: b"], BODY, b"")
+def test_what_is_read_the_short_way_is_what_the_long_way_reads(
+    line: bytes, headers: list[bytes], body: bytes, behind: bytes
+) -> None:
+    sent = packet(line, b"Host: h", *headers, body=body) + behind
+    read = reader().read(sent)
+    if read is None:
+        return
+    route, query, shape, found, text = read
+    target, values, long_body, messages = long_way(sent)
+    assert messages == 1
+    assert (ROUTES[target.partition(b"?")[0]], target.partition(b"?")[2], long_body) == (route, query, text)
+    assert all(len(each) == 1 for each in values.values())
+    assert {name.lower(): [value] for name, value in found.items()} == values
+    assert found.get(shape.origin, b"") == values.get(b"origin", [b""])[0]
+    assert found.get(shape.x_forwarded_for, b"") == values.get(b"x-forwarded-for", [b""])[0]
+    assert shape.forwarded == bool(values.keys() & {b"forwarded", b"x-forwarded-for", b"x-real-ip"})
+    assert not values.keys() & {b"expect", b"upgrade", b"transfer-encoding"}
+    assert values.get(b"connection", [b"keep-alive"])[0].lower() == b"keep-alive"
+
+
+def test_most_of_what_browsers_and_libraries_send_is_ordinary() -> None:
+    library = (b"Host: h", b"User-Agent: posthog-python/7", b"Accept: */*", b"Connection: keep-alive", b"X-Any: thing")
+    browser = (b"host: h", b"origin: https://a.example", b"sec-fetch-mode: cors", b"cookie: a=b; c=d")
+    for headers in (library, browser):
+        assert reader().read(packet(b"POST /e/ HTTP/1.1", *headers)) is not None
+
+
+def test_shapes_are_remembered_within_bounds() -> None:
+    reads = reader()
+    for number in range(2 * _SHAPES_MAX):
+        assert reads.read(packet(b"POST /e/ HTTP/1.1", b"Host: h", b"N%d: v" % number))
+    assert len(reads._shapes) <= _SHAPES_MAX
+
+
+def test_shape_of_names_that_are_not_an_ordinary_requests() -> None:
+    assert shape_of([b"Accept"]) is None
+    assert shape_of([b"Host", b"HOST"]) is None
+    assert shape_of([b"Host", b"Expect"]) is None
