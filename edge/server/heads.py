@@ -1,12 +1,16 @@
-"""Request heads: which headers are looked at, and the ordinary request, read without a Python call per header.
+"""Request heads: which headers are looked at, and three ways to read a request, from the one that nearly all take.
 
-Nearly every request is *ordinary*: one packet that is one whole POST to a plain capture route, with nothing in its head that
-changes how it is read. One parser per worker reads those; its callbacks are functions written in C (`dict.setdefault`,
-`list.append`), and what has to be known of the headers' names is remembered by their sequence, which few clients vary. What
-is not ordinary is left to the connection, which reads the same bytes again with a parser of its own and every rule there is.
+- *Familiar*: the head's names, in this order, came over and over. One regular expression made of them reads the head.
+- *Ordinary*: one packet that is one whole POST to a plain capture route, with nothing in its head that changes how it is read.
+  One parser per worker reads those; its callbacks are functions written in C (`dict.setdefault`, `list.append`), so no Python
+  code runs per header.
+- Everything else is left to the connection, with a parser of its own and every rule there is (`server/protocol.py`).
+
+Each way accepts a part of what the next one does, and reads it alike; what it does not take the next one gets, untouched.
 """
 
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
 from typing import Final
@@ -28,7 +32,7 @@ KEPT: Final = frozenset(
 """The headers that are looked at."""
 
 _FORWARDING: Final = frozenset((b"forwarded", b"x-forwarded-for", b"x-real-ip"))
-_NOT_ORDINARY: Final = frozenset((b"expect", b"transfer-encoding", b"upgrade"))
+_NOT_ORDINARY: Final = frozenset((b"expect", b"proxy-connection", b"transfer-encoding", b"upgrade"))
 _KEPT_ALIVE: Final = frozenset((b"keep-alive", b"Keep-Alive"))
 _SHAPES_MAX: Final = 256
 """Sequences of names remembered: more than clients send, and few enough for those that an attacker makes up."""
@@ -42,7 +46,29 @@ _PARTS: Final = 4
 """What the parser calls for an ordinary request: its beginning, its target, its body, its end."""
 
 
-class Shape(msgspec.Struct, frozen=True):
+_FAMILIAR_AFTER: Final = 16
+"""Requests of one shape before it is worth the millisecond that an expression takes to make."""
+_LEARNED_MAX: Final = 4
+"""Expressions made between two sweeps of the worker: an attacker's ever new shapes must not become its main work."""
+
+# What the parser takes as well, and in a few places less.
+_VALUE: Final = rb"[\t -~\x80-\xff]*+"
+_TARGET: Final = rb"(/[!#-;=?-~]*+)"
+_VALUES: Final = {
+    b"connection": rb"(?:keep-alive|Keep-Alive)",
+    b"content-length": rb"[0-9]{1,9}+",
+    b"host": rb"[!-~]++",
+    b"origin": rb"[!-~]++",
+    b"x-forwarded-for": rb"[!-~][ -~]*+",
+}
+_TAKEN_OUT: Final = frozenset((b"content-length", b"origin", b"x-forwarded-for"))
+
+
+Plain = tuple[Route, bytes, bytes, bytes, bytes]
+"""Route, query, Origin, X-Forwarded-For, body; empty for a header that is not there."""
+
+
+class Shape(msgspec.Struct):
     """What the names of an ordinary request's headers say; each name as it is spelled there, empty for one that is missing."""
 
     lines_bytes: int
@@ -53,10 +79,68 @@ class Shape(msgspec.Struct, frozen=True):
     forwarded: bool
     """There are forwarding headers, of whatever kind."""
     connection: bytes
+    seen: int = 0
+    familiar: "Familiar | None" = None
+
+
+class Familiar:
+    """Reads the packets whose head has these names, in this order. Made of an ordinary request's names only."""
+
+    __slots__ = ("_body_bytes_max", "_head_bytes_max", "_length", "_match", "_origin", "_x_forwarded_for")
+
+    def __init__(self, names: Sequence[bytes], head_bytes_max: int, body_bytes_max: int) -> None:
+        self._head_bytes_max = head_bytes_max
+        self._body_bytes_max = body_bytes_max
+        lines = []
+        taken_out = [b"target"]
+        for name in names:
+            value = _VALUES.get(name.lower(), _VALUE)
+            if name.lower() in _TAKEN_OUT:
+                taken_out.append(name.lower())
+                value = b"(" + value + b")"
+            lines.append(re.escape(name) + b": " + value + rb"\r\n")
+        self._match = re.compile(_METHOD + _TARGET + re.escape(_VERSION) + b"".join(lines) + rb"\r\n").match
+        # The place of each in the groups, of which the target is the first; 0 for what is not there.
+        self._length = taken_out.index(b"content-length")
+        self._origin = taken_out.index(b"origin") if b"origin" in taken_out else 0
+        self._x_forwarded_for = taken_out.index(b"x-forwarded-for") if b"x-forwarded-for" in taken_out else 0
+
+    def read(self, packet: bytes) -> Plain | None:
+        """The request that `packet` is; `None` when it is not one whole request of this shape."""
+        found = self._match(packet)
+        if found is None:
+            return None
+        groups = found.groups()
+        target = groups[0]
+        plain = _PLAIN.get(target) or _plain_with_query(target)
+        head_bytes = found.end()
+        body = packet[head_bytes:]
+        if (
+            plain is None
+            or len(body) != int(groups[self._length])
+            or not 0 < len(body) <= self._body_bytes_max
+            or head_bytes > self._head_bytes_max
+        ):
+            return None
+        origin = self._origin
+        x_forwarded_for = self._x_forwarded_for
+        return (
+            plain[0],
+            plain[2],
+            groups[origin] if origin else b"",
+            groups[x_forwarded_for] if x_forwarded_for else b"",
+            body,
+        )
 
 
 Ordinary = tuple[Route, bytes, Shape, Headers, bytes]
 """Route, query, shape, headers by the names of the shape (good until the next packet is read), body."""
+
+
+def _plain_with_query(target: bytes) -> tuple[Route, bytes, bytes] | None:
+    path, _, query = target.partition(b"?")
+    found = _PLAIN.get(path)
+    return None if found is None else (found[0], _METHOD + target + _VERSION, query)
 
 
 def by_lower_name(headers: Headers) -> dict[bytes, bytes]:
@@ -69,7 +153,7 @@ def by_lower_name(headers: Headers) -> dict[bytes, bytes]:
     return found
 
 
-def shape_of(names: Iterable[bytes]) -> Shape | None:
+def shape_of(names: Sequence[bytes]) -> Shape | None:
     """The shape of these names; `None` when they are not an ordinary request's."""
     spelled: dict[bytes, bytes] = {}
     for name in names:
@@ -97,6 +181,7 @@ class OrdinaryReader:
         self._parts: list[bytes | None] = []
         self._headers: dict[bytes, bytes] = {}
         self._shapes: dict[tuple[bytes, ...], Shape | None] = {}
+        self._learnable = _LEARNED_MAX
         self._renew()
 
     def _renew(self) -> None:
@@ -128,14 +213,10 @@ class OrdinaryReader:
         if len(parts) != _PARTS or (body := parts[2]) is None or (target := parts[1]) is None:
             self._renew()
             return None
-        try:
-            route, line, query = _PLAIN[target]
-        except KeyError:
-            path, _, query = target.partition(b"?")
-            if path not in _PLAIN:
-                return None
-            route = _PLAIN[path][0]
-            line = _METHOD + target + _VERSION
+        plain = _PLAIN.get(target) or _plain_with_query(target)
+        if plain is None:
+            return None
+        route, line, query = plain
         head_bytes = len(packet) - len(body)
         if head_bytes > self._head_bytes_max or len(body) > self._body_bytes_max or len(headers) > self._headers_max:
             return None
@@ -156,6 +237,9 @@ class OrdinaryReader:
             # The parser takes no other message after this one.
             self._renew()
             return None
+        shape.seen += 1
+        if shape.familiar is None and shape.seen >= _FAMILIAR_AFTER:
+            self._learn_by_heart(shape, names)
         return route, query, shape, headers, body
 
     def _learn(self, names: tuple[bytes, ...]) -> Shape | None:
@@ -163,3 +247,13 @@ class OrdinaryReader:
             self._shapes.clear()
         shape = self._shapes[names] = shape_of(names)
         return shape
+
+    def _learn_by_heart(self, shape: Shape, names: Sequence[bytes]) -> None:
+        # An address that is not in `X-Forwarded-For` takes all headers to find.
+        if self._learnable and bool(shape.x_forwarded_for) == shape.forwarded:
+            self._learnable -= 1
+            shape.familiar = Familiar(names, self._head_bytes_max, self._body_bytes_max)
+
+    def sweep(self) -> None:
+        """To be called a few times a second."""
+        self._learnable = _LEARNED_MAX

@@ -14,7 +14,7 @@ import httptools
 import msgspec
 
 from edge.metrics import METHODS
-from edge.server.heads import KEPT, Headers, Ordinary, by_lower_name
+from edge.server.heads import KEPT, Familiar, Headers, by_lower_name
 from edge.server.service import Service
 from edge.wire.capture import capture, capture_plain, empty_poll, read_plain_query
 from edge.wire.client_ip import forwarded_ip, is_trusted, normalise_ip, plain_ipv4
@@ -38,6 +38,8 @@ _SEVERAL_HOSTS: Final = b""
 
 _NO_PARSER: Final = httptools.HttpRequestParser(object())
 """Of a connection that has sent ordinary requests only."""
+
+_OBJECT: Final = ord("{")
 
 _IDLE: Final = 0
 _HEAD: Final = 1
@@ -125,6 +127,7 @@ class CaptureConnection(asyncio.Protocol):
         "_counted_bytes",
         "_cut",
         "_discarded",
+        "_familiar",
         "_fed",
         "_gathered",
         "_headers",
@@ -162,6 +165,8 @@ class CaptureConnection(asyncio.Protocol):
         self._peer = ""
         self._trusted = False
         self.hindered = _GONE
+        self._familiar: Familiar | None = None
+        """How the head of the last ordinary request was read."""
         self._lingering = False
         self._lingered = 0
         self._state = _IDLE
@@ -230,45 +235,80 @@ class CaptureConnection(asyncio.Protocol):
         self._set_deadline()
 
     def data_received(self, data: bytes) -> None:
-        if self._state == _IDLE and not self._lingering and (ordinary := self.service.read_ordinary(data)) is not None:
+        if self._state == _IDLE and not self._lingering:
+            waiting = len(self.queue)
             try:
-                self._take(ordinary)
+                if self._take(data):
+                    return
             except Exception:
                 log.exception("a request met a fault of ours")
-                self._method = "POST"
-                self._route = ordinary[0]
-                self._headers = by_lower_name(ordinary[3])
-                self._refuse_faulted()
-            return
+                if len(self.queue) > waiting:
+                    self.queue.pop()
+                self._refuse_taken(data)
+                return
         self._read(data)
 
-    def _take(self, ordinary: Ordinary) -> None:
-        """An ordinary request, whole: into the next commit."""
+    def _take(self, packet: bytes) -> bool:
+        """Take an ordinary request into the next commit; whether `packet` is one."""
+        familiar = self._familiar
+        plain = None if familiar is None else familiar.read(packet)
+        if plain is not None and self._take_plain(*plain):
+            return True
+        ordinary = self.service.ordinary.read(packet)
+        if ordinary is None:
+            return False
         route, query, shape, headers, body = ordinary
-        service = self.service
-        queue = self.queue
-        exchange = Exchange(self, route, "POST", headers.get(shape.origin, b""))
-        queue.append(exchange)
-        sent_at = read_plain_query(query) if query else ""
-        if sent_at is not None and service.writer.pending_bytes <= service.settings.inflight_bytes_max:
-            ip = self._peer
-            if self._trusted and shape.forwarded:
-                forwarded_for = headers.get(shape.x_forwarded_for, b"")
-                ip = plain_ipv4(forwarded_for) or self._forwarded_ip(by_lower_name(headers))
-            received_us = service.wall_ns() // 1000
-            record = capture_plain(body, route.name, ip, received_us, sent_at, service.ids)
-            if record is not None:
-                if not self.hindered:
-                    self.deadline_s = service.idle_deadline_s
-                service.observe_body(len(body))
-                service.append(record, 1, received_us, exchange)
-                if len(queue) > 1:
-                    self._bound_pipeline()
-                return
+        self._familiar = shape.familiar
+        origin = headers.get(shape.origin, b"")
+        if plain is None and bool(shape.x_forwarded_for) == shape.forwarded:
+            x_forwarded_for = headers.get(shape.x_forwarded_for, b"")
+            if self._take_plain(route, query, origin, x_forwarded_for, body):
+                return True
+        exchange = Exchange(self, route, "POST", origin)
+        self.queue.append(exchange)
         self._query = query
         self._headers = by_lower_name(headers)
         self._capture(exchange, body)
         self._bound_pipeline()
+        return True
+
+    def _take_plain(self, route: Route, query: bytes, origin: bytes, x_forwarded_for: bytes, body: bytes) -> bool:
+        """The same for one that holds a single event and says little beside it; whether it does."""
+        service = self.service
+        ip = self._peer
+        if x_forwarded_for and self._trusted:
+            ip = plain_ipv4(x_forwarded_for)
+        sent_at = read_plain_query(query) if query else ""
+        if (
+            not ip
+            or sent_at is None
+            or body[0] != _OBJECT
+            or service.writer.pending_bytes > service.settings.inflight_bytes_max
+        ):
+            return False
+        received_us = service.wall_ns() // 1000
+        record = capture_plain(body, route.name, ip, received_us, sent_at, service.ids)
+        if record is None:
+            return False
+        exchange = Exchange(self, route, "POST", origin)
+        queue = self.queue
+        queue.append(exchange)
+        if not self.hindered:
+            self.deadline_s = service.idle_deadline_s
+        service.observe_body(len(body))
+        service.append(record, 1, received_us, exchange)
+        if len(queue) > 1:
+            self._bound_pipeline()
+        return True
+
+    def _refuse_taken(self, packet: bytes) -> None:
+        ordinary = self.service.ordinary.read(packet)
+        if ordinary is not None:
+            self._route = ordinary[0]
+            self._headers = by_lower_name(ordinary[3])
+        self._method = "POST"
+        self._state = _BODY
+        self._refuse_and_close(Reason.INTERNAL)
 
     def _read(self, data: bytes) -> None:
         if self._lingering:

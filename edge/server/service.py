@@ -70,9 +70,9 @@ class Service:
         self.trusted_proxies = parse_networks(settings.trusted_proxies)
         self.head_packet_bytes_max = min(HEAD_PACKET_BYTES_MAX, settings.header_bytes_max)
         """No head that is whole in such a packet is too large."""
-        self.read_ordinary = OrdinaryReader(
+        self.ordinary = OrdinaryReader(
             min(self.head_packet_bytes_max, settings.target_bytes_max), settings.headers_max, settings.body_bytes_max
-        ).read
+        )
         self.writer = writer
         self.ids = ids
         self.wall_ns = wall_ns
@@ -99,6 +99,7 @@ class Service:
         self.idle_deadline_s = now_s + self.settings.idle_timeout_s
         self.date = formatdate(self.wall_ns() / 1e9, usegmt=True).encode()
         self.answers.clear()
+        self.ordinary.sweep()
         for connection in list(self.connections):
             if connection.deadline_s <= now_s:
                 connection.expire()

@@ -7,7 +7,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edge.server.heads import _SHAPES_MAX, OrdinaryReader, by_lower_name, shape_of
+from edge.server.heads import (
+    _FAMILIAR_AFTER,
+    _LEARNED_MAX,
+    _SHAPES_MAX,
+    Familiar,
+    OrdinaryReader,
+    by_lower_name,
+    shape_of,
+)
 from edge.wire.routes import ROUTES
 
 BODY = b'{"api_key":"phc_x","event":"e","distinct_id":"d"}'
@@ -57,6 +65,7 @@ LEFT = {
     "blanks before a value": packet(b"POST /e/ HTTP/1.1", b"Host: h", b"A:  b"),
     "an expectation": packet(b"POST /e/ HTTP/1.1", b"Host: h", b"expect: 100-continue"),
     "an upgrade": packet(b"POST /e/ HTTP/1.1", b"Host: h", b"Connection: Upgrade", b"Upgrade: h2c"),
+    "the last of its connection, to a proxy": packet(b"POST /e/ HTTP/1.1", b"Host: h", b"Proxy-Connection: close"),
     "the last of its connection": packet(b"POST /e/ HTTP/1.1", b"Host: h", b"Connection: close"),
     "chunks": b"POST /e/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n",
     "no body": b"POST /e/ HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n",
@@ -83,7 +92,19 @@ def test_what_is_not_ordinary_is_left_alone_and_harms_nothing_that_follows(sent:
 
 
 NAMES = st.sampled_from(
-    [b"Host", b"host", b"HOST", b"Origin", b"origin", b"oRigin", b"X-Forwarded-For", b"Accept", b"Cookie", b"Forwarded"]
+    [
+        b"Host",
+        b"host",
+        b"HOST",
+        b"Proxy-Connection",
+        b"Origin",
+        b"origin",
+        b"oRigin",
+        b"X-Forwarded-For",
+        b"Accept",
+        b"Cookie",
+        b"Forwarded",
+    ]
     + [b"Connection", b"connection", b"Expect", b"expecT", b"Content-Type", b"Upgrade", b"X"]
 )
 VALUES = st.sampled_from([b"a", b"", b" ", b"close", b"keep-alive", b"Keep-Alive", b"1.2.3.4", b"a: b", b"\t", b"a "])
@@ -94,20 +115,23 @@ HEADERS = st.lists(st.builds(lambda name, value: name + b": " + value, NAMES, VA
 
 
 def long_way(sent: bytes) -> tuple[bytes, dict[bytes, list[bytes]], bytes, int]:
-    """Target, all values of each header, body and number of messages."""
+    """Target, all values of each header, body and number of messages. Raises when it is no kept POST of HTTP/1.1."""
     found: dict[bytes, list[bytes]] = {}
     targets: list[bytes] = []
     pieces: list[bytes] = []
     ends: list[None] = []
-    parser = httptools.HttpRequestParser(
+    keeps: list[bool] = []
+    parser: httptools.HttpRequestParser = httptools.HttpRequestParser(
         SimpleNamespace(
             on_url=targets.append,
             on_header=lambda name, value: found.setdefault(name.lower(), []).append(value),
             on_body=pieces.append,
+            on_headers_complete=lambda: keeps.append(parser.should_keep_alive()),
             on_message_complete=lambda: ends.append(None),
         )
     )
     parser.feed_data(sent)
+    assert keeps == [True]
     assert parser.get_method() == b"POST"
     assert parser.get_http_version() == "1.1"
     return b"".join(targets), found, b"".join(pieces), len(ends)
@@ -153,3 +177,101 @@ def test_shape_of_names_that_are_not_an_ordinary_requests() -> None:
     assert shape_of([b"Accept"]) is None
     assert shape_of([b"Host", b"HOST"]) is None
     assert shape_of([b"Host", b"Expect"]) is None
+
+
+def familiar(*names: bytes, body_bytes_max: int = 1000, head_bytes_max: int = 16_384) -> Familiar:
+    return Familiar(names, head_bytes_max, body_bytes_max)
+
+
+FAMILIAR_NAMES = (b"Host", b"Connection", b"Origin", b"X-Forwarded-For", b"Any", b"Content-Length")
+FAMILIAR_HEADERS = (
+    b"Host: h",
+    b"Connection: keep-alive",
+    b"Origin: o",
+    b"X-Forwarded-For: 1.2.3.4, 5.6.7.8",
+    b"Any: b ",
+)
+
+
+def test_a_familiar_head_is_read_like_any_other() -> None:
+    sent = packet(b"POST /e?_=1 HTTP/1.1", *FAMILIAR_HEADERS)
+    expected = (ROUTES[b"/e"], b"_=1", b"o", b"1.2.3.4, 5.6.7.8", BODY)
+    assert familiar(*FAMILIAR_NAMES).read(sent) == expected
+    assert familiar(b"Host", b"Content-Length").read(packet()) == (ROUTES[b"/e"], b"", b"", b"", BODY)
+
+
+NOT_FAMILIAR = LEFT | {
+    "one header less": packet(b"POST /e/ HTTP/1.1", *FAMILIAR_HEADERS[:-1]),
+    "one header more": packet(b"POST /e/ HTTP/1.1", *FAMILIAR_HEADERS, b"C: d"),
+    "another order": packet(b"POST /e/ HTTP/1.1", *FAMILIAR_HEADERS[::-1]),
+    "another spelling": packet(b"POST /e/ HTTP/1.1", b"host: h", *FAMILIAR_HEADERS[1:]),
+    "half of it": packet(b"POST /e/ HTTP/1.1", *FAMILIAR_HEADERS)[:-1],
+    "more than it": packet(b"POST /e/ HTTP/1.1", *FAMILIAR_HEADERS) + b"P",
+    "two of them": packet(b"POST /e/ HTTP/1.1", *FAMILIAR_HEADERS) * 2,
+    "its last": packet(b"POST /e/ HTTP/1.1", b"Host: h", b"Connection: close", *FAMILIAR_HEADERS[2:]),
+    "an empty host in it": packet(b"POST /e/ HTTP/1.1", b"Host: ", *FAMILIAR_HEADERS[1:]),
+    "no route in it": packet(b"POST /x/ HTTP/1.1", *FAMILIAR_HEADERS),
+    "no body in it": packet(b"POST /e/ HTTP/1.1", *FAMILIAR_HEADERS, body=b""),
+    "a large body in it": packet(b"POST /e/ HTTP/1.1", *FAMILIAR_HEADERS, body=b"x" * 1001),
+    "a large head": packet(b"POST /e/ HTTP/1.1", *FAMILIAR_HEADERS[:-1], b"Any: " + b"b" * 16_384),
+    "a byte no header may hold": packet(b"POST /e/ HTTP/1.1", *FAMILIAR_HEADERS[:-1], b"Any: \x00"),
+    "a line break in a value": packet(b"POST /e/ HTTP/1.1", *FAMILIAR_HEADERS[:-1], b"Any: b\nC: d"),
+    "a length that is no number": packet(b"POST /e/ HTTP/1.1", *FAMILIAR_HEADERS).replace(b"Length: ", b"Length: +"),
+    "a blank in the target": packet(b"POST /e/? HTTP/1.1 HTTP/1.1", *FAMILIAR_HEADERS),
+}
+
+
+@pytest.mark.parametrize("sent", NOT_FAMILIAR.values(), ids=NOT_FAMILIAR)
+def test_what_only_looks_familiar_is_left_alone(sent: bytes) -> None:
+    assert familiar(*FAMILIAR_NAMES).read(sent) is None
+
+
+BYTES = st.sampled_from([bytes([value]) for value in (0, 9, 10, 13, 31, 32, 34, 35, 58, 60, 62, 126, 127, 128, 255)])
+PIECES = st.lists(BYTES | st.sampled_from([b"a", b"/", b"keep-alive", b"49", b"1.2.3.4"]), max_size=4).map(b"".join)
+LEARNABLE = st.lists(NAMES, max_size=5, unique_by=bytes.lower).map(lambda names: [b"Host", *names, b"Content-Length"])
+
+
+@given(LEARNABLE, st.data(), PIECES, st.sampled_from([b"", BODY, b"\n\r\n"]), st.sampled_from([b"", b"\r\n", b"P"]))
+def test_what_is_familiar_is_what_the_long_way_reads(
+    names: list[bytes], data: st.DataObject, target: bytes, body: bytes, behind: bytes
+) -> None:
+    shape = shape_of(names)
+    if shape is None:
+        return
+    values = [b"%d" % len(body) if name == b"Content-Length" else data.draw(PIECES) for name in names]
+    lines = b"".join(name + b": " + value + b"\r\n" for name, value in zip(names, values, strict=True))
+    sent = b"POST /e" + target + b" HTTP/1.1\r\n" + lines + b"\r\n" + body + behind
+    read = Familiar(names, 16_384, 1000).read(sent)
+    if read is None:
+        return
+    route, query, origin, x_forwarded_for, text = read
+    long_target, found, long_body, messages = long_way(sent)
+    assert messages == 1
+    assert (ROUTES[long_target.partition(b"?")[0]], long_target.partition(b"?")[2], long_body) == (route, query, text)
+    assert origin == found.get(b"origin", [b""])[0]
+    assert x_forwarded_for.rstrip() == found.get(b"x-forwarded-for", [b""])[0]
+    assert reader().read(sent) is not None, "each way takes a part of what the next one does"
+
+
+def test_a_shape_becomes_familiar_and_only_so_many_at_a_time() -> None:
+    reads = reader()
+
+    def learned(number: int) -> Familiar | None:
+        found: Familiar | None = None
+        for _ in range(_FAMILIAR_AFTER):
+            read = reads.read(packet(b"POST /e/ HTTP/1.1", b"Host: h", b"N%d: v" % number))
+            assert read is not None
+            found = read[2].familiar
+        return found
+
+    assert [learned(number) is not None for number in range(_LEARNED_MAX + 1)] == [True] * _LEARNED_MAX + [False]
+    reads.sweep()
+    assert learned(_LEARNED_MAX)
+
+
+def test_a_shape_whose_address_takes_all_headers_to_find_never_does() -> None:
+    reads = reader()
+    for _ in range(2 * _FAMILIAR_AFTER):
+        read = reads.read(packet(b"POST /e/ HTTP/1.1", b"Host: h", b"X-Real-IP: 1.2.3.4"))
+        assert read is not None
+        assert read[2].familiar is None
