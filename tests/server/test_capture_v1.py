@@ -1,7 +1,10 @@
 """Capture v1 over real sockets: every documented answer, and what comes out of the drainer."""
 
+import base64
 import gzip
 import json
+import random
+import resource
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +15,7 @@ import pytest
 import zstandard
 
 from edge.drain.expand import expand
-from tests.server.running import LOW_LIMITS, Answer, Server, running
+from tests.server.running import LOW_LIMITS, Answer, Server, running, wait_until
 from tests.wire.test_v1 import OTHER_UUID, UUID, batch, event
 
 REQUEST_ID = "7d9b2c54-3a4e-4f60-8a1b-0c2d3e4f5a6b"
@@ -152,6 +155,23 @@ def test_a_body_that_stops_is_408_and_worth_another_try(tmp_path: Path) -> None:
         assert (answer.status, error(answer)) == (408, "body_read_timeout")
         assert answer.headers["retry-after"] == "1"
         assert answer.headers["posthog-request-id"] == REQUEST_ID
+
+
+def test_nothing_is_ok_that_could_not_be_stored(tmp_path: Path) -> None:
+    """The disk refuses what is larger than its limit: the library is told to come again, and what it then brings is kept."""
+    noise = base64.b64encode(random.Random(1).randbytes(200_000)).decode()
+    sent = request(batch(event(properties={"noise": noise})))
+    with running(tmp_path) as server:
+        [worker] = server.workers()
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+        answer = server.ask(sent)
+        assert (answer.status, error(answer)) == (503, "service_unavailable")
+        assert int(answer.headers["retry-after"]) >= 1
+        assert answer.headers["posthog-request-id"] == REQUEST_ID
+        assert server.records() == []
+        resource.prlimit(worker, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        wait_until(lambda: server.ask(sent).status == 200, "the disk takes it")
+        assert len(server.records()) == 1
 
 
 def test_a_page_may_ask_before(server: Server) -> None:
