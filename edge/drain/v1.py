@@ -20,9 +20,8 @@ from edge.wire.v1 import DROPS, PERSON_PROCESSING_DISABLED, V1Event, Verdict, ju
 Members = dict[str, Raw]
 
 _ABSENT: Final = Raw(b"")
-_NULL: Final = b"null"
-_MOVED: Final = ("options", "session_id", "window_id")
-"""Members of an event that are properties downstream."""
+_MOVED: Final = ("options", "session_id", "window_id", "offset")
+"""Members of an event that are properties downstream; and one that this protocol has not and the older one reads as a time."""
 
 
 class V1Batch(msgspec.Struct, gc=False):
@@ -54,12 +53,12 @@ def read_v1(record: Record) -> V1Batch:
     if not data.isascii():
         data.decode()
     batch = _decode_batch(data)
-    shared: dict[str, bytes] = {}
+    shared: dict[bytes, bytes] = {}
     if bytes(batch.capture_internal) == b"true":
-        shared["capture_internal"] = b"true"
+        shared[b'"capture_internal"'] = b"true"
     named = library(record.user_agent)
     if named is not None:
-        shared |= {"$lib": _encode(named[0]), "$lib_version": _encode(named[1])}
+        shared |= {b'"$lib"': _encode(named[0]), b'"$lib_version"': _encode(named[1])}
     objects: list[tuple[bytes, Members | None]] = []
     dropped: dict[str, int] = {}
     for raw in batch.batch:
@@ -74,36 +73,35 @@ def read_v1(record: Record) -> V1Batch:
     return V1Batch(objects, batch.historical_migration, dropped)
 
 
-def _rewritten(members: Members, event: V1Event, verdict: Verdict, shared: dict[str, bytes]) -> Members:
+def _rewritten(members: Members, event: V1Event, verdict: Verdict, shared: dict[bytes, bytes]) -> Members:
+    options = verdict.options
+    unwanted = verdict.details == PERSON_PROCESSING_DISABLED
     added = {
-        "$session_id": bytes(members.get("session_id", _ABSENT)),
-        "$window_id": bytes(members.get("window_id", _ABSENT)),
-        "$cookieless_mode": verdict.options.cookieless_mode,
-        "$ignore_sent_at": verdict.options.disable_skew_correction,
-        "$product_tour_id": verdict.options.product_tour_id,
-        "$process_person_profile": verdict.options.process_person_profile,
+        b'"$session_id"': bytes(members.get("session_id", _ABSENT)),
+        b'"$window_id"': bytes(members.get("window_id", _ABSENT)),
+        b'"$cookieless_mode"': options.cookieless_mode,
+        b'"$ignore_sent_at"': options.disable_skew_correction,
+        b'"$product_tour_id"': options.product_tour_id,
+        b'"$process_person_profile"': b"false" if unwanted else options.process_person_profile,
         **shared,
     }
-    if verdict.details == PERSON_PROCESSING_DISABLED:
-        added["$process_person_profile"] = b"false"
     rewritten = {name: raw for name, raw in members.items() if name not in _MOVED}
     for name, value in (("uuid", event.uuid), ("distinct_id", event.distinct_id)):
         rewritten[name] = Raw(_encode(trimmed(value)))
-    rewritten["properties"] = _with(
-        bytes(event.properties), {key: text for key, text in added.items() if text and text != _NULL}
-    )
+    said = {key: text for key, text in added.items() if text not in (b"", b"null")}
+    rewritten["properties"] = _with(bytes(event.properties), said)
     return rewritten
 
 
-def _with(properties: bytes, added: dict[str, bytes]) -> Raw:
+def _with(properties: bytes, added: dict[bytes, bytes]) -> Raw:
     """The object with members of its own replaced or behind them; no key twice but those the client wrote twice."""
     if not properties.startswith(b"{"):
         properties = b"{}"
-    if any(_encode(key) in properties for key in added):
-        kept = {key: raw for key, raw in _decode_members(properties).items() if key not in added}
-        properties = _object(kept)
+    if any(key in properties for key in added):
+        members = _decode_members(properties)
+        properties = _object({key: raw for key, raw in members.items() if _encode(key) not in added})
     rest = properties[1:-1].strip()
-    pairs = [_encode(key) + b":" + text for key, text in added.items()]
+    pairs = [key + b":" + text for key, text in added.items()]
     return Raw(b"{%b}" % b",".join([rest, *pairs] if rest else pairs))
 
 

@@ -61,6 +61,10 @@ def test_the_clients_clock_is_corrected_by_the_requests_time_unless_the_event_sa
     assert properties(kept)["$ignore_sent_at"] is True
 
 
+def test_the_age_of_the_older_protocol_is_no_time_here() -> None:
+    assert event_of(event(offset=5000)).timestamp_us == event_of(event()).timestamp_us
+
+
 def test_sessions_and_options_become_properties() -> None:
     options = {"cookieless_mode": 1, "process_person_profile": False, "product_tour_id": 7, "tomorrow": 1}
     found = event_of(event(session_id="s", window_id="w", options=options))
