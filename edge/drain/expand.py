@@ -55,7 +55,7 @@ class Event(msgspec.Struct, gc=False):
     historical: bool
     cookieless: bool
     session_id: str
-    """Session replay only, empty elsewhere."""
+    """Of session replay and capture v1, empty elsewhere."""
     body: bytes
     """The event's JSON object: the client's own text, unless the edge assembled it or moved a member."""
     members: dict[str, Raw]
@@ -115,6 +115,8 @@ class _Payload(msgspec.Struct, gc=False):
     batched: bool
     dropped: dict[str, int] = {}
     """What is dropped already, by reason."""
+    sessions: list[str] = []
+    """Of each object, where they are told outside the properties."""
 
 
 class _Context(msgspec.Struct, gc=False):
@@ -146,6 +148,9 @@ def _expand(record: Record, payload: _Payload) -> Expansion:
             events.append(_event(body, members, index, context))
         except _Dropped as drop:
             dropped[drop.reason] = dropped.get(drop.reason, 0) + 1
+        else:
+            if payload.sessions:
+                events[-1].session_id = payload.sessions[index]
     return Expansion(events, dropped)
 
 
@@ -246,7 +251,9 @@ def _read(data: bytes) -> _Payload:
 def _read_v1(record: Record) -> _Payload:
     """The same for capture v1. Raises what `_read` does."""
     batch = read_v1(record)
-    return _Payload(batch.objects, {"historical_migration": batch.historical_migration}, True, batch.dropped)
+    return _Payload(
+        batch.objects, {"historical_migration": batch.historical_migration}, True, batch.dropped, batch.sessions
+    )
 
 
 def _elements(batch: Raw | None) -> list[Raw] | None:

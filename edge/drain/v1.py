@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Raw
 
 from edge.segment.record import Record
-from edge.wire.v1 import DROPS, PERSON_PROCESSING_DISABLED, V1Event, Verdict, judge, library, trimmed
+from edge.wire.v1 import DROPS, PERSON_PROCESSING_DISABLED, V1Event, Verdict, judge, library, text_of, trimmed
 
 Members = dict[str, Raw]
 
@@ -29,6 +29,8 @@ class V1Batch(msgspec.Struct, gc=False):
 
     objects: list[tuple[bytes, Members | None]]
     """Text and members of each event that is delivered, in order."""
+    sessions: list[str]
+    """The session of each, empty where there is none."""
     historical_migration: Raw
     dropped: dict[str, int]
     """Count by reason, of `DROP_REASONS`."""
@@ -60,6 +62,7 @@ def read_v1(record: Record) -> V1Batch:
     if named is not None:
         shared |= {b'"$lib"': _encode(named[0]), b'"$lib_version"': _encode(named[1])}
     objects: list[tuple[bytes, Members | None]] = []
+    sessions: list[str] = []
     dropped: dict[str, int] = {}
     for raw in batch.batch:
         event = _decode_event(raw)
@@ -68,9 +71,11 @@ def read_v1(record: Record) -> V1Batch:
             reason = DROPS[verdict.details]
             dropped[reason] = dropped.get(reason, 0) + 1
             continue
-        members = _rewritten(_decode_members(raw), event, verdict, shared)
+        members = _decode_members(raw)
+        sessions.append(text_of(members.get("session_id", _ABSENT)) or "")
+        members = _rewritten(members, event, verdict, shared)
         objects.append((_object(members), members))
-    return V1Batch(objects, batch.historical_migration, dropped)
+    return V1Batch(objects, sessions, batch.historical_migration, dropped)
 
 
 def _rewritten(members: Members, event: V1Event, verdict: Verdict, shared: dict[bytes, bytes]) -> Members:

@@ -259,7 +259,7 @@ def error_headers(reason: Reason) -> bytes:
 def judge(event: V1Event) -> Verdict:
     """What becomes of an event: the first rule it breaks. Never raises."""
     options = Options()
-    name = _text(event.event)
+    name = text_of(event.event)
     if not name:
         return Verdict(options, "missing_event_name")
     if name == "$performance_event":
@@ -272,7 +272,7 @@ def judge(event: V1Event) -> Verdict:
         return Verdict(options, "malformed_distinct_id" if odd else "missing_distinct_id")
     if len(distinct_id) > DISTINCT_ID_CHARS_MAX:
         return Verdict(options, "distinct_id_too_large")
-    if not is_rfc3339(_text(event.timestamp) or ""):
+    if not is_rfc3339(text_of(event.timestamp) or ""):
         return Verdict(options, "invalid_event_timestamp")
     if not _is_absent(event.properties) and not bytes(event.properties).startswith(b"{"):
         return Verdict(options, "malformed_event_properties")
@@ -284,9 +284,19 @@ def judge(event: V1Event) -> Verdict:
     return Verdict(options, PERSON_PROCESSING_DISABLED if distinct_id.lower() in PLACEHOLDER_IDS else "")
 
 
+def text_of(raw: Raw) -> str | None:
+    """The string, `None` when absent or something else."""
+    if not raw:
+        return None
+    try:
+        return _decode_text(raw)
+    except msgspec.ValidationError:
+        return None
+
+
 def trimmed(raw: Raw) -> str:
     """The string without the blanks around it, empty when absent or something else."""
-    return (_text(raw) or "").strip()
+    return (text_of(raw) or "").strip()
 
 
 def is_rfc3339(text: str) -> bool:
@@ -378,7 +388,7 @@ def _read_batch(text: bytes) -> list[V1Event]:
         raise Rejected(Reason.BAD_SHAPE, f"Expected an object with a batch of event objects: {error}.") from None
     if batch.batch is None:
         raise Rejected(Reason.BAD_SHAPE, "Expected a member `batch`, a list of events.")
-    if not is_rfc3339(_text(batch.created_at) or ""):
+    if not is_rfc3339(text_of(batch.created_at) or ""):
         found = _shown(bytes(batch.created_at)) or "nothing"
         raise Rejected(Reason.BAD_BATCH, f"created_at: expected a time in RFC 3339, found {found}.")
     return batch.batch
@@ -433,7 +443,7 @@ def _boolean(raw: Raw) -> bytes:
         return b""
     if text in (b"true", b"false"):
         return text
-    word = _text(raw)
+    word = text_of(raw)
     if word is not None:
         value = _BOOLEANS.get(word.strip().lower())
         if value is None:
@@ -450,22 +460,12 @@ def _option_text(raw: Raw) -> bytes:
     """A JSON string, or nothing. A whole number counts as its digits."""
     if _is_absent(raw):
         return b""
-    if _text(raw) is not None:
+    if text_of(raw) is not None:
         return bytes(raw)
     try:
         return b'"%d"' % _decode_integer(raw)
     except msgspec.MsgspecError as error:
         raise ValueError(str(error)) from None
-
-
-def _text(raw: Raw) -> str | None:
-    """The string, `None` when absent or something else."""
-    if not raw:
-        return None
-    try:
-        return _decode_text(raw)
-    except msgspec.ValidationError:
-        return None
 
 
 def _is_absent(raw: Raw) -> bool:

@@ -77,6 +77,8 @@ def test_sessions_and_options_become_properties() -> None:
         **LIBRARY,
     }
     assert found.cookieless
+    assert found.session_id == "s"
+    assert event_of(event(session_id=7)).session_id == ""
     assert not {"options", "session_id", "window_id"} & found.members.keys()
 
 
