@@ -20,6 +20,7 @@ VERBS: Final = {
     "send": "send a test event and show what was stored",
     "status": "what is in the spool, and how far each sink has come",
     "segments": "look inside the spool: ls, cat, verify",
+    "projects": "the registry of project keys: hash a personal key, check a file",
     "version": "versions of edge, Python and the libraries",
 }
 

@@ -21,8 +21,9 @@ from edge.wire.routes import ROUTE_NAMES
 
 METHODS: Final = ("POST", "GET", "OPTIONS", "HEAD", "other")
 STATUSES: Final = tuple(str(s) for s in sorted({200, 204, *(refusal.status for refusal in REFUSALS.values())}))
-LAYERS: Final = ("gzip", "deflate", "zstd", "lz64", "base64", "form", "repair")
+LAYERS: Final = ("gzip", "deflate", "br", "zstd", "lz64", "base64", "form", "repair")
 LANES: Final = ("main", "historical", "ai", "exceptions", "heatmaps", "warnings", "replay")
+DOUBTS: Final = (Reason.UNKNOWN_KEY.value, Reason.UNKNOWN_PERSONAL_KEY.value, Reason.BAD_PROJECT.value)
 SEAL_REASONS: Final = ("size", "age", "shutdown", "error")
 SINKS_MAX: Final = 8
 """Sinks are numbered in the order given; the label carries the configured name."""
@@ -94,6 +95,26 @@ METRICS: Final = (
         "Requests refused, by cause.",
         ("cause",),
         (tuple(reason.value for reason in Reason),),
+    ),
+    Metric(
+        "edge_projects_dry_run_total",
+        "counter",
+        'Requests accepted that `mode = "enforce"` of the project registry would refuse, by cause.',
+        ("cause",),
+        (DOUBTS,),
+    ),
+    Metric(
+        "edge_projects_loads_total",
+        "counter",
+        "Readings of the project registry's file.",
+        ("outcome",),
+        (("ok", "failed"),),
+    ),
+    Metric(
+        "edge_projects_stale",
+        "gauge",
+        "1 while the project registry's file cannot be used and an older state of it, or none, is in force.",
+        per_process=True,
     ),
     Metric("edge_slow_path_total", "counter", "Encoding layers unwrapped, by kind.", ("layer",), (LAYERS,)),
     Metric("edge_request_body_bytes", "histogram", "Body sizes on the wire.", buckets=_SIZE_BUCKETS),

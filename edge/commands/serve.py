@@ -11,18 +11,20 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge import __version__, logs
-from edge.config import DRAIN, SERVE, Address, add_options, load, unknown_variables
+from edge.config import DRAIN, SERVE, Address, ConfigError, add_options, load, unknown_variables
 from edge.drain.process import DrainSpec
 from edge.drain.sinks.table import make_sink
 from edge.layout import Layout
 from edge.metrics import Board
 from edge.process import EXIT_TRY_AGAIN, Child, Lifeline
 from edge.server.admin import AdminServer, Check, Probes
+from edge.server.projects import load_projects
 from edge.server.service import ServerSettings
 from edge.server.supervisor import Job, Supervisor, listen
 from edge.server.worker import WorkerSpec
 from edge.spool.writer import Durability, SpoolSettings
 from edge.status import spool_gauges
+from edge.wire.projects import ProjectsError
 from edge.wire.request import Limits
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
     logs.set_up("edge")
     for sentence in unknown_variables(os.environ, (*SERVE, *DRAIN)):
         log.warning("%s", sentence)
+    projects = _projects(settings)
     data = str(Path(settings["data"]).absolute())
     workers: int = settings["workers"]
     try:
@@ -57,7 +60,9 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
 
     def worker(slot: int) -> Child:
         fds = [sockets[slot].fileno(), board.fd, lifeline.read_fd]
-        spec = WorkerSpec(slot, data, fds[0], board.fd, workers + 2, fds[2], _server(settings), _spool(settings))
+        spec = WorkerSpec(
+            slot, data, fds[0], board.fd, workers + 2, fds[2], _server(settings), _spool(settings), projects
+        )
         return Child(f"worker-{slot}", "edge.server.worker", spec, fds)
 
     def drainer() -> Child:
@@ -93,10 +98,24 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
     return status
 
 
+def _projects(settings: dict[str, Any]) -> str:
+    """The absolute path of the project registry's file, empty for none. One that cannot be used is told before all."""
+    if not settings["projects"]:
+        return ""
+    path = str(Path(settings["projects"]).absolute())
+    try:
+        load_projects(path)
+    except ProjectsError as error:
+        raise ConfigError(f"--projects: {error}") from error
+    return path
+
+
 def _server(settings: dict[str, Any]) -> ServerSettings:
     return ServerSettings(
         body_bytes_max=settings["body_bytes_max"],
         replay_body_bytes_max=settings["replay_body_bytes_max"],
+        v1_body_bytes_max=settings["v1_body_bytes_max"],
+        v1_decoded_bytes_max=settings["v1_decoded_bytes_max"],
         decoded=Limits(settings["decoded_bytes_max"], settings["lz64_bytes_max"]),
         target_bytes_max=settings["target_bytes_max"],
         other_target_bytes_max=settings["other_target_bytes_max"],

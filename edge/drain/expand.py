@@ -17,8 +17,10 @@ from msgspec import Raw
 
 from edge.drain.replay import SNAPSHOT_ITEMS, NotReplay, Snapshot, assemble, decode_snapshot
 from edge.drain.timestamps import normalise, parse_number, parse_sent_at, parse_time
+from edge.drain.v1 import read_v1
 from edge.segment.record import Record
 from edge.wire.drops import DROP_REASONS
+from edge.wire.routes import V1_PATHS
 
 DISTINCT_ID_CHARS_MAX: Final = 200
 
@@ -53,7 +55,7 @@ class Event(msgspec.Struct, gc=False):
     historical: bool
     cookieless: bool
     session_id: str
-    """Session replay only, empty elsewhere."""
+    """Of session replay and capture v1, empty elsewhere."""
     body: bytes
     """The event's JSON object: the client's own text, unless the edge assembled it or moved a member."""
     members: dict[str, Raw]
@@ -111,6 +113,10 @@ class _Payload(msgspec.Struct, gc=False):
     top: _Members
     """The members of the batch wrapper or of the single event; empty for a list."""
     batched: bool
+    dropped: dict[str, int] = {}
+    """What is dropped already, by reason."""
+    sessions: list[str] = []
+    """Of each object, where they are told outside the properties."""
 
 
 class _Context(msgspec.Struct, gc=False):
@@ -124,7 +130,7 @@ class _Context(msgspec.Struct, gc=False):
 def expand(record: Record) -> Expansion:
     """The events of `record`. Never raises: what cannot be read is counted."""
     try:
-        return _expand(record, _read(record.data))
+        return _expand(record, _read_v1(record) if record.path in V1_PATHS else _read(record.data))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # No JSON in UTF-8, or nested deeper than decoders follow. The edge accepts neither, a damaged disk may hold it.
         return Expansion([], {"unreadable": 1})
@@ -136,12 +142,15 @@ def _expand(record: Record, payload: _Payload) -> Expansion:
     historical = payload.batched and bytes(payload.top.get("historical_migration", _ABSENT)) in (b"true", b'"true"')
     context = _Context(record, _sent_at(payload.top, record.sent_at), historical)
     events: list[Event] = []
-    dropped: dict[str, int] = {}
+    dropped = dict(payload.dropped)
     for index, (body, members) in enumerate(payload.objects):
         try:
             events.append(_event(body, members, index, context))
         except _Dropped as drop:
             dropped[drop.reason] = dropped.get(drop.reason, 0) + 1
+        else:
+            if payload.sessions:
+                events[-1].session_id = payload.sessions[index]
     return Expansion(events, dropped)
 
 
@@ -237,6 +246,14 @@ def _read(data: bytes) -> _Payload:
     if elements is None:
         return _Payload([(data, top)], top, False)
     return _Payload(_objects(elements), top, True)
+
+
+def _read_v1(record: Record) -> _Payload:
+    """The same for capture v1. Raises what `_read` does."""
+    batch = read_v1(record)
+    return _Payload(
+        batch.objects, {"historical_migration": batch.historical_migration}, True, batch.dropped, batch.sessions
+    )
 
 
 def _elements(batch: Raw | None) -> list[Raw] | None:

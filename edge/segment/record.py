@@ -37,7 +37,7 @@ class Record(msgspec.Struct, gc=False):
     sent_at: str = ""
     """When the client sent it, as found outside the payload (query `_`, form `sent_at`); not normalised."""
     user_agent: str = ""
-    """Kept for session replay, which names the library by it; empty elsewhere."""
+    """What names the library: the User-Agent of session replay, the PostHog-Sdk-Info of capture v1; empty elsewhere."""
 
 
 class _Head(msgspec.Struct, gc=False):

@@ -27,6 +27,7 @@ KEPT: Final = frozenset(
         *(b"host", b"expect", b"origin", b"content-type", b"content-length", b"content-encoding", b"transfer-encoding"),
         *(b"upgrade", b"authorization", b"forwarded", b"x-forwarded-for", b"x-real-ip", b"user-agent"),
         *(b"access-control-request-headers", b"access-control-request-private-network"),
+        *(b"posthog-sdk-info", b"posthog-attempt", b"posthog-request-id", b"posthog-request-timestamp"),
     )
 )
 """The headers that are looked at."""

@@ -22,6 +22,7 @@ from edge.wire.rejections import REFUSALS, Reason, Rejected
 from edge.wire.request import Request
 from edge.wire.responses import CONTINUE, cors_headers, render_preflight, render_refusal, render_text
 from edge.wire.routes import OTHER, Kind, Route, allow, find_route
+from edge.wire.v1 import V1Answer, capture_batch, error_body, error_headers, request_id_header
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +68,8 @@ class Exchange(msgspec.Struct, gc=False):
     close: bool = False
     head: bool = False
     beacon: bool = False
+    v1: V1Answer | None = None
+    """Of a request of capture v1, whose answers have a form of their own."""
 
     def stored(self) -> None:
         connection = self.connection
@@ -88,6 +91,9 @@ class Exchange(msgspec.Struct, gc=False):
         assert self.route is not None
         self.close = self.close or self._is_last(service)
         service.count_answer(self.method, self.route.name, 204 if self.beacon else 200)
+        if self.v1 is not None:
+            self.response = service.v1_success(self.origin, self.v1, close=self.close)
+            return
         self.response = service.special_success(self.origin, close=self.close, head=self.head, beacon=self.beacon)
 
     def _is_last(self, service: Service) -> bool:
@@ -112,6 +118,8 @@ class Exchange(msgspec.Struct, gc=False):
             service.date,
             retry_after=service.retry_after(),
             allow=allowed,
+            body=b"" if self.v1 is None else error_body(reason, detail),
+            extra=b"" if self.v1 is None else self.v1.headers + error_headers(reason),
             close=self.close,
             head=self.head,
         )
@@ -287,7 +295,7 @@ class CaptureConnection(asyncio.Protocol):
         ):
             return False
         received_us = service.wall_ns() // 1000
-        record = capture_plain(body, route.name, ip, received_us, sent_at, service.ids)
+        record = capture_plain(body, route.name, ip, received_us, sent_at, service.ids, service.known_keys)
         if record is None:
             return False
         exchange = Exchange(self, route, "POST", origin)
@@ -484,6 +492,8 @@ class CaptureConnection(asyncio.Protocol):
         transfer_encoding = headers.get(b"transfer-encoding")
         if route is not None and route.replay:
             self._body_bytes_max = settings.replay_body_bytes_max
+        elif route is not None and route.kind is Kind.CAPTURE_V1:
+            self._body_bytes_max = settings.v1_body_bytes_max
         if version == "1.0":
             self._keep_alive = False
         if len(self._url) > settings.target_bytes_max:
@@ -552,6 +562,8 @@ class CaptureConnection(asyncio.Protocol):
             self._answer_preflight(exchange)
         elif exchange.route.kind is Kind.CAPTURE:
             self._capture(exchange, text)
+        elif exchange.route.kind is Kind.CAPTURE_V1:
+            self._capture_v1(exchange, text)
         else:
             self._answer_page(exchange)
         self._bound_pipeline()
@@ -582,7 +594,7 @@ class CaptureConnection(asyncio.Protocol):
         try:
             if service.writer.pending_bytes > service.settings.inflight_bytes_max:
                 raise Rejected(Reason.OVERLOADED)
-            captured = capture(request, exchange.route, service.settings.decoded, service.ids)
+            captured = capture(request, exchange.route, service.settings.decoded, service.ids, service.choose_key)
         except Rejected as rejected:
             if rejected.reason is Reason.NO_DATA and empty_poll(request):
                 exchange.answer_specially(service)
@@ -594,6 +606,29 @@ class CaptureConnection(asyncio.Protocol):
             service.count_layers(captured.layers)
         if captured.beacon:
             exchange.beacon = exchange.special = True
+        service.append(captured.record, captured.events, received_us, exchange)
+
+    def _capture_v1(self, exchange: Exchange, body: bytes) -> None:
+        service = self.service
+        received_us = service.wall_ns() // 1000
+        headers = self._headers
+        client_ip = self._forwarded_ip(headers) if self._trusted else self._peer
+        request = Request(exchange.method, self._query, body, headers, client_ip, received_us)
+        answer = exchange.v1 = V1Answer(request_id_header(headers))
+        exchange.special = True
+        service.observe_body(len(body))
+        try:
+            if service.writer.pending_bytes > service.settings.inflight_bytes_max:
+                raise Rejected(Reason.OVERLOADED)
+            captured = capture_batch(
+                request, exchange.route, service.settings.v1_decoded_bytes_max, service.ids, service.choose_key
+            )
+        except Rejected as rejected:
+            exchange.refuse(rejected.reason, rejected.detail)
+            self.flush()
+            return
+        answer.body = captured.body
+        service.count_layers(captured.layers)
         service.append(captured.record, captured.events, received_us, exchange)
 
     def _forwarded_ip(self, headers: Headers) -> str:
@@ -636,6 +671,8 @@ class CaptureConnection(asyncio.Protocol):
         exchange = Exchange(self, self._route, self._method, self._headers.get(b"origin", b""))
         exchange.head = self._method == "HEAD"
         exchange.close = not self._keep_alive
+        if self._route is not None and self._route.kind is Kind.CAPTURE_V1:
+            exchange.v1 = V1Answer(request_id_header(self._headers))
         self.queue.append(exchange)
         exchange.refuse(reason, f"{detail} {found}" if found else detail, allowed=allowed)
         self._keep_alive = not exchange.close

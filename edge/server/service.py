@@ -12,10 +12,12 @@ from edge.metrics import Histogram, Row
 from edge.segment.record import RecordIds
 from edge.server.heads import OrdinaryReader
 from edge.spool.writer import SpoolWriter
+from edge.wire.capture import Choose
 from edge.wire.client_ip import parse_networks
 from edge.wire.rejections import REFUSALS, Reason
 from edge.wire.request import MIB, Limits
-from edge.wire.responses import cors_headers, render_beacon, render_success
+from edge.wire.responses import cors_headers, render, render_beacon, render_success
+from edge.wire.v1 import V1Answer
 
 if TYPE_CHECKING:
     from edge.server.protocol import CaptureConnection
@@ -35,6 +37,9 @@ class ServerSettings(msgspec.Struct, frozen=True):
 
     body_bytes_max: int = 20 * MIB
     replay_body_bytes_max: int = 64 * MIB
+    v1_body_bytes_max: int = 10 * MIB
+    v1_decoded_bytes_max: int = 50 * MIB
+    """Body of capture v1 on the wire, and decompressed."""
     decoded: Limits = Limits()
     target_bytes_max: int = 64 * 1024
     """Request target on capture routes, where GET carries the payload."""
@@ -82,6 +87,10 @@ class Service:
         self.stopping = False
         self.connections: set[CaptureConnection] = set()
         self.inflight_bytes = 0
+        self.choose_key: Choose | None = None
+        """Looks project keys up; `None` where none are looked up."""
+        self.known_keys: frozenset[str] | None = None
+        """Keys that need no look; `None` when none does."""
         self.answers: dict[bytes, bytes] = {}
         """Ready-made 200s of kept connections, by Origin."""
 
@@ -122,6 +131,9 @@ class Service:
         if beacon:
             return render_beacon(cors, self.date, close=close)
         return render_success(cors, self.date, close=close, head=head)
+
+    def v1_success(self, origin: bytes, answer: V1Answer, *, close: bool) -> bytes:
+        return render(200, answer.body, cors_headers(origin), self.date, extra=answer.headers, close=close)
 
     def retry_after(self) -> int:
         return random.randint(*RETRY_AFTER_S)

@@ -22,6 +22,7 @@ from edge.layout import Layout
 from edge.metrics import Board, Histogram, Row
 from edge.process import EXIT_FAULT, EXIT_TRY_AGAIN, EXIT_UNUSABLE, accept_signals, read_spec, say_ready
 from edge.segment.record import RecordIds
+from edge.server.projects import Projects
 from edge.server.protocol import CaptureConnection
 from edge.server.service import ServerSettings, Service
 from edge.spool.recover import Recovered, next_counter, open_slot
@@ -48,6 +49,8 @@ class WorkerSpec(msgspec.Struct):
     lifeline_fd: int
     server: ServerSettings
     spool: SpoolSettings
+    projects: str = ""
+    """File of the project registry, empty for none."""
 
 
 def wall_us() -> int:
@@ -101,8 +104,11 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, row: Row, rea
         _on_fault,
     )
     service = Service(spec.server, writer, row, RecordIds(secrets.randbits(64)), time.time_ns)
+    projects = Projects(spec.projects, row) if spec.projects else None
+    if projects is not None:
+        service.choose_key, service.known_keys = projects.tick()
     service.tick(time.monotonic())
-    ticking = asyncio.create_task(_tick(service, writer, row))
+    ticking = asyncio.create_task(_tick(service, writer, row, projects))
     ticking.add_done_callback(_on_tick_ended)
     server = await loop.create_server(
         lambda: CaptureConnection(service), sock=socket.socket(fileno=spec.listen_fd), backlog=ACCEPT_BACKLOG
@@ -126,7 +132,7 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, row: Row, rea
     return 0
 
 
-async def _tick(service: Service, writer: SpoolWriter, row: Row) -> None:
+async def _tick(service: Service, writer: SpoolWriter, row: Row, projects: Projects | None) -> None:
     lag = Histogram(row, "edge_event_loop_lag_seconds")
     due = time.monotonic()
     while True:
@@ -134,6 +140,8 @@ async def _tick(service: Service, writer: SpoolWriter, row: Row) -> None:
         lag.observe(int((now - due) * 1e6))
         lag.fold()
         service.tick(now)
+        if projects is not None:
+            service.choose_key, service.known_keys = projects.tick()
         writer.tick()
         row.set("edge_heartbeat_timestamp_seconds", wall_us())
         row.set("edge_storage_failing", int(writer.failing))

@@ -1,6 +1,6 @@
 """The request path in one function: a complete HTTP request → the record to store, or a rejection."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -34,8 +34,15 @@ _SILENT_FIELDS: Final = frozenset((b"ip", b"ver", b"v", b"retry_count"))
 _NO_FIELDS: Mapping[str, bytes] = {}
 
 
-def capture(request: Request, route: Route, limits: Limits, ids: RecordIds) -> Captured:
-    """Decode, read and judge one request. Raises `Rejected`; changes nothing but the next id."""
+Choose = Callable[[tuple[object, ...], Mapping[str, bytes], Mapping[str, bytes], Request, Route, bytes], str]
+"""Chooses the project key: of the keys in the payload, the fields of form and query, the request, its route, its JSON text."""
+
+
+def capture(request: Request, route: Route, limits: Limits, ids: RecordIds, choose: Choose | None = None) -> Captured:
+    """Decode, read and judge one request. Raises `Rejected`; changes nothing but the next id.
+
+    `choose` looks keys up, and is left out where none are looked up.
+    """
     text = request.body
     query = form = _NO_FIELDS
     layers: tuple[str, ...] = ()
@@ -51,7 +58,10 @@ def capture(request: Request, route: Route, limits: Limits, ids: RecordIds) -> C
         beacon = query.get("beacon") == b"1"
     payload = read_payload(text)
     tokens = payload.tokens
-    token = judge_token(tokens[0]) if len(tokens) == 1 else choose_token(tokens, form, query, request)
+    if choose is not None:
+        token = choose(tokens, form, query, request, route, payload.text)
+    else:
+        token = judge_token(tokens[0]) if len(tokens) == 1 else choose_token(tokens, form, query, request)
     if route.replay:
         user_agent = request.user_agent.decode("latin-1")
     record = encode_record(
@@ -77,11 +87,18 @@ def read_plain_query(query: bytes) -> str | None:
 
 
 def capture_plain(
-    body: bytes, path: str, client_ip: str, received_us: int, sent_at: str, ids: RecordIds
+    body: bytes,
+    path: str,
+    client_ip: str,
+    received_us: int,
+    sent_at: str,
+    ids: RecordIds,
+    known: frozenset[str] | None = None,
 ) -> bytes | None:
     """The record of a body that is one event in plain JSON, well-typed and with its key at the top, as most are.
 
-    `None` for everything else, bad bodies included: `capture` then says what is the matter, or reads it all the same.
+    `None` for everything else, bad bodies and keys that are not `known` included: `capture` then says what is the matter, or
+    reads it all the same.
     """
     key = read_plain_key(body)
     if key is None:
@@ -89,6 +106,8 @@ def capture_plain(
     try:
         token = judge_token(key)
     except Rejected:
+        return None
+    if known is not None and token not in known:
         return None
     return encode_record(ids, received_us, token, path, client_ip, body, sent_at)
 

@@ -2,8 +2,8 @@
 
 A client may put its JSON into base64, lz-string, gzip, deflate, zstd, a form or the query, several inside each other,
 and may name them in the query (`compression`), in the form, in `Content-Encoding`, in none or wrongly. So the bytes
-decide wherever they can, and names only where they must: lz-string text is base64 too, and raw deflate looks like
-nothing.
+decide wherever they can, and names only where they must: lz-string text is base64 too, and raw deflate and brotli
+look like nothing.
 
 Nearly all requests are plain JSON or gzip of it and take the first lines of `decode_body`. Every decoder has an output
 cap, since small in says nothing about small out.
@@ -15,6 +15,7 @@ from binascii import a2b_base64
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
+import brotli
 import msgspec
 import zstandard
 
@@ -138,6 +139,26 @@ def unzstd(data: bytes, bytes_max: int) -> bytes:
     return output[: -len(_ZSTD_END)]
 
 
+def unbrotli(data: bytes, bytes_max: int) -> bytes:
+    """RFC 7932, one stream."""
+    decompressor = brotli.Decompressor()
+    output = bytearray()
+    try:
+        while True:
+            # A piece ends at or above its limit, and may be short of it; the input is all there from the first call on.
+            output += decompressor.process(data, output_buffer_limit=bytes_max + 1 - len(output))
+            if len(output) > bytes_max:
+                raise TooLarge
+            if decompressor.is_finished() or decompressor.can_accept_more_data():
+                break
+            data = b""
+    except brotli.error as error:
+        raise ValueError(str(error)) from None
+    if not decompressor.is_finished():
+        raise ValueError(f"the stream ends early, after {len(output)} bytes of output")
+    return bytes(output)
+
+
 def unbase64(data: bytes, bytes_max: int) -> bytes:
     """RFC 4648 in both alphabets, with spaces for `+`, line breaks and without padding."""
     digits = data.strip().translate(_BASE64_DIGITS, _LINE_BREAKS).rstrip(b"=")
@@ -151,6 +172,7 @@ def unbase64(data: bytes, bytes_max: int) -> bytes:
 DECODERS: Final[dict[str, Callable[[bytes, int], bytes]]] = {
     "gzip": gunzip,
     "deflate": inflate,
+    "br": unbrotli,
     "zstd": unzstd,
     "lz64": decompress_base64,
     "base64": unbase64,
@@ -161,6 +183,7 @@ and stand beside this table."""
 REASONS: Final[dict[str, Reason]] = {
     "gzip": Reason.BAD_GZIP,
     "deflate": Reason.BAD_DEFLATE,
+    "br": Reason.BAD_BROTLI,
     "zstd": Reason.BAD_ZSTD,
     "lz64": Reason.BAD_LZ64,
     "base64": Reason.BAD_ENCODING,
@@ -171,6 +194,7 @@ HINTS: Final[dict[bytes, str]] = {
     b"x-gzip": "gzip",
     b"gzip-js": "gzip",
     b"deflate": "deflate",
+    b"br": "br",
     b"zstd": "zstd",
     b"lz64": "lz64",
     b"lz-string": "lz64",
@@ -249,7 +273,7 @@ def _next_layer(data: bytes, text: bytes, hints: list[str], form_declared: bool,
         raise refusal
     for name in _candidates(text, hints):
         try:
-            inside = _opened(name, data if name == "deflate" else text, limits)
+            inside = _opened(name, data if name in ("deflate", "br") else text, limits)
         except Rejected as failed:
             if failed.reason is Reason.DECODED_TOO_LARGE:
                 raise
@@ -277,7 +301,7 @@ def _opened(name: str, data: bytes, limits: Limits) -> bytes:
 
 def _candidates(text: bytes, hints: list[str]) -> Iterator[str]:
     """Layers without a magic number, surest first. lz64 looks like base64, so it comes before it."""
-    for name in ("deflate", "lz64"):
+    for name in ("deflate", "br", "lz64"):
         if name in hints:
             yield name
     if _base64_spot(text[:_SPOT_BYTES]):
@@ -286,7 +310,7 @@ def _candidates(text: bytes, hints: list[str]) -> Iterator[str]:
 
 def _is_recognised(data: bytes, hints: list[str]) -> bool:
     """Whether it was right to look for a layer here: what was inside is itself something."""
-    if data.startswith((_GZIP_MAGIC, _ZSTD_MAGIC)) or "deflate" in hints:
+    if data.startswith((_GZIP_MAGIC, _ZSTD_MAGIC)) or "deflate" in hints or "br" in hints:
         return True
     text = _stripped(data)
     if text[:1] and text[0] in _OPENINGS:

@@ -16,6 +16,8 @@ class Refusal(msgspec.Struct, frozen=True):
     """Human sentence; what was expected and found is appended by the code that raises."""
     retry_after: bool = False
     """The answer carries `Retry-After`: the fault is ours or passing, the same bytes may succeed later."""
+    attr: str | None = None
+    """The parameter at fault."""
 
 
 class Reason(Enum):
@@ -25,6 +27,7 @@ class Reason(Enum):
     BAD_FORM = "bad_form"
     BAD_GZIP = "bad_gzip"
     BAD_DEFLATE = "bad_deflate"
+    BAD_BROTLI = "bad_brotli"
     BAD_ZSTD = "bad_zstd"
     BAD_LZ64 = "bad_lz64"
     BAD_ENCODING = "bad_encoding"
@@ -41,6 +44,17 @@ class Reason(Enum):
     TOKEN_NOT_ASCII = "token_not_ascii"  # noqa: S105
     TOKEN_PERSONAL = "token_personal_api_key"  # noqa: S105
     TOKEN_NULL_BYTE = "token_null_byte"  # noqa: S105
+    UNKNOWN_KEY = "unknown_key"
+    UNKNOWN_PERSONAL_KEY = "unknown_personal_key"
+    BAD_PROJECT = "bad_project"
+    MISSING_HEADERS = "missing_headers"
+    BAD_HEADER = "bad_header"
+    CONTENT_TYPE = "content_type"
+    CONTENT_ENCODING = "content_encoding"
+    BAD_BATCH = "bad_batch"
+    NO_UUID = "no_uuid"
+    BAD_UUID = "bad_uuid"
+    DUPLICATE_UUID = "duplicate_uuid"
     BODY_TOO_LARGE = "body_too_large"
     DECODED_TOO_LARGE = "decoded_too_large"
     NOT_FOUND = "not_found"
@@ -85,6 +99,7 @@ REFUSALS: Final[dict[Reason, Refusal]] = {
     Reason.BAD_FORM: _invalid("Invalid form data."),
     Reason.BAD_GZIP: _invalid("Failed to decompress data. Invalid gzip data."),
     Reason.BAD_DEFLATE: _invalid("Failed to decompress data. Invalid deflate data."),
+    Reason.BAD_BROTLI: _invalid("Failed to decompress data. Invalid brotli data."),
     Reason.BAD_ZSTD: _invalid("Failed to decompress data. Invalid zstd data."),
     Reason.BAD_LZ64: _invalid("Failed to decompress data. Invalid lz64 data."),
     Reason.BAD_ENCODING: _invalid("Expected JSON, base64, a form, gzip, deflate, zstd or lz64."),
@@ -103,6 +118,23 @@ REFUSALS: Final[dict[Reason, Refusal]] = {
     Reason.TOKEN_NOT_ASCII: _bad_token("not_ascii"),
     Reason.TOKEN_PERSONAL: _bad_token("personal_api_key"),
     Reason.TOKEN_NULL_BYTE: _bad_token("null_byte"),
+    Reason.UNKNOWN_KEY: Refusal(
+        401, "authentication_error", "invalid_api_key", "Project API key invalid. " + _KEY_HINT
+    ),
+    Reason.UNKNOWN_PERSONAL_KEY: Refusal(
+        401, "authentication_error", "invalid_personal_api_key", "Invalid Personal API key."
+    ),
+    Reason.BAD_PROJECT: Refusal(400, "validation_error", "invalid_project", "Invalid Project ID.", attr="project_id"),
+    Reason.MISSING_HEADERS: Refusal(
+        400, "validation_error", "missing_required_headers", "The request is missing required headers:"
+    ),
+    Reason.BAD_HEADER: Refusal(400, "validation_error", "invalid_header_value", "Invalid header value."),
+    Reason.CONTENT_TYPE: Refusal(415, "client_error", "unsupported_content_type", "Unsupported content type."),
+    Reason.CONTENT_ENCODING: Refusal(415, "client_error", "unsupported_encoding", "Unsupported content encoding."),
+    Reason.BAD_BATCH: Refusal(400, "validation_error", "invalid_batch", "Invalid batch."),
+    Reason.NO_UUID: Refusal(400, "validation_error", "missing_event_uuid", "Event submitted without a uuid."),
+    Reason.BAD_UUID: Refusal(400, "validation_error", "invalid_event_uuid", "Event submitted with an invalid uuid."),
+    Reason.DUPLICATE_UUID: Refusal(400, "validation_error", "duplicate_event_uuid", "Duplicate event uuid."),
     Reason.BODY_TOO_LARGE: Refusal(413, "client_error", "request_too_large", "Request too large."),
     Reason.DECODED_TOO_LARGE: Refusal(413, "client_error", "request_too_large", "Request too large."),
     Reason.NOT_FOUND: Refusal(404, "client_error", "not_found", "Not found."),

@@ -77,15 +77,19 @@ def render_refusal(
     *,
     retry_after: int = 0,
     allow: str = "",
+    body: bytes = b"",
+    extra: bytes = b"",
     close: bool = False,
     head: bool = False,
 ) -> bytes:
-    """An error in the documented JSON form. `retry_after` in seconds is sent where the table says a retry helps."""
+    """An error in the documented JSON form, unless a `body` in another is given.
+
+    `retry_after` in seconds is sent where the table says a retry helps; `extra` are complete header lines.
+    """
     refusal = REFUSALS[reason]
-    body = _encode({"type": refusal.type, "code": refusal.code, "detail": detail, "attr": None})
-    extra = b""
+    body = body or _encode({"type": refusal.type, "code": refusal.code, "detail": detail, "attr": refusal.attr})
     if refusal.retry_after:
-        extra = b"retry-after: %d\r\n" % retry_after
+        extra += b"retry-after: %d\r\n" % retry_after
     if allow:
         extra += b"allow: " + allow.encode() + b"\r\n"
     return render(refusal.status, body, cors, date, extra=extra, close=close, head=head)

@@ -13,6 +13,7 @@ class Kind(Enum):
     """What answers a path."""
 
     CAPTURE = "capture"
+    CAPTURE_V1 = "capture_v1"
     BANNER = "banner"
     LIVENESS = "liveness"
     READINESS = "readiness"
@@ -32,9 +33,11 @@ class Route(msgspec.Struct, frozen=True):
 
 
 _CAPTURE_METHODS: Final = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
+_V1_METHODS: Final = frozenset({"POST", "OPTIONS"})
 _PAGE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 CAPTURE_PATHS: Final = ("e", "capture", "track", "engage", "i/v0/e", "batch", "i/v0/ai/batch", "s")
+V1_PATHS: Final = ("i/v1/analytics/events", "i/v1/ai/events")
 
 _PAGES: Final = {
     "": Kind.BANNER,
@@ -45,6 +48,7 @@ _PAGES: Final = {
 
 _NAMED: Final = [
     *(Route(name, Kind.CAPTURE, _CAPTURE_METHODS, name == "s", name != "s") for name in CAPTURE_PATHS),
+    *(Route(name, Kind.CAPTURE_V1, _V1_METHODS) for name in V1_PATHS),
     *(Route(name or "/", kind, _PAGE_METHODS) for name, kind in _PAGES.items()),
 ]
 

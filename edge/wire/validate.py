@@ -9,7 +9,7 @@ from edge.wire.request import Request
 TOKEN_BYTES_MAX: Final = 64
 _KNOWN_MAX: Final = 4096
 _known: Final[set[str]] = set()
-_PERSONAL_PREFIX: Final = "phx_"
+PERSONAL_PREFIX: Final = "phx_"
 _BEARER: Final = b"bearer "
 
 
@@ -34,7 +34,7 @@ def _judge_text(token: str) -> str:
         raise Rejected(Reason.TOKEN_TOO_LONG)
     if not token.isascii():
         raise Rejected(Reason.TOKEN_NOT_ASCII)
-    if token.startswith(_PERSONAL_PREFIX):
+    if token.startswith(PERSONAL_PREFIX):
         raise Rejected(Reason.TOKEN_PERSONAL)
     if "\0" in token:
         raise Rejected(Reason.TOKEN_NULL_BYTE)
@@ -56,9 +56,15 @@ def choose_token(
         found = fields.get("api_key") or fields.get("token")
         if found:
             return judge_token(found.decode("utf-8", "replace"))
-    authorization = request.authorization
-    if authorization[: len(_BEARER)].lower() == _BEARER:
-        found = authorization[len(_BEARER) :].strip()
-        if found and not found.startswith(_PERSONAL_PREFIX.encode()):
-            return judge_token(found.decode("latin-1"))
+    found_key = bearer_key(request)
+    if found_key and not found_key.startswith(PERSONAL_PREFIX):
+        return judge_token(found_key)
     raise Rejected(Reason.NO_TOKEN)
+
+
+def bearer_key(request: Request) -> str:
+    """The key in `Authorization: Bearer`, empty for none."""
+    authorization = request.authorization
+    if authorization[: len(_BEARER)].lower() != _BEARER:
+        return ""
+    return authorization[len(_BEARER) :].strip().decode("latin-1")

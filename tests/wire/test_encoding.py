@@ -5,6 +5,7 @@ from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
 from urllib.parse import quote_plus
 
+import brotli
 import pytest
 import zstandard
 from hypothesis import example, given
@@ -85,6 +86,9 @@ ACCEPTED = {
         request(gzip.compress(zlib.compress(JSON)), content_encoding=b"deflate, gzip"),
         ("gzip", "deflate"),
     ),
+    "brotli": (request(brotli.compress(JSON), content_encoding=b"BR"), ("br",)),
+    "brotli declared but absent": (request(JSON, content_encoding=b"br"), ()),
+    "base64 of brotli": (request(b64encode(brotli.compress(JSON)), content_encoding=b"br"), ("base64", "br")),
     "zstd": (request(ZSTD, content_encoding=b"zstd"), ("zstd",)),
     "zstd, nothing said": (request(ZSTD), ("zstd",)),
     "zstd of several frames": (
@@ -230,6 +234,12 @@ REFUSED = {
         Reason.BAD_DEFLATE,
         "hello you",
     ),
+    "brotli cut short": (
+        request(brotli.compress(JSON)[:-4], content_encoding=b"br"),
+        Reason.BAD_BROTLI,
+        "ends early",
+    ),
+    "no brotli where it is declared": (request(b"hello you", content_encoding=b"br"), Reason.BAD_BROTLI, "hello you"),
     "no zstd where it is declared": (request(b"hello", content_encoding=b"zstd"), Reason.BAD_ZSTD, "hello"),
     # A frame header that asks for a window of 16 MiB (RFC 8878, 3.1.1.1.2), and an empty last block.
     "zstd of a window above 8 MiB": (request(bytes.fromhex("28b52ffd 00 70 010000")), Reason.BAD_ZSTD, "memory"),
@@ -282,6 +292,7 @@ BOMBS = {
     "gzip in a form": request(b"data=" + b64encode(gzip.compress(bytes(10 * MIB))), content_type=FORM),
     "deflate": request(zlib.compress(bytes(10 * MIB)), content_encoding=b"deflate"),
     "raw deflate": request(raw_deflate(bytes(10 * MIB)), content_encoding=b"deflate"),
+    "brotli": request(brotli.compress(bytes(10 * MIB)), content_encoding=b"br"),
     "zstd that says its size": request(zstandard.ZstdCompressor().compress(bytes(10 * MIB))),
     "zstd that does not": request(zstandard.ZstdCompressor(write_content_size=False).compress(bytes(10 * MIB))),
     "zstd of frames": request(zstandard.ZstdCompressor().compress(bytes(400_000)) * 3),
@@ -314,6 +325,7 @@ def test_output_of_exactly_the_limit_is_accepted(name: str) -> None:
     encoded = {
         "gzip": gzip.compress(LZ64_JSON),
         "deflate": zlib.compress(LZ64_JSON),
+        "br": brotli.compress(LZ64_JSON),
         "zstd": zstandard.ZstdCompressor().compress(LZ64_JSON),
         "lz64": LZ64,
         "base64": b64encode(LZ64_JSON),

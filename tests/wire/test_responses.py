@@ -134,7 +134,7 @@ def test_a_refusal_is_the_four_keys_with_its_row_of_the_table(reason: Reason) ->
     assert status == refusal.status
     decoded = cast("dict[str, object]", msgspec.json.decode(body))
     assert list(decoded) == ["type", "code", "detail", "attr"]
-    assert list(decoded.values()) == [refusal.type, refusal.code, 'a "detail"', None]
+    assert list(decoded.values()) == [refusal.type, refusal.code, 'a "detail"', refusal.attr]
     assert headers["content-type"] == "application/json"
     assert headers.get("retry-after") == ("7" if refusal.retry_after else None)
 
