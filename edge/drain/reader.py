@@ -12,13 +12,13 @@ import msgspec
 
 from edge.checkpoints import Position
 from edge.disk import Disk
+from edge.drain.sink import READ_BYTES
 from edge.segment.frame import SEGMENT_HEADER_BYTES
 from edge.segment.name import SegmentName, State, parse_name
 from edge.segment.scan import Damage, Frame, scan
 
 log = logging.getLogger(__name__)
 
-READ_BYTES: Final = 4 * 1024 * 1024
 _REREAD_S: Final = 0.01
 _REREADS: Final = 3
 _FINISHED: Final = (State.SEALED, State.SUSPECT)
@@ -39,7 +39,9 @@ class Chunk(msgspec.Struct, gc=False):
 class SlotReader:
     """Raises `OSError`."""
 
-    def __init__(self, disk: Disk, directory: str, slot: int, position: Position | None) -> None:
+    def __init__(
+        self, disk: Disk, directory: str, slot: int, position: Position | None, read_bytes: int = READ_BYTES
+    ) -> None:
         self.slot = slot
         self._disk = disk
         self._directory = directory
@@ -48,7 +50,7 @@ class SlotReader:
         self._fd: int | None = None
         self._before: tuple[SegmentName | None, int] = self._name, self._offset
         """Where the segment before the open one was read to."""
-        self._read_bytes = READ_BYTES
+        self._read_bytes = self._read_bytes_least = read_bytes
 
     @property
     def position(self) -> Position | None:
@@ -75,7 +77,7 @@ class SlotReader:
         return None
 
     def read(self, end: int | None = None) -> Chunk | None:
-        """The next records of the segment `peek` told, up to about `READ_BYTES` of file or exactly to `end`.
+        """The next records of the segment `peek` told, up to about `read_bytes` of file or exactly to `end`.
 
         `None` when nothing more is there now.
         """
@@ -88,7 +90,7 @@ class SlotReader:
             if rest > self._read_bytes:
                 self._read_bytes *= 2
                 continue
-            self._read_bytes = READ_BYTES
+            self._read_bytes = self._read_bytes_least
             if not finished or rest == 0:
                 return None
             if self._offset + rest > SEGMENT_HEADER_BYTES:

@@ -108,13 +108,16 @@ class Shipper:
     def close(self) -> None:
         for reader in self._readers.values():
             reader.close()
+        self._sink.close()
 
     def _slots(self) -> list[SlotReader]:
         """A reader for every slot there is, those that appeared since the last time included."""
         for slot in self._layout.slots():
             if slot not in self._readers:
                 position = self._checkpoint.slots.get(slot)
-                self._readers[slot] = SlotReader(self._disk, str(self._layout.slot(slot)), slot, position)
+                self._readers[slot] = SlotReader(
+                    self._disk, str(self._layout.slot(slot)), slot, position, self._sink.read_bytes
+                )
         return list(self._readers.values())
 
     def _next(self, reader: SlotReader) -> bool:

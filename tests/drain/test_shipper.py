@@ -6,8 +6,9 @@ import pytest
 
 from edge.checkpoints import load_all
 from edge.disk import RealDisk
+from edge.drain.expand import Event
 from edge.drain.shipper import CHECKPOINT_S, Shipper
-from edge.drain.sink import Batch, Retryable
+from edge.drain.sink import READ_BYTES, Batch, Retryable
 from edge.metrics import Board, Row
 from edge.segment.name import SegmentName
 from tests.drain.spools import Slot
@@ -17,6 +18,7 @@ class MemorySink:
     """Keeps what it confirmed, and refuses as often as it is told to."""
 
     linger_s = 0.0
+    read_bytes = READ_BYTES
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -27,6 +29,12 @@ class MemorySink:
 
     def already(self, slot: int, name: SegmentName, start: int) -> int | None:
         return None
+
+    def cut(self, events: list[Event]) -> list[list[Event]]:
+        return [events]
+
+    def close(self) -> None:
+        pass
 
     def ship(self, batch: Batch) -> int:
         self.offered += 1
