@@ -34,6 +34,10 @@ class Chunk(msgspec.Struct, gc=False):
     lines: list[bytes]
     oldest_us: int
     damaged_bytes: int
+    events: int = 0
+    """Events in readable frames, as counted when they were accepted."""
+    unreadable_events: int = 0
+    """Those of them in frames that do not hold what they say."""
 
 
 class SlotReader:
@@ -119,12 +123,14 @@ class SlotReader:
                 self._report(item)
                 chunk.damaged_bytes += item.end - item.offset
                 continue
+            chunk.events += item.header.events
             chunk.oldest_us = min(chunk.oldest_us or item.header.oldest_us, item.header.oldest_us)
             try:
                 chunk.lines += item.lines()
             except ValueError as error:
                 log.error("segment %s: the frame at %d is not what it says: %s", self._name, item.offset, error)
                 chunk.damaged_bytes += item.end - item.offset
+                chunk.unreadable_events += item.header.events
         self._offset = chunk.end
         return chunk
 

@@ -18,6 +18,7 @@ What is to be quarantined has to pass the breaker (`edge/drain/breaker.py`), so 
 it calls that, costs next to nothing.
 """
 
+import re
 from collections.abc import Collection
 from typing import Final, Protocol
 from urllib.parse import parse_qsl
@@ -142,3 +143,12 @@ def split_url(text: str) -> SinkUrl:
     scheme, _, rest = text.partition(":")
     target, _, query = rest.partition("?")
     return SinkUrl(scheme, target, dict(parse_qsl(query, keep_blank_values=True)))
+
+
+_USER: Final = re.compile(r"//[^/?@]*@")
+_SECRET: Final = re.compile(r"([?&][^=&]*(?:password|passwd|secret|token|key)[^=&]*=)[^&]*", re.IGNORECASE)
+
+
+def without_secrets(text: str) -> str:
+    """A sink's URL as it may be logged and shown."""
+    return _SECRET.sub(r"\1***", _USER.sub("//***@", text))

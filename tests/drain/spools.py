@@ -10,8 +10,18 @@ from edge.segment.name import SegmentName
 from edge.segment.record import RecordIds, encode_record
 from edge.spool.open_segment import OpenSegment
 from edge.spool.recover import open_slot
+from edge.wire.payload import read_payload
+from edge.wire.rejections import Rejected
 
 AT_US = 1_763_690_000_000_000
+
+
+def _events_in(body: bytes) -> int:
+    """As the edge counts them; what it would never accept counts as one."""
+    try:
+        return read_payload(body).events
+    except Rejected:
+        return 1
 
 
 class Slot:
@@ -47,7 +57,8 @@ class Slot:
         ]
         lines = [encode_record(self._ids, AT_US, "phc_x", "e", "203.0.113.7", each) for each in bodies]
         if lines:
-            self._segment.append([self._compressor.pack(b"".join(lines), len(lines), len(lines), AT_US)])
+            events = sum(map(_events_in, bodies))
+            self._segment.append([self._compressor.pack(b"".join(lines), len(lines), events, AT_US)])
         self.written += names
 
     def seal(self) -> None:

@@ -147,7 +147,7 @@ def test_a_second_drainer_is_refused(tmp_path: Path, row: Row, monkeypatch: pyte
 @pytest.mark.parametrize(
     ("urls", "message"),
     [
-        (["kafka:x"], "expected a sink URL that begins with file:, stdout:, null:, found 'kafka:x'"),
+        (["mail:x"], "expected a sink URL that begins with file:, .*, found 'mail:x'"),
         (["null"], "expected a sink URL"),
         (["null:", "null:"], "the same destination twice"),
         ([], "expected 1 to 8 sinks, found 0"),

@@ -4,14 +4,23 @@ from pathlib import Path
 
 import pytest
 
-from edge.checkpoints import load_all
+from edge.checkpoints import Totals, load_all
 from edge.disk import RealDisk
 from edge.drain.expand import Event
+from edge.drain.quarantine import list_quarantined, load
 from edge.drain.shipper import CHECKPOINT_S, Shipper
-from edge.drain.sink import READ_BYTES, Batch, Retryable
+from edge.drain.sink import READ_BYTES, Batch, Paused, Refusal, Refused, Retryable
 from edge.metrics import Board, Row
 from edge.segment.name import SegmentName
 from tests.drain.spools import Slot
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class MemorySink:
@@ -26,6 +35,11 @@ class MemorySink:
         self.offered = 0
         self.refusals = 0
         self.retry_after_s = 0.0
+        self.never: set[str] = set()
+        """Names of events that are refused for good."""
+        self.takes_s = 0.0
+        self.clock = Clock()
+        self.refuse_all: Refusal | None = None
 
     def already(self, slot: int, name: SegmentName, start: int) -> int | None:
         return None
@@ -41,17 +55,14 @@ class MemorySink:
         if self.refusals:
             self.refusals -= 1
             raise Retryable("not now", self.retry_after_s)
+        if self.refuse_all is not None and batch.events:
+            raise self.refuse_all
+        if self.never & {event.event for event in batch.events}:
+            raise Refused("status 400: bad")
+        self.clock.now += self.takes_s
         self.names += [event.event for event in batch.events]
         self.batches.append((batch.slot, str(batch.name), batch.start, batch.end))
         return len(batch.events)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
@@ -65,8 +76,8 @@ def sink() -> MemorySink:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock(sink: MemorySink) -> Clock:
+    return sink.clock
 
 
 @pytest.fixture
@@ -248,4 +259,283 @@ def test_a_sink_that_lingers_gets_larger_batches(
     shipping.step()
     assert sink.names == ["a", "b", "c", "d"]
     assert len(sink.batches) == 2
+    shipping.close()
+
+
+# --- what is refused for good
+
+
+def quarantine_of(slot: Slot) -> list[str]:
+    """Names of the events in quarantine."""
+    folder = str(slot.layout.quarantine / "memory")
+    return sorted(load(RealDisk(), folder, name).event for name in list_quarantined(RealDisk(), folder))
+
+
+def totals_of(slot: Slot) -> Totals:
+    return load_all(RealDisk(), str(slot.layout.checkpoints))["memory"].totals
+
+
+def run(shipping: Shipper, clock: Clock, steps: int = 200) -> None:
+    """Until nothing is left to do; every wait passes at once."""
+    for _ in range(steps):
+        if not shipping.step():
+            break
+        if shipping.waits:
+            clock.now += 61
+    shipping.save()
+
+
+def test_exactly_the_bad_event_is_quarantined_and_everything_is_accounted_for(
+    slot: Slot,
+    sink: MemorySink,
+    shipper: Callable[[], Shipper],
+    clock: Clock,
+    row: Row,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    slot.commit(*"abcdefgh")
+    slot.seal()
+    slot.commit("i")
+    sink.never = {"f"}
+    shipping = shipper()
+    with caplog.at_level(logging.CRITICAL):
+        run(shipping, clock)
+    assert sink.names == list("abcdeghi")
+    assert quarantine_of(slot) == ["f"]
+    totals = totals_of(slot)
+    assert (totals.accepted, totals.shipped, totals.quarantined, totals.imbalance) == (9, 8, 1, 0)
+    assert row.get("edge_drain_events_total", "0", "quarantined") == 1
+    assert row.get("edge_drain_splits_total", "0", "refused") == 3
+    assert row.get("edge_drain_imbalance_events", "0") == 0
+    shipping.close()
+
+
+def test_a_crash_after_the_quarantine_and_before_the_checkpoint_quarantines_nothing_twice(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    slot.commit("a", "bad", "c")
+    sink.never = {"bad"}
+    crashed = shipper()
+    with caplog.at_level(logging.CRITICAL):
+        while crashed.step():
+            pass
+        crashed.close()
+        again = shipper()
+        run(again, clock)
+    assert sink.names == ["a", "c", "a", "c"]
+    assert quarantine_of(slot) == ["bad"]
+    assert (totals_of(slot).quarantined, totals_of(slot).imbalance) == (1, 0)
+    again.close()
+
+
+def test_an_event_that_is_taken_after_such_a_crash_leaves_the_quarantine(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    slot.commit("a", "bad", "c")
+    sink.never = {"bad"}
+    crashed = shipper()
+    with caplog.at_level(logging.CRITICAL):
+        while crashed.step():
+            pass
+    crashed.close()
+    assert quarantine_of(slot) == ["bad"]
+    sink.never = set()
+    again = shipper()
+    run(again, clock)
+    assert quarantine_of(slot) == []
+    assert (totals_of(slot).quarantined, totals_of(slot).shipped) == (0, 3)
+    again.close()
+
+
+def test_a_destination_that_refuses_everything_costs_next_to_nothing_and_is_waited_for(
+    slot: Slot,
+    sink: MemorySink,
+    shipper: Callable[[], Shipper],
+    clock: Clock,
+    row: Row,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    names = [f"e{n}" for n in range(300)]
+    slot.commit(*names[:200])
+    sink.refuse_all = Refused("status 400: maintenance")
+    shipping = shipper()
+    with caplog.at_level(logging.CRITICAL):
+        for _ in range(2000):
+            shipping.step()
+            clock.now += 61 if shipping.waits else 0
+        slot.commit(*names[200:])
+        for _ in range(2000):
+            shipping.step()
+            clock.now += 61 if shipping.waits else 0
+        assert quarantine_of(slot) == []
+        assert row.get("edge_sink_paused", "0") == 1
+        shipping.save()
+        trouble = load_all(RealDisk(), str(slot.layout.checkpoints))["memory"].trouble
+        assert trouble is not None
+        assert trouble.kind == "breaker"
+        sink.refuse_all = None
+        run(shipping, clock)
+    assert sink.names == names
+    assert quarantine_of(slot) == []
+    assert row.get("edge_sink_paused", "0") == 0
+    assert load_all(RealDisk(), str(slot.layout.checkpoints))["memory"].trouble is None
+    assert totals_of(slot).imbalance == 0
+    shipping.close()
+
+
+def test_single_events_refused_one_after_the_other_trip_the_breaker_too(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a quiet edge every batch is a single event, so none is there to compare with."""
+    sink.refuse_all = Refused("status 400: maintenance")
+    shipping = shipper()
+    names = [f"e{n}" for n in range(12)]
+    with caplog.at_level(logging.CRITICAL):
+        for name in names:
+            slot.commit(name)
+            for _ in range(20):
+                shipping.step()
+                clock.now += 61 if shipping.waits else 0
+        assert len(quarantine_of(slot)) <= 3
+        sink.refuse_all = None
+        run(shipping, clock)
+    assert sorted(sink.names + quarantine_of(slot)) == sorted(names)
+    shipping.close()
+
+
+def test_many_bad_events_are_believed_beside_a_good_one_that_comes_later(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = [f"bad{n}" for n in range(8)]
+    slot.commit(*bad)
+    sink.never = set(bad)
+    shipping = shipper()
+    with caplog.at_level(logging.CRITICAL):
+        for _ in range(100):
+            shipping.step()
+            clock.now += 61 if shipping.waits else 0
+        assert quarantine_of(slot) == []
+        slot.commit("good")
+        for _ in range(100):
+            shipping.step()
+            clock.now += 61 if shipping.waits else 0
+        shipping.save()
+    assert sink.names == ["good"]
+    assert quarantine_of(slot) == bad
+    assert totals_of(slot).imbalance == 0
+    shipping.close()
+
+
+def test_a_paused_sink_keeps_everything_says_so_and_goes_on_by_itself(
+    slot: Slot,
+    sink: MemorySink,
+    shipper: Callable[[], Shipper],
+    clock: Clock,
+    row: Row,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    slot.commit("a")
+    sink.refuse_all = Paused("status 401: no such key")
+    shipping = shipper()
+    for _ in range(50):
+        shipping.step()
+        clock.now += 61 if shipping.waits else 0
+    assert any(record.levelno == logging.ERROR and "paused" in record.message for record in caplog.records)
+    assert row.get("edge_sink_paused", "0") == 1
+    assert row.get("edge_drain_retries_total", "0", "paused") == shipping.failures > 5
+    sink.refuse_all = None
+    run(shipping, clock)
+    assert sink.names == ["a"]
+    assert quarantine_of(slot) == []
+    assert row.get("edge_sink_paused", "0") == 0
+    shipping.close()
+
+
+def test_a_restart_remembers_that_the_sink_is_paused(
+    slot: Slot,
+    sink: MemorySink,
+    shipper: Callable[[], Shipper],
+    clock: Clock,
+    row: Row,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    slot.commit("a")
+    sink.refuse_all = Paused("status 401: no such key")
+    shipping = shipper()
+    with caplog.at_level(logging.CRITICAL):
+        shipping.step()
+    shipping.save()
+    shipping.close()
+    row.set("edge_sink_paused", 0, "0")
+    again = shipper()
+    assert row.get("edge_sink_paused", "0") == 1
+    again.close()
+
+
+def test_events_that_the_reader_passed_over_are_missed_loudly(
+    slot: Slot,
+    sink: MemorySink,
+    shipper: Callable[[], Shipper],
+    clock: Clock,
+    row: Row,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A position that is further than what was read, as a fault of ours would leave it."""
+    slot.commit("a")
+    shipping = shipper()
+    run(shipping, clock)
+    slot.commit("never read")
+    reader = shipping._readers[0]
+    reader._offset = slot.files[0].stat().st_size
+    slot.commit("c")
+    slot.seal()
+    slot.commit("d")
+    with caplog.at_level(logging.CRITICAL):
+        run(shipping, clock)
+    assert sink.names == ["a", "c", "d"]
+    assert row.get("edge_drain_imbalance_events", "0") == 1
+    assert totals_of(slot).imbalance == 1
+    assert any(record.levelno == logging.CRITICAL for record in caplog.records)
+    shipping.close()
+
+
+def test_slots_take_turns(slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock) -> None:
+    other = Slot(slot.layout.data, 1)
+    shipping = shipper()
+    for turn in range(4):
+        slot.commit(f"a{turn}")
+        other.commit(f"b{turn}")
+        sink.refusals = 1
+        shipping.step()
+        clock.now += 61
+        shipping.step()
+        clock.now += 61
+    assert {batch[0] for batch in sink.batches} == {0, 1}
+    shipping.close()
+
+
+def test_after_an_outage_the_sink_is_left_alone_between_batches(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink.takes_s = 1.0
+    slot.commit("a")
+    shipping = shipper()
+    shipping.step()
+    assert not shipping.waits
+    slot.commit("b")
+    sink.refusals = 3
+    with caplog.at_level(logging.CRITICAL):
+        for _ in range(3):
+            shipping.step()
+            clock.now += 61
+        shipping.step()
+    assert sink.names == ["a", "b"]
+    assert shipping.waits
+    assert shipping.failures == 0
+    clock.now += 40
+    for name in "cd":
+        slot.commit(name)
+        shipping.step()
+    assert sink.names == list("abcd")
+    assert not shipping.waits
     shipping.close()
