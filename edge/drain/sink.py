@@ -145,10 +145,11 @@ def split_url(text: str) -> SinkUrl:
     return SinkUrl(scheme, target, dict(parse_qsl(query, keep_blank_values=True)))
 
 
+HIDDEN: Final = "***"
 _USER: Final = re.compile(r"//[^/?@]*@")
 _SECRET: Final = re.compile(r"([?&][^=&]*(?:password|passwd|secret|token|key)[^=&]*=)[^&]*", re.IGNORECASE)
 
 
 def without_secrets(text: str) -> str:
     """A sink's URL as it may be logged and shown."""
-    return _SECRET.sub(r"\1***", _USER.sub("//***@", text))
+    return _SECRET.sub(rf"\1{HIDDEN}", _USER.sub(f"//{HIDDEN}@", text))
