@@ -134,5 +134,11 @@ def spool_gauges(layout: Layout) -> str:
         "# HELP edge_spool_oldest_age_seconds Time since the segment that was longest without a write was written.",
         "# TYPE edge_spool_oldest_age_seconds gauge",
         f"edge_spool_oldest_age_seconds {oldest_s:.3f}",
+        "# HELP edge_quarantined_events Events in quarantine.",
+        "# TYPE edge_quarantined_events gauge",
+        *(
+            f'edge_quarantined_events{{sink="{folder.name}"}} {len(list_quarantined(RealDisk(), str(folder)))}'
+            for folder in (sorted(layout.quarantine.iterdir()) if layout.quarantine.is_dir() else [])
+        ),
     ]
     return "\n".join(lines) + "\n"

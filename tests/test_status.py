@@ -107,7 +107,7 @@ def test_the_gauges_are_metrics(tmp_path: Path) -> None:
 def test_the_gauges_of_a_new_folder_are_zero(tmp_path: Path) -> None:
     families = parse(spool_gauges(Layout(tmp_path)))
     assert all(value == 0 for family in families.values() for value in family.samples.values())
-    assert json.dumps([family.kind for family in families.values()]) == '["gauge", "gauge", "gauge"]'
+    assert json.dumps([family.kind for family in families.values()]) == json.dumps(["gauge"] * 4)
 
 
 def test_what_a_sink_was_given_adds_up(tmp_path: Path) -> None:
@@ -136,3 +136,5 @@ def test_files_in_quarantine_are_counted_and_others_are_not(tmp_path: Path) -> N
         (folder / name).touch()
     (sink,) = read_status(Layout(tmp_path)).sinks
     assert sink.in_quarantine == 2
+    samples = parse(spool_gauges(Layout(tmp_path)))["edge_quarantined_events"].samples
+    assert samples == {("edge_quarantined_events", (("sink", "null"),)): 2.0}

@@ -58,11 +58,15 @@ class Delivery:
         return sum(map(len, self._pieces))
 
     def offer(self, now_s: float) -> None:
-        """Offer the next piece. Raises `Retryable`, `Paused`, `Tripped` and `SinkGone`; nothing is forgotten by it."""
-        piece = self._pieces.popleft()
+        """Offer the next piece.
+
+        Raises `Retryable`, `Paused`, `Tripped`, `SinkGone`, and whatever else the sink does; no event is forgotten by it.
+        """
+        piece = self._pieces[0]
         try:
             self._ship(piece, now_s)
         except Refusal as refusal:
+            self._pieces.popleft()
             named = (refusal.indexes or frozenset()) if isinstance(refusal, Refused) else frozenset()
             rest = [event for index, event in enumerate(piece) if index not in refusal.taken and index not in named]
             self._suspect([piece[index] for index in sorted(named)], "refused", str(refusal))
@@ -82,6 +86,8 @@ class Delivery:
             else:
                 self._put_back([rest])
                 raise
+        else:
+            self._pieces.popleft()
         if self.suspects and not self._breaker.believes:
             self._prove(now_s)
 
@@ -130,7 +136,7 @@ class Delivery:
                 self._ship([control], now_s)
             except (TooLarge, Refused) as refusal:
                 self._suspect([control], "too_large" if isinstance(refusal, TooLarge) else "refused", str(refusal))
-            except Refusal:
+            except BaseException:
                 self._put_back([[control]])
                 raise
             else:

@@ -33,7 +33,7 @@ SPOOL_ERROR_S: Final = 1.0
 LOCK_WAIT_S: Final = 10.0
 FINISH_S: Final = 5.0
 """How long what is left is still shipped after the order to stop, as long as the sink takes it."""
-STOP_S: Final = 15.0
+STOP_S: Final = 10.0
 """How long a sink that is in the middle of a batch is waited for."""
 RECURSION_LIMIT: Final = 5000
 IDLE_ONCE_S: Final = 2.0

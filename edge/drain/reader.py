@@ -38,6 +38,8 @@ class Chunk(msgspec.Struct, gc=False):
     """Events in readable frames, as counted when they were accepted."""
     unreadable_events: int = 0
     """Those of them in frames that do not hold what they say."""
+    damages: list[tuple[int, bytes]] = []
+    """What could not be read, each with its offset in the segment. Zeroes are left out: nothing is in them."""
 
 
 class SlotReader:
@@ -121,7 +123,7 @@ class SlotReader:
         for item in items:
             if isinstance(item, Damage):
                 self._report(item)
-                chunk.damaged_bytes += item.end - item.offset
+                self._skip(chunk, item.offset, item.end)
                 continue
             chunk.events += item.header.events
             chunk.oldest_us = min(chunk.oldest_us or item.header.oldest_us, item.header.oldest_us)
@@ -129,7 +131,7 @@ class SlotReader:
                 chunk.lines += item.lines()
             except ValueError as error:
                 log.error("segment %s: the frame at %d is not what it says: %s", self._name, item.offset, error)
-                chunk.damaged_bytes += item.end - item.offset
+                self._skip(chunk, item.offset, item.end)
                 chunk.unreadable_events += item.header.events
         self._offset = chunk.end
         return chunk
@@ -145,7 +147,16 @@ class SlotReader:
         start = self._offset
         self._offset += rest
         self._report(Damage(start, self._offset))
-        return Chunk(self.slot, self._name, start, self._offset, [], 0, rest)
+        chunk = Chunk(self.slot, self._name, start, self._offset, [], 0, 0)
+        self._skip(chunk, start, self._offset)
+        return chunk
+
+    def _skip(self, chunk: Chunk, start: int, end: int) -> None:
+        assert self._fd is not None
+        chunk.damaged_bytes += end - start
+        data = self._disk.pread(self._fd, end - start, start)
+        if data.strip(b"\0"):
+            chunk.damages.append((start, data))
 
     def _report(self, damage: Damage) -> None:
         log.error("segment %s: bytes %d to %d are damaged and skipped", self._name, damage.offset, damage.end)

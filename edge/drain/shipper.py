@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import xxhash
+
 from edge.checkpoints import Checkpoint, CheckpointFile, Position, Trouble
-from edge.disk import Disk
+from edge.disk import Disk, write_durably
 from edge.drain.backoff import OUTAGE_S, delay_s, pause_s, ramp_s
 from edge.drain.breaker import Breaker
 from edge.drain.delivery import Delivery, Tripped
@@ -281,8 +283,25 @@ class Shipper:
                 log.error("sink %s: event %s is set aside, %s: %s", self.sink_id, each.uuid, each.reason, each.why)
         if suspects:
             self._breaker.quarantined(len(suspects), now)
+        self._keep_damaged(under_way)
         self._delivery = None
         self._confirmed(under_way, len(suspects))
+
+    def _keep_damaged(self, under_way: "_UnderWay") -> None:
+        """Copy what could not be read, named by where it was: every sink finds the same, and the first one copies it."""
+        copies = {
+            f"slot-{chunk.slot:02d}-{chunk.name}-{start:012d}.bin": data
+            for chunk in under_way.chunks
+            for start, data in chunk.damages
+        } | {f"record-{xxhash.xxh3_64_hexdigest(line)}.json": line + b"\n" for line in under_way.unreadable}
+        if not copies:
+            return
+        directory = str(self._layout.damaged)
+        self._disk.makedirs(directory)
+        self._disk.sync_directory(str(self._layout.data))
+        for name, data in copies.items():
+            if name not in self._disk.listdir(directory):
+                write_durably(self._disk, directory, name, data)
 
     def _confirmed(self, under_way: "_UnderWay", quarantined: int) -> None:
         delivery = under_way.delivery
@@ -367,6 +386,8 @@ class _UnderWay:
         self.damaged_bytes = chunk.damaged_bytes
         self.merged = 0
         self.dropped: dict[str, int] = {}
+        self.unreadable: list[bytes] = []
+        """Records that are none, or whose events cannot be told apart."""
         self._records: list[tuple[str, list[Event]]] = []
         self._expand(chunk)
         self.delivery = Delivery(sink, breaker, chunk, self._records)
@@ -377,6 +398,7 @@ class _UnderWay:
         self.lines += more.lines
         self.accepted += more.accepted
         self.damaged_bytes += more.damaged_bytes
+        self.unreadable += more.unreadable
         self.merged += more.merged
         for reason, count in more.dropped.items():
             self.dropped[reason] = self.dropped.get(reason, 0) + count
@@ -384,7 +406,6 @@ class _UnderWay:
 
     def _expand(self, chunk: Chunk) -> None:
         dropped = self.dropped
-        unreadable = False
         accounted = 0
         for line in chunk.lines:
             try:
@@ -392,17 +413,19 @@ class _UnderWay:
             except ValueError as error:
                 # The frame's checksum was right, so a writer of another version, or a fault of ours, made the record.
                 log.error("segment %s: a record between %d and %d: %s", chunk.name, chunk.start, chunk.end, error)
-                unreadable = True
+                self.unreadable.append(line)
                 continue
             expansion = expand(record)
             self._records.append((record.id, expansion.events))
+            if "unreadable" in expansion.dropped:
+                self.unreadable.append(line)
             self.merged += expansion.merged
             accounted += len(expansion.events) + expansion.merged
             for reason, count in expansion.dropped.items():
                 dropped[reason] = dropped.get(reason, 0) + count
                 accounted += count
         missing = chunk.events - accounted
-        if missing > 0 and (unreadable or chunk.unreadable_events or "unreadable" in dropped):
+        if missing > 0 and (self.unreadable or chunk.unreadable_events):
             # What a frame or record that cannot be read held is known only as a number.
             dropped["unreadable"] = dropped.get("unreadable", 0) + missing
 

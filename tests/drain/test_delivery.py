@@ -153,6 +153,40 @@ def test_what_was_taken_of_a_refused_piece_is_not_offered_again(refusal: Retryab
     assert under_way.shipped == 4
 
 
+def test_no_event_is_forgotten_whatever_the_sink_raises() -> None:
+    faults: list[Exception] = [OSError("a fault of the sink"), MemoryError()]
+
+    def rule(offered: list[Event]) -> None:
+        if faults:
+            raise faults.pop()
+
+    sink = ScriptedSink(rule, 2)
+    under_way = delivery(sink, [event(str(n)) for n in range(5)])
+    for expected in (MemoryError, OSError):
+        with pytest.raises(expected):
+            under_way.offer(0.0)
+    finish(under_way)
+    assert [taken.event for taken in sink.taken] == list("01234")
+
+
+def test_no_control_is_forgotten_whatever_the_sink_raises() -> None:
+    def rule(offered: list[Event]) -> None:
+        if any(each.event.startswith("!") for each in offered):
+            raise Refused("bad")
+        if not broken:
+            raise OSError("a fault of the sink")
+
+    broken: list[bool] = []
+    sink = ScriptedSink(rule, 4)
+    under_way = delivery(sink, [event(f"!{n}") for n in range(4)] + [event("good", "p")])
+    with pytest.raises(OSError, match="a fault"):
+        finish(under_way)
+    broken.append(True)
+    finish(under_way)
+    assert [taken.event for taken in sink.taken] == ["good"]
+    assert len(under_way.suspects) == 4
+
+
 def test_a_destination_that_refuses_everything_trips_after_a_few_and_unrelated_ones() -> None:
     sink = ScriptedSink(refuse_everything, 100)
     under_way = delivery(sink, [event(str(n), f"p{n}") for n in range(1000)])

@@ -539,3 +539,69 @@ def test_after_an_outage_the_sink_is_left_alone_between_batches(
     assert sink.names == list("abcd")
     assert not shipping.waits
     shipping.close()
+
+
+def test_what_cannot_be_read_is_copied_before_its_segment_may_go(
+    slot: Slot,
+    sink: MemorySink,
+    shipper: Callable[[], Shipper],
+    clock: Clock,
+    row: Row,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name in "abc":
+        slot.commit(name)
+    slot.commit("odd", body=b"this is no JSON")
+    slot.seal()
+    path = slot.files[0]
+    data = bytearray(path.read_bytes())
+    second = data.index(b"\x5e\x2a\x4d\x18", 60)
+    data[second + 70] ^= 1
+    path.write_bytes(data)
+    for _ in range(2):
+        shipping = shipper()
+        with caplog.at_level(logging.CRITICAL):
+            run(shipping, clock)
+        shipping.close()
+        for checkpoint in slot.layout.checkpoints.glob("*.json"):
+            checkpoint.unlink()
+    assert sink.names == ["a", "c"] * 2
+    odd, damaged = sorted(slot.layout.damaged.iterdir())
+    assert odd.name.startswith("record-")
+    assert b'"data":this is no JSON}' in odd.read_bytes()
+    assert damaged.name == f"slot-00-{path.name.removesuffix('.zst')}-{second:012d}.bin"
+    assert damaged.read_bytes() in bytes(data)
+    assert row.get("edge_drain_imbalance_events", "0") == 0
+
+
+def test_what_records_hold_and_frames_say_is_compared(
+    slot: Slot,
+    sink: MemorySink,
+    shipper: Callable[[], Shipper],
+    clock: Clock,
+    row: Row,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As if expansion lost an event: the record holds two, the worker counted three."""
+    slot.commit("a")
+    slot.commit("batch", body=b'[{"event":"x","distinct_id":"u"},{"event":"y","distinct_id":"u"}]', events=3)
+    shipping = shipper()
+    with caplog.at_level(logging.CRITICAL):
+        run(shipping, clock)
+    assert sink.names == ["a", "x", "y"]
+    assert row.get("edge_drain_imbalance_events", "0") == 1
+    assert "1 accepted events are unaccounted for" in caplog.text
+    shipping.close()
+
+
+def test_recordings_balance_although_many_become_one(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock, row: Row
+) -> None:
+    snapshot = b'{"event":"$snapshot","distinct_id":"u","properties":{"$session_id":"s","$snapshot_data":[1]}}'
+    slot.commit("recording", body=b"[%b,%b,%b]" % (snapshot, snapshot, snapshot), path="s")
+    shipping = shipper()
+    run(shipping, clock)
+    assert sink.names == ["$snapshot_items"]
+    totals = totals_of(slot)
+    assert (totals.accepted, totals.shipped, totals.merged, totals.imbalance) == (3, 1, 2, 0)
+    shipping.close()
