@@ -13,6 +13,7 @@ from edge.drain.sink import READ_BYTES, Batch, Paused, Refusal, Refused, Retryab
 from edge.metrics import Board, Row
 from edge.segment.name import SegmentName
 from tests.drain.spools import Slot
+from tests.fakes import FaultyDisk
 
 
 class Clock:
@@ -605,3 +606,74 @@ def test_recordings_balance_although_many_become_one(
     totals = totals_of(slot)
     assert (totals.accepted, totals.shipped, totals.merged, totals.imbalance) == (3, 1, 2, 0)
     shipping.close()
+
+
+# --- a crash at every moment
+
+
+class Killed(BaseException):
+    """Nothing of the program's may catch it."""
+
+
+def test_a_crash_at_every_moment_of_halving_and_setting_aside_loses_nothing_and_makes_up_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The moments: before every call to the disk, before a request arrives, and after it was taken and before anybody knew."""
+    good = [f"g{n}" for n in range(12)]
+    bad = ["bad1", "bad2", "bad3"]
+    finished = False
+    aside_early = duplicates = 0
+    moment = 0
+    while not finished:
+        slot = Slot(tmp_path / str(moment))
+        slot.layout.checkpoints.mkdir()
+        slot.commit(*good[:3], "bad1", *good[3:5], "bad2", *good[5:8])
+        slot.seal()
+        slot.commit(*good[8:], "bad3")
+        left = [moment]
+
+        def pass_moment(left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] == -1:
+                raise Killed
+
+        class Fragile(MemorySink):
+            def ship(self, batch: Batch) -> int:
+                pass_moment()
+                size = super().ship(batch)
+                pass_moment()
+                return size
+
+        sink = Fragile()
+        sink.never = set(bad)
+        row = Board.create(1).rows[0]
+        with caplog.at_level(logging.CRITICAL):
+            try:
+                disk = FaultyDisk(RealDisk(), pass_moment)
+                crashed = Shipper(disk, slot.layout, "memory", "memory:", sink, row, 0, sink.clock)
+            except Killed:
+                continued = None
+            else:
+                continued = crashed
+                try:
+                    run(crashed, sink.clock)
+                    finished = True
+                except Killed:
+                    known = load_all(RealDisk(), str(slot.layout.checkpoints))
+                    aside_early += bool(quarantine_of(slot)) and not known
+            left[0] = -1
+            if continued is not None:
+                continued.close()
+            again = Shipper(RealDisk(), slot.layout, "memory", "memory:", sink, row, 0, sink.clock)
+            run(again, sink.clock)
+            again.close()
+        assert set(sink.names) == set(good), moment
+        assert quarantine_of(slot) == bad, moment
+        totals = totals_of(slot)
+        assert (totals.accepted, totals.shipped, totals.quarantined, totals.imbalance) == (15, 12, 3, 0), moment
+        duplicates += len(sink.names) - len(good)
+        moment += 1
+    # Without these, nothing was proved.
+    assert moment > 80
+    assert aside_early > 0
+    assert duplicates > 0
