@@ -5,10 +5,12 @@ It takes an event when it means to answer 2xx, whether or not the answer arrives
 
 import gzip
 import json
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, Self
 
 import msgspec
@@ -46,7 +48,11 @@ class Downstream:
     """`rule` says what to answer, and may be changed at any time."""
 
     def __init__(
-        self, rule: Callable[[Call], Reply] = lambda call: TAKE, *, keep_calls: bool = True, port: int = 0
+        self,
+        rule: Callable[[Call], Reply] = lambda call: TAKE,
+        *,
+        keep_calls: bool = True,
+        certificate: Path | None = None,
     ) -> None:
         self.rule = rule
         self.calls: list[Call] = []
@@ -79,13 +85,20 @@ class Downstream:
             def handle_error(self, request: object, client_address: object) -> None:
                 """A client that goes away is what the tests are about."""
 
-        self._server = Server(("127.0.0.1", port), Handler)
+        self._server = Server(("127.0.0.1", 0), Handler)
+        self._scheme = "http" if certificate is None else "https"
+        if certificate is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
 
     @property
     def url(self) -> str:
-        return f"posthog+http://127.0.0.1:{self.port}"
+        return f"posthog+{self._scheme}://127.0.0.1:{self.port}"
 
     @property
     def merged(self) -> set[tuple[str, str, str, str]]:

@@ -141,17 +141,17 @@ class PostHogSink:
     def _post(self, path: str, data: bytes) -> tuple[int, Mapping[str, str], bytes]:
         kept = self._connection is not None
         try:
-            return self._exchange(path, data)
-        except (ConnectionError, http.client.RemoteDisconnected) as error:
+            try:
+                return self._exchange(path, data)
+            except (ConnectionError, http.client.RemoteDisconnected):
+                if not kept:
+                    raise
+                # A kept connection may have been closed at any time before; a new one says whether anybody is there.
+                self.close()
+                return self._exchange(path, data)
+        except ssl.SSLCertVerificationError as error:
             self.close()
-            if not kept:
-                raise Retryable(f"{self._host}: {error}") from error
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
-            raise Retryable(f"{self._host}: {type(error).__name__}: {error}") from error
-        # A kept connection may have been closed at any time before; a new one says whether anybody is there.
-        try:
-            return self._exchange(path, data)
+            raise Paused(f"{self._host}: {error}") from error
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise Retryable(f"{self._host}: {type(error).__name__}: {error}") from error

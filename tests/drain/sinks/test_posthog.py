@@ -3,6 +3,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from email.utils import formatdate
+from pathlib import Path
 from time import time
 from typing import Any
 
@@ -15,6 +16,9 @@ from edge.drain.sinks.posthog import BODY_BYTES_MAX, EVENTS_MAX, RETRY_AFTER_S_M
 from edge.segment.name import SegmentName
 from edge.segment.record import Record
 from tests.downstream import Call, Downstream, Reply
+
+CERTIFICATE = Path(__file__).parent / "loopback.pem"
+"""Of 127.0.0.1, with its key, signed by itself, good for a century and for nothing but these tests."""
 
 AT_US = 1_763_690_000_123_456
 
@@ -270,6 +274,20 @@ def test_an_answer_that_never_comes_is_given_up(monkeypatch: pytest.MonkeyPatch,
         sink.ship(batch(named("a")))
     gate.set()
     sink.close()
+
+
+def test_a_certificate_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Downstream(certificate=CERTIFICATE) as downstream:
+        _, stranger = make(split_url(downstream.url))
+        with pytest.raises(Paused, match="CERTIFICATE_VERIFY_FAILED"):
+            stranger.ship(batch(named("a")))
+        assert downstream.requests == 0
+        monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+        _, sink = make(split_url(downstream.url))
+        sink.ship(batch(named("a")))
+        sink.ship(batch(named("b")))
+        assert [event["event"] for call in downstream.calls for event in call.events] == ["a", "b"]
+        sink.close()
 
 
 def test_a_path_goes_before_the_routes(downstream: Downstream) -> None:
