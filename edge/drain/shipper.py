@@ -26,7 +26,7 @@ from edge.layout import Layout
 from edge.metrics import Row
 from edge.segment.name import State
 from edge.segment.record import decode_record
-from edge.spool.inspect import segment_files, summarise
+from edge.spool.inspect import count_events, segment_files, summarise
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,8 @@ class Shipper:
         self._dirty_bytes = 0
         self._readers: dict[int, SlotReader] = {}
         self._shipped_s: dict[int, float] = {}
+        self._checked: dict[int, str] = {}
+        """The segment of each slot that was compared last."""
         self._last_slot = -1
         self._breaker = Breaker()
         self._delivery: _UnderWay | None = None
@@ -110,6 +112,9 @@ class Shipper:
         """Make the positions durable. Raises `OSError`."""
         if self._dirty_since_s is None:
             return
+        for slot, position in self._checkpoint.slots.items():
+            # Before the position is durable and the segment may be deleted.
+            self._check_finished(slot, position)
         slots = dict(self._checkpoint.slots)
         self._file.save(self._checkpoint)
         self.durable = slots
@@ -336,15 +341,23 @@ class Shipper:
         self._checkpoint.slots[chunk.slot] = Position(str(chunk.name), chunk.end, events)
 
     def _check_finished(self, slot: int, position: Position) -> None:
-        """Compare what was read of a finished segment with what is in it, while it is still there."""
-        if position.events < 0:
+        """Compare what was read of a finished segment with what is in it, once, while it is still there."""
+        if position.events < 0 or self._checked.get(slot) == position.segment:
             return
         for file in segment_files(self._layout, slot):
-            if file.name == position.name and file.state in (State.SEALED, State.SUSPECT):
+            if file.name != position.name or file.state not in (State.SEALED, State.SUSPECT):
+                continue
+            if position.offset < file.size and self._checkpoint.slots[slot] == position:
+                # There is more to read.
+                continue
+            self._checked[slot] = position.segment
+            if count_events(file) != position.events:
+                # Headers may be those of damaged frames: only the checksums tell.
                 missed = summarise(file).events - position.events
                 if missed:
                     log.critical("segment %s holds %d events more than were read from it", file.name, missed)
                     self._checkpoint.totals.uncounted += missed
+                    self._balance()
 
     def _balance(self) -> None:
         """Accepted = shipped + dropped + merged + quarantined, looked at after every batch."""

@@ -500,6 +500,29 @@ def test_events_that_the_reader_passed_over_are_missed_loudly(
     shipping.close()
 
 
+def test_they_are_missed_as_well_when_the_segment_goes_before_the_next_one_comes(
+    slot: Slot,
+    sink: MemorySink,
+    shipper: Callable[[], Shipper],
+    clock: Clock,
+    row: Row,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    slot.commit("a")
+    shipping = shipper()
+    run(shipping, clock)
+    slot.commit("never read")
+    shipping._readers[0]._offset = slot.files[0].stat().st_size
+    slot.commit("c")
+    slot.seal()
+    with caplog.at_level(logging.CRITICAL):
+        run(shipping, clock)
+    assert shipping.durable[0].offset == slot.files[0].stat().st_size
+    assert row.get("edge_drain_imbalance_events", "0") == 1
+    assert totals_of(slot).imbalance == 1
+    shipping.close()
+
+
 def test_slots_take_turns(slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock) -> None:
     other = Slot(slot.layout.data, 1)
     shipping = shipper()
