@@ -4,6 +4,9 @@ A piece that is too large or refused is replaced by its halves, so one bad event
 nobody else anything. Pieces are offered from the front only, and halves take the place of their whole: the events of a token
 and distinct_id never overtake each other. The one exception proves a rule: a control, an event of another token or person,
 offered out of turn to learn whether the sink takes anything at all.
+
+A pause is everybody's, unless the sink takes another project's events at the same moment: then it does not know the project of
+this piece, whose events are suspect so that they hold up nobody else's.
 """
 
 from collections import deque
@@ -14,7 +17,7 @@ from edge.drain.breaker import Breaker
 from edge.drain.expand import Event
 from edge.drain.quarantine import Suspect
 from edge.drain.reader import Chunk
-from edge.drain.sink import Batch, Refusal, Refused, Sink, TooLarge
+from edge.drain.sink import Batch, Paused, Refusal, Refused, Sink, TooLarge
 
 CONTROLS: Final = 3
 """Unrelated events that have to be refused as well before it is the destination."""
@@ -85,7 +88,12 @@ class Delivery:
                     self._put_back([rest] if len(rest) < len(piece) else _halves(rest))
             else:
                 self._put_back([rest])
-                raise
+                if not (isinstance(refusal, Paused) and rest and self._others_are_taken(rest, now_s)):
+                    raise
+                self._pieces.popleft()
+                self._suspect(rest, "paused", str(refusal))
+                # In the account of the breaker the proof comes after what it is about.
+                self._breaker.taken(1, now_s)
         else:
             self._pieces.popleft()
         if self.suspects and not self._breaker.believes:
@@ -147,6 +155,25 @@ class Delivery:
         raise Tripped(
             f"{self._breaker.in_a_row} events in a row were refused, the last one with: {self.suspects[-1].why}"
         )
+
+    def _others_are_taken(self, refused: list[Event], now_s: float) -> bool:
+        """The sink takes another project's events at this moment: it is the project of `refused` that it does not know."""
+        tokens = {event.token for event in refused}
+        place = next((at for at, piece in enumerate(self._pieces) if piece and piece[0].token not in tokens), None)
+        if len(tokens) > 1 or place is None:
+            return False
+        control = self._pieces[place][0]
+        key = control.token, control.distinct_id
+        if any((event.token, event.distinct_id) == key for piece in list(self._pieces)[:place] for event in piece):
+            return False
+        try:
+            self._ship([control], now_s)
+        except Refusal:
+            return False
+        del self._pieces[place][0]
+        if not self._pieces[place]:
+            del self._pieces[place]
+        return True
 
     def _take_control(self) -> Event | None:
         """The first waiting event of a token and distinct_id that no suspect has, another token's if there is one."""

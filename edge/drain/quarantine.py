@@ -32,7 +32,7 @@ class Quarantined(msgspec.Struct, kw_only=True):
     """One refused event. Times in microseconds since the Unix epoch."""
 
     reason: str
-    """`refused` or `too_large`."""
+    """`refused`, `too_large`, or `paused`: the sink does not know the project."""
     why: str
     """What the sink said."""
     sink: str

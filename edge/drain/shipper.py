@@ -75,7 +75,8 @@ class Shipper:
         self._last_slot = -1
         self._breaker = Breaker()
         self._delivery: _UnderWay | None = None
-        self._tripped = False
+        self._looks_further = False
+        """The next offer is made beside more of the slot, to tell the events' fault from the destination's."""
         self._refused_since_s: float | None = None
         self._recovered_s: float | None = None
         self._not_before_s = 0.0
@@ -179,8 +180,8 @@ class Shipper:
         under_way = self._delivery
         assert under_way is not None
         delivery = under_way.delivery
-        if self._tripped:
-            self._tripped = False
+        if self._looks_further:
+            self._looks_further = False
             self._look_further(under_way)
         now = self._clock()
         shipped = delivery.shipped
@@ -203,7 +204,7 @@ class Shipper:
         return True
 
     def _look_further(self, under_way: "_UnderWay") -> None:
-        """After the breaker: suspects get another chance, beside whatever came in meanwhile."""
+        """After a pause: suspects get another chance, beside whatever came in meanwhile."""
         under_way.delivery.acquit()
         if under_way.delivery.waiting < EXTEND_EVENTS_MAX:
             more = self._read(self._readers[under_way.delivery.slot])
@@ -215,8 +216,9 @@ class Shipper:
         if isinstance(refusal, Retryable):
             self._refused("retryable", str(refusal), delay_s(attempt, random.random(), refusal.retry_after_s))
         else:
-            self._tripped = isinstance(refusal, Tripped)
-            self._refused("breaker" if self._tripped else "paused", str(refusal), pause_s(attempt, random.random()))
+            self._looks_further = True
+            kind = "breaker" if isinstance(refusal, Tripped) else "paused"
+            self._refused(kind, str(refusal), pause_s(attempt, random.random()))
 
     def _refused(self, kind: str, why: str, wait_s: float) -> None:
         now = self._clock()

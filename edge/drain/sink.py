@@ -14,6 +14,9 @@ its uuid, event, timestamp and distinct_id, which never change.
 | `Paused` | nothing is wrong with the events | keeps everything, asks again slowly, says so loudly |
 | `SinkGone` | never again in this process | ends the process |
 
+A pause for events of a single project, while the sink takes another project's at the same moment, is about that project's key:
+its events are quarantined, so that they hold up nobody else's.
+
 What is to be quarantined has to pass the breaker (`edge/drain/breaker.py`), so a destination that refuses everything, whatever
 it calls that, costs next to nothing.
 """

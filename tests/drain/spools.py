@@ -45,7 +45,9 @@ class Slot:
             (self.directory / LOCK_NAME).touch()
         self.written: list[str] = []
 
-    def commit(self, *names: str, body: bytes | None = None, path: str = "e", events: int = 0) -> None:
+    def commit(
+        self, *names: str, body: bytes | None = None, path: str = "e", token: str = "phc_x", events: int = 0
+    ) -> None:
         """One frame of a record per name, no frame without names; the name is the event's, and its distinct_id is the slot.
 
         `events` is what the frame says it holds, where that is not the truth.
@@ -58,7 +60,7 @@ class Slot:
             body or json.dumps({"event": name, "distinct_id": f"slot-{self.slot}", "properties": {}}).encode()
             for name in names
         ]
-        lines = [encode_record(self._ids, AT_US, "phc_x", path, "203.0.113.7", each) for each in bodies]
+        lines = [encode_record(self._ids, AT_US, token, path, "203.0.113.7", each) for each in bodies]
         if lines:
             events = events or sum(map(_events_in, bodies))
             self._segment.append([self._compressor.pack(b"".join(lines), len(lines), events, AT_US)])

@@ -187,6 +187,64 @@ def test_no_control_is_forgotten_whatever_the_sink_raises() -> None:
     assert len(under_way.suspects) == 4
 
 
+def by_token(events: list[Event]) -> list[list[Event]]:
+    tokens = dict.fromkeys(each.token for each in events)
+    return [[each for each in events if each.token == token] for token in tokens]
+
+
+def unknown_key(events: list[Event]) -> None:
+    if any(each.token == "unknown" for each in events):
+        raise Paused("status 401")
+
+
+def test_a_project_that_the_sink_does_not_know_holds_up_nobody_else() -> None:
+    events = [event(str(n), f"p{n % 3}", ("unknown", "phc_a", "phc_b")[n % 3]) for n in range(30)]
+    sink = ScriptedSink(unknown_key)
+    sink.cut = by_token  # type: ignore[method-assign]
+    under_way = delivery(sink, events)
+    finish(under_way)
+    assert {suspect.event.token for suspect in under_way.suspects} == {"unknown"}
+    assert {suspect.reason for suspect in under_way.suspects} == {"paused"}
+    assert len(under_way.suspects) == 10
+    assert len(sink.taken) == under_way.shipped == 20
+    assert_order(sink.taken)
+
+
+def test_a_project_is_not_forgotten_when_the_sink_fails_at_the_proof() -> None:
+    def rule(offered: list[Event]) -> None:
+        unknown_key(offered)
+        raise OSError("a fault of the sink")
+
+    sink = ScriptedSink(rule)
+    sink.cut = by_token  # type: ignore[method-assign]
+    under_way = delivery(sink, [event("0", token="unknown"), event("1", token="phc_a")])
+    with pytest.raises(OSError, match="a fault"):
+        under_way.offer(0.0)
+    assert (under_way.waiting, under_way.suspects) == (2, [])
+
+
+@pytest.mark.parametrize("tokens", [("phc_a",), ("phc_a", "phc_b")])
+def test_a_pause_for_everybody_makes_nobody_suspect(tokens: tuple[str, ...]) -> None:
+    def rule(offered: list[Event]) -> None:
+        raise Paused("status 401")
+
+    sink = ScriptedSink(rule)
+    sink.cut = by_token  # type: ignore[method-assign]
+    under_way = delivery(sink, [event(str(n), "p", tokens[n % len(tokens)]) for n in range(10)])
+    with pytest.raises(Paused):
+        finish(under_way)
+    assert (under_way.waiting, under_way.suspects) == (10, [])
+
+
+def test_a_pause_of_a_piece_of_several_projects_says_nothing_about_any() -> None:
+    events = [event("0", token="unknown"), event("1", token="phc_a"), event("2", token="phc_b")]
+    sink = ScriptedSink(unknown_key, 2)
+    under_way = delivery(sink, events)
+    with pytest.raises(Paused):
+        finish(under_way)
+    assert (under_way.waiting, under_way.suspects) == (3, [])
+
+
 def test_a_destination_that_refuses_everything_trips_after_a_few_and_unrelated_ones() -> None:
     sink = ScriptedSink(refuse_everything, 100)
     under_way = delivery(sink, [event(str(n), f"p{n}") for n in range(1000)])

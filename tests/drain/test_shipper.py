@@ -452,6 +452,34 @@ def test_a_paused_sink_keeps_everything_says_so_and_goes_on_by_itself(
     shipping.close()
 
 
+def test_a_pause_for_one_project_is_told_from_a_pause_for_all_by_what_comes_later(
+    slot: Slot, shipper: Callable[[], Shipper], clock: Clock, row: Row, caplog: pytest.LogCaptureFixture
+) -> None:
+    class ByKey(MemorySink):
+        def cut(self, events: list[Event]) -> list[list[Event]]:
+            return [[event] for event in events]
+
+        def ship(self, batch: Batch) -> int:
+            if any(event.token == "unknown" for event in batch.events):
+                raise Paused("status 401")
+            return super().ship(batch)
+
+    picky = ByKey()
+    shipping = Shipper(RealDisk(), slot.layout, "memory", "memory:", picky, row, 0, clock)
+    slot.commit("strange", token="unknown")
+    with caplog.at_level(logging.CRITICAL):
+        run(shipping, clock, 20)
+        assert quarantine_of(slot) == []
+        assert row.get("edge_sink_paused", "0") == 1
+        slot.commit("known")
+        run(shipping, clock)
+    assert picky.names == ["known"]
+    assert quarantine_of(slot) == ["strange"]
+    assert row.get("edge_sink_paused", "0") == 0
+    assert totals_of(slot).imbalance == 0
+    shipping.close()
+
+
 def test_a_restart_remembers_that_the_sink_is_paused(
     slot: Slot,
     sink: MemorySink,

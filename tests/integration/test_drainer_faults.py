@@ -4,6 +4,7 @@ Scripted services and a spoiling proxy of the tests' own between them and a real
 when what it is about did not happen.
 """
 
+import json
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -238,6 +239,27 @@ def test_a_destination_that_refuses_everything_is_waited_for(
         print(f"\n{ledger.acknowledged_events} events acknowledged, {aside} quarantined, {refused} refusals")
         assert_delivered(ledger, downstream, edge, aside)
     assert refused > 1
+
+
+def test_a_project_that_downstream_does_not_know_holds_up_nobody_else(edge: EdgeProcess) -> None:
+    def rule(call: Call) -> Reply:
+        return Reply(401) if call.body["api_key"] == "unknown" else Reply()
+
+    def send(key: str, number: int) -> None:
+        body = json.dumps({"api_key": key, "event": key, "distinct_id": f"u{number}"}).encode()
+        assert edge.request("POST", "/i/v0/e/", body).status == 200
+
+    with Downstream(rule, keep_calls=False) as downstream:
+        start(edge, downstream.port)
+        for number in range(20):
+            send("unknown" if number % 5 == 0 else "known", number)
+        until(lambda: len(downstream.merged) == 16 and len(quarantined(edge.data)) == 4, "everything to be settled")
+        send("known", 99)
+        until(lambda: len(downstream.merged) == 17, "shipping to go on")
+        edge.stop()
+        assert {(each.token, each.reason) for each in quarantined(edge.data)} == {("unknown", "paused")}
+        assert sink_status(edge)["unaccounted"] == 0
+    assert downstream.answers[401] > 0
 
 
 @pytest.mark.soak
