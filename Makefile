@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-integration check fmt bench bench-hot clean
+.PHONY: help setup run test test-integration soak check fmt bench bench-hot clean
 
 help: ## list the verbs
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ test: $(VENV)/dev.stamp ## the fast suite (ARGS="-k name")
 test-integration: $(VENV)/dev.stamp ## real SDKs, kill -9 cycles, the documentation's examples; needs node and npm
 	@mkdir -p .cache
 	$(BIN)/python -m pytest --basetemp=.cache/pytest-integration tests/integration -p no:randomly --override-ini='addopts=--strict-markers' -v -rA $(ARGS)
+
+soak: $(VENV)/dev.stamp ## the long versions of what test-integration runs, with their numbers; an hour or more (ARGS="-k name")
+	@mkdir -p .cache
+	EDGE_SOAK=1 $(BIN)/python -m pytest --basetemp=.cache/pytest-soak tests/integration -m soak -p no:randomly --override-ini='addopts=--strict-markers' -v -s $(ARGS)
 
 check: $(VENV)/dev.stamp ## formatter, linter, strict types
 	$(BIN)/ruff format --check edge bench tests

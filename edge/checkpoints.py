@@ -28,6 +28,8 @@ class Position(msgspec.Struct, frozen=True):
 
     segment: str
     offset: int
+    events: int = -1
+    """Events accepted into the segment before `offset`; -1 where nobody counted them from its start."""
 
     @property
     def name(self) -> SegmentName:
@@ -40,15 +42,39 @@ class Totals(msgspec.Struct):
     """What became of everything before the positions, counted since the checkpoint was first made."""
 
     records: int = 0
+    accepted: int = 0
+    """Events as they were counted when they were accepted."""
     shipped: int = 0
     """Events the sink confirmed."""
     dropped: dict[str, int] = {}
     """Events that are not delivered, by reason."""
+    merged: int = 0
+    """Session replay events that were shipped as a part of another one."""
     quarantined: int = 0
+    """Events set aside because the sink refused them for good; replayed ones included."""
+    limited: int = 0
+    """Shipped events that downstream said it would not keep, being over quota."""
     bytes: int = 0
     """Bytes handed to the sink."""
     damaged_bytes: int = 0
     """Bytes of segments that could not be read."""
+    uncounted: int = 0
+    """Events found in finished segments beyond those that were read from them: not 0 only after a fault of the reader."""
+
+    @property
+    def imbalance(self) -> int:
+        """Accepted events nobody can account for: 0, or something was lost (above) or made up (below)."""
+        settled = self.shipped + sum(self.dropped.values()) + self.merged + self.quarantined
+        return self.accepted + self.uncounted - settled
+
+
+class Trouble(msgspec.Struct, frozen=True):
+    """Why a sink takes nothing at the moment."""
+
+    kind: str
+    """`retryable`: it is busy or away. `paused`: somebody has to mend its settings. `breaker`: it refuses everything."""
+    why: str
+    since_us: int
 
 
 class Checkpoint(msgspec.Struct):
@@ -56,6 +82,7 @@ class Checkpoint(msgspec.Struct):
     """The sink's URL, secrets removed."""
     slots: dict[int, Position] = {}
     totals: Totals = msgspec.field(default_factory=Totals)
+    trouble: Trouble | None = None
 
 
 _encode: Final = msgspec.json.Encoder().encode

@@ -120,7 +120,8 @@ TO: Final = Option(
     "to",
     _text,
     "",
-    "where to ship: file:DIR, stdout:, null: with ?format=ndjson|ndjson.zst and ?shape=event|captured; may be repeated"
+    "where to ship: file:DIR, stdout:, null: with ?format=ndjson|ndjson.zst and ?shape=event|captured;"
+    " posthog+https://HOST; may be repeated"
     " (default: file:DATA/events)",
     "URL",
     multiple=True,

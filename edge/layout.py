@@ -3,6 +3,7 @@
 DATA/spool/slot-00/        one directory per worker slot, one writer each; `.lock` is held while it lives
 DATA/ckpt/                 the drainer's position per sink
 DATA/quarantine/SINK/      events a sink refused for good, with the reason beside each
+DATA/damaged/              bytes of segments and records that could not be read, copied before their segment is deleted
 DATA/torn/                 bytes recovery cut off
 DATA/events/               output of the default sink
 """
@@ -24,6 +25,7 @@ class Layout:
         self.spool = data / "spool"
         self.checkpoints = data / "ckpt"
         self.quarantine = data / "quarantine"
+        self.damaged = data / "damaged"
         self.torn = data / "torn"
         self.events = data / "events"
 

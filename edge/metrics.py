@@ -152,11 +152,38 @@ METRICS: Final = (
         "counter",
         "Events per sink and outcome.",
         ("sink", "outcome"),
-        (_SINK_LABEL, ("shipped", "dropped", "quarantined")),
+        (_SINK_LABEL, ("shipped", "dropped", "quarantined", "limited")),
     ),
     Metric("edge_drain_records_total", "counter", "Records per sink.", ("sink",), (_SINK_LABEL,)),
     Metric("edge_drain_bytes_total", "counter", "Bytes handed to the sink.", ("sink",), (_SINK_LABEL,)),
-    Metric("edge_drain_retries_total", "counter", "Attempts that failed.", ("sink",), (_SINK_LABEL,)),
+    Metric(
+        "edge_drain_retries_total",
+        "counter",
+        "Attempts after which the sink was left alone for a while, by cause.",
+        ("sink", "kind"),
+        (_SINK_LABEL, ("retryable", "paused", "breaker")),
+    ),
+    Metric(
+        "edge_drain_splits_total",
+        "counter",
+        "Batches that were offered again in parts, by cause.",
+        ("sink", "reason"),
+        (_SINK_LABEL, ("too_large", "refused")),
+    ),
+    Metric(
+        "edge_drain_imbalance_events",
+        "gauge",
+        "Accepted events that are neither shipped, dropped, merged, quarantined nor waiting: 0, or something is wrong.",
+        ("sink",),
+        (_SINK_LABEL,),
+    ),
+    Metric(
+        "edge_sink_paused",
+        "gauge",
+        "1 while the destination's settings have to be mended, or it refuses everything.",
+        ("sink",),
+        (_SINK_LABEL,),
+    ),
     Metric(
         "edge_last_shipped_timestamp_seconds",
         "gauge",
@@ -295,8 +322,8 @@ class Board:
             slots = [sum(row.slots[at] for row in rows) for at in range(first, first + metric.slots_per_series)]
             if metric.kind == "histogram":
                 _histogram(lines, metric, labels, slots)
-            elif slots[0] or not metric.labels:
-                # A labelled series appears with its first count: most combinations never occur.
+            elif slots[0] or not metric.labels or (metric.kind == "gauge" and not metric.seconds):
+                # A labelled counter or moment appears with its first value: most combinations never occur.
                 lines.append(f"{metric.name}{_labels(labels)} {_number(slots[0], metric)}")
 
 

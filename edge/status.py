@@ -6,8 +6,9 @@ from pathlib import Path
 
 import msgspec
 
-from edge.checkpoints import Position, load_all
+from edge.checkpoints import Position, Trouble, load_all
 from edge.disk import RealDisk
+from edge.drain.quarantine import list_quarantined
 from edge.layout import Layout
 from edge.segment.name import State
 from edge.spool.inspect import SegmentFile, Summary, all_segments, summarise
@@ -24,11 +25,24 @@ class SlotStatus(msgspec.Struct):
 
 
 class SinkStatus(msgspec.Struct):
+    """What became of every accepted event: accepted = shipped + dropped + merged + quarantined + waiting + unaccounted."""
+
     sink: str
     id: str
+    accepted: int
+    """Since the sink was first named, waiting ones included."""
     shipped: int
+    limited: int
+    """Shipped events that downstream said it would not keep, being over quota."""
     dropped: dict[str, int]
+    merged: int
+    """Session replay events that became a part of another one."""
     quarantined: int
+    in_quarantine: int
+    """Those of them that were not sent again or taken away yet."""
+    unaccounted: int
+    """0, or something is wrong."""
+    trouble: Trouble | None
     waiting_records: int
     """Accepted and not yet confirmed by this sink."""
     waiting_events: int
@@ -53,18 +67,26 @@ def read_status(layout: Layout) -> Status:
     sinks = []
     for sink_id, checkpoint in checkpoints.items():
         waiting = [_after(file, checkpoint.slots.get(file.slot), whole) for file in files]
+        totals = checkpoint.totals
+        waiting_events = sum(summary.events for summary in waiting)
         oldest_us = min((summary.oldest_us for summary in waiting if summary.records), default=now_us)
         sinks.append(
             SinkStatus(
-                checkpoint.sink,
-                sink_id,
-                checkpoint.totals.shipped,
-                checkpoint.totals.dropped,
-                checkpoint.totals.quarantined,
-                sum(summary.records for summary in waiting),
-                sum(summary.events for summary in waiting),
-                max(0, now_us - oldest_us) / 1e6,
-                checkpoint.totals.damaged_bytes,
+                sink=checkpoint.sink,
+                id=sink_id,
+                accepted=totals.accepted + waiting_events,
+                shipped=totals.shipped,
+                limited=totals.limited,
+                dropped=totals.dropped,
+                merged=totals.merged,
+                quarantined=totals.quarantined,
+                in_quarantine=len(list_quarantined(RealDisk(), str(layout.quarantine / sink_id))),
+                unaccounted=totals.imbalance,
+                trouble=checkpoint.trouble,
+                waiting_records=sum(summary.records for summary in waiting),
+                waiting_events=waiting_events,
+                oldest_waiting_s=max(0, now_us - oldest_us) / 1e6,
+                damaged_bytes=totals.damaged_bytes,
             )
         )
     return Status(str(layout.data), slots, sinks)
@@ -112,5 +134,11 @@ def spool_gauges(layout: Layout) -> str:
         "# HELP edge_spool_oldest_age_seconds Time since the segment that was longest without a write was written.",
         "# TYPE edge_spool_oldest_age_seconds gauge",
         f"edge_spool_oldest_age_seconds {oldest_s:.3f}",
+        "# HELP edge_quarantined_events Events in quarantine.",
+        "# TYPE edge_quarantined_events gauge",
+        *(
+            f'edge_quarantined_events{{sink="{folder.name}"}} {len(list_quarantined(RealDisk(), str(folder)))}'
+            for folder in (sorted(layout.quarantine.iterdir()) if layout.quarantine.is_dir() else [])
+        ),
     ]
     return "\n".join(lines) + "\n"

@@ -172,9 +172,9 @@ def test_gauges_of_a_process_are_printed_by_process() -> None:
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\r\x85\u2028\u2029\x0b\x0c\x1c\x1d\x1e")))
 def test_any_label_value_is_read_back(name: str) -> None:
     board = Board.create(1)
-    board.rows[0].add("edge_drain_retries_total", 1, "0")
-    samples = parse(board.exposition(INFO, [name]))["edge_drain_retries_total"].samples
-    assert samples == {("edge_drain_retries_total", (("sink", name),)): 1.0}
+    board.rows[0].add("edge_drain_bytes_total", 1, "0")
+    samples = parse(board.exposition(INFO, [name]))["edge_drain_bytes_total"].samples
+    assert samples == {("edge_drain_bytes_total", (("sink", name),)): 1.0}
 
 
 def test_help_needs_no_escapes() -> None:

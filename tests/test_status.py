@@ -107,4 +107,34 @@ def test_the_gauges_are_metrics(tmp_path: Path) -> None:
 def test_the_gauges_of_a_new_folder_are_zero(tmp_path: Path) -> None:
     families = parse(spool_gauges(Layout(tmp_path)))
     assert all(value == 0 for family in families.values() for value in family.samples.values())
-    assert json.dumps([family.kind for family in families.values()]) == '["gauge", "gauge", "gauge"]'
+    assert json.dumps([family.kind for family in families.values()]) == json.dumps(["gauge"] * 4)
+
+
+def test_what_a_sink_was_given_adds_up(tmp_path: Path) -> None:
+    slot = Slot(tmp_path)
+    slot.commit("a", "b")
+    totals = Totals(records=9, accepted=12, shipped=7, dropped={"no_event_name": 2}, merged=1, quarantined=1, limited=3)
+    checkpoint(tmp_path, {}, totals)
+    (sink,) = read_status(Layout(tmp_path)).sinks
+    assert sink.accepted == 14
+    assert sink.unaccounted == 1
+    settled = sink.shipped + sum(sink.dropped.values()) + sink.merged + sink.quarantined
+    assert sink.accepted == settled + sink.waiting_events + sink.unaccounted
+    assert (sink.limited, sink.trouble) == (3, None)
+
+
+def test_files_in_quarantine_are_counted_and_others_are_not(tmp_path: Path) -> None:
+    checkpoint(tmp_path, {})
+    folder = Layout(tmp_path).quarantine / "null"
+    folder.mkdir(parents=True)
+    for name in (
+        "5c0d2e88b1f09a37-31-0.json",
+        "5c0d2e88b1f09a37-31-1.json",
+        ".5c0d2e88b1f09a37-31-2.json.tmp",
+        "notes",
+    ):
+        (folder / name).touch()
+    (sink,) = read_status(Layout(tmp_path)).sinks
+    assert sink.in_quarantine == 2
+    samples = parse(spool_gauges(Layout(tmp_path)))["edge_quarantined_events"].samples
+    assert samples == {("edge_quarantined_events", (("sink", "null"),)): 2.0}

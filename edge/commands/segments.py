@@ -1,44 +1,101 @@
-"""`edge segments ls|cat|verify`: look inside a spool, live or not, or inside single files."""
+"""`edge segments`: look inside a spool, live or not, or inside single files; mend it; send out of it again."""
 
 import argparse
 import os
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 import msgspec
 
+from edge.commands.segments_replay import (
+    EXIT_BAD_DATA,
+    EXIT_UNREADABLE,
+    quarantines,
+    replay_quarantine,
+    replay_segments,
+)
 from edge.config import DATA, DRAIN, SERVE, ConfigError, add_options, load
+from edge.disk import RealDisk
+from edge.drain.selection import Selection, select
+from edge.drain.shapes import event_line
 from edge.layout import Layout
+from edge.process import EXIT_TRY_AGAIN
 from edge.segment.frame import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES
 from edge.segment.name import State
 from edge.segment.record import decode_record
-from edge.segment.scan import Damage
+from edge.segment.scan import Damage, Frame
 from edge.spool.inspect import SegmentFile, Summary, all_segments, frames, named_segment, summarise
+from edge.spool.mend import Busy, examine, is_locked, mend
+from edge.status import read_status
 
-EXIT_BAD_DATA: Final = 65
-EXIT_UNREADABLE: Final = 74
+VERBS: Final = {
+    "ls": "the segments there are and what they hold",
+    "stat": "the spool as a whole: sizes, ages, how far each sink has come, how long the disk lasts",
+    "cat": "the stored records, one JSON object a line; damage is skipped and told on standard error",
+    "verify": "check every checksum and every record; exit status 0 clean, 65 damaged, 74 unreadable",
+    "repair": "finish segments that a dead worker or a failed disk left; tells what it would do, and does it with --yes",
+    "replay": "send events again, out of segments or quarantine; tells what it would send, and sends it with --yes",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     verbs = parser.add_subparsers(dest="what", metavar="VERB", required=True)
-    for name, text in {
-        "ls": "the segments there are and what they hold",
-        "cat": "the stored records, one JSON object a line; damage is skipped and told on standard error",
-        "verify": "check every checksum and every record; exit status 0 clean, 65 damaged, 74 unreadable",
-    }.items():
+    for name, text in VERBS.items():
         verb = verbs.add_parser(name, help=text, description=text)
         add_options(verb, (DATA,))
-        verb.add_argument(
-            "files", nargs="*", type=Path, metavar="FILE", help="segments to look at instead of the spool"
-        )
+        if name != "stat":
+            verb.add_argument(
+                "files", nargs="*", type=Path, metavar="FILE", help="segments to look at instead of the spool"
+            )
         if name != "cat":
             verb.add_argument("--json", action="store_true", help="machine-readable, one object a line")
+        if name in ("cat", "replay"):
+            _add_filters(verb)
+        if name == "cat":
+            verb.add_argument("--events", action="store_true", help="events as they are shipped instead of records")
+        if name in ("repair", "replay"):
+            verb.add_argument("--yes", action="store_true", help="do it")
+        if name == "replay":
+            verb.add_argument("--to", metavar="URL", help="where to send; with --quarantine the sink that refused them")
+            verb.add_argument(
+                "--quarantine", action="store_true", help="send what is in quarantine, and remove it there"
+            )
+            verb.add_argument("--sink", action="append", default=[], metavar="ID", help="quarantine of this sink only")
+
+
+def _add_filters(verb: argparse.ArgumentParser) -> None:
+    for flag, metavar, text in (
+        ("--token", "KEY", "of this project"),
+        ("--event", "NAME", "with this name"),
+        ("--uuid", "UUID", "this event"),
+    ):
+        verb.add_argument(flag, metavar=metavar, help=f"{text}; may be repeated", action="append", default=[])
+    verb.add_argument("--since", metavar="TIME", help="received at or after it: ISO 8601, or 2h for two hours ago")
+    verb.add_argument("--until", metavar="TIME", help="received before it")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return {"ls": _ls, "cat": _cat, "verify": _verify}[arguments.what](arguments)
+    verbs = {"ls": _ls, "stat": _stat, "cat": _cat, "verify": _verify, "repair": _repair, "replay": _replay}
+    return verbs[arguments.what](arguments)
+
+
+def _layout(arguments: argparse.Namespace) -> Layout:
+    settings = load((DATA,), arguments, os.environ, (*SERVE, *DRAIN))
+    layout = Layout(Path(settings["data"]))
+    if not layout.data.is_dir():
+        raise ConfigError(f"--data: there is no folder {settings['data']}")
+    return layout
+
+
+def _selection(arguments: argparse.Namespace) -> Selection:
+    now_us = time.time_ns() // 1000
+    try:
+        return select(arguments.token, arguments.event, arguments.uuid, arguments.since, arguments.until, now_us)
+    except ValueError as error:
+        raise ConfigError(f"--since, --until: {error}") from error
 
 
 def _files(arguments: argparse.Namespace) -> Iterator[SegmentFile | tuple[Path, str]]:
@@ -50,11 +107,7 @@ def _files(arguments: argparse.Namespace) -> Iterator[SegmentFile | tuple[Path, 
             except (OSError, ValueError) as error:
                 yield path, str(error)
         return
-    settings = load((DATA,), arguments, os.environ, (*SERVE, *DRAIN))
-    layout = Layout(Path(settings["data"]))
-    if not layout.data.is_dir():
-        raise ConfigError(f"--data: there is no folder {settings['data']}")
-    yield from all_segments(layout)
+    yield from all_segments(_layout(arguments))
 
 
 def _print(value: dict[str, Any]) -> None:
@@ -94,8 +147,62 @@ def _row(file: SegmentFile, found: Summary) -> dict[str, Any]:
     }
 
 
+def _stat(arguments: argparse.Namespace) -> int:
+    layout = _layout(arguments)
+    files = all_segments(layout)
+    summaries = [summarise(file) for file in files]
+    status = read_status(layout)
+    disk = os.statvfs(layout.data)
+    free = disk.f_bavail * disk.f_frsize
+    size = sum(file.size for file in files)
+    oldest_us = min((found.oldest_us for found in summaries if found.records), default=0)
+    age_s = max(0.0, time.time() - oldest_us / 1e6) if oldest_us else 0.0
+    found: dict[str, Any] = {
+        "segments": len(files),
+        "states": {state.name.lower(): sum(file.state is state for file in files) for state in State},
+        "bytes": size,
+        "raw_bytes": sum(found.raw_bytes for found in summaries),
+        "frames": sum(found.frames for found in summaries),
+        "records": sum(found.records for found in summaries),
+        "events": sum(found.events for found in summaries),
+        "damaged_bytes": sum(found.damaged_bytes for found in summaries),
+        "oldest_s": round(age_s, 3),
+        "free_bytes": free,
+        # While nothing is deleted: what is there now came within its age.
+        "full_in_s": round(free / (size / age_s)) if size and age_s > 0 else None,
+        "quarantined": sum(sink.in_quarantine for sink in status.sinks),
+        "torn_bytes": sum(path.stat().st_size for path in layout.torn.glob("*")) if layout.torn.is_dir() else 0,
+        "sinks": [
+            {
+                "sink": sink.sink,
+                "id": sink.id,
+                "waiting_events": sink.waiting_events,
+                "oldest_waiting_s": round(sink.oldest_waiting_s, 3),
+                "in_quarantine": sink.in_quarantine,
+                "unaccounted": sink.unaccounted,
+            }
+            for sink in status.sinks
+        ],
+    }
+    if arguments.json:
+        _print(found)
+        return 0
+    for name, value in found.items():
+        if name == "sinks":
+            for sink in found["sinks"]:
+                sys.stdout.write(
+                    f"{sink['id']:<40} {sink['waiting_events']:,} events wait, {sink['in_quarantine']:,} in quarantine\n"
+                )
+        elif isinstance(value, dict):
+            sys.stdout.write(f"{name:<16} {', '.join(f'{count} {state}' for state, count in value.items())}\n")
+        else:
+            sys.stdout.write(f"{name:<16} {'-' if value is None else f'{value:,}'}\n")
+    return 0
+
+
 def _cat(arguments: argparse.Namespace) -> int:
     status = 0
+    selection = _selection(arguments)
     for file in _files(arguments):
         if isinstance(file, tuple):
             print(f"{file[0]}: {file[1]}", file=sys.stderr)
@@ -109,7 +216,7 @@ def _cat(arguments: argparse.Namespace) -> int:
                 status = status or EXIT_BAD_DATA
                 continue
             try:
-                sys.stdout.buffer.writelines([line + b"\n" for line in item.lines()])
+                sys.stdout.buffer.writelines([line + b"\n" for line in _selected(item, selection, arguments.events)])
             except ValueError as error:
                 print(f"{file.name}: the frame at {item.offset}: {error}", file=sys.stderr)
                 status = status or EXIT_BAD_DATA
@@ -118,6 +225,14 @@ def _cat(arguments: argparse.Namespace) -> int:
             print(f"{file.name}: bytes {end} to {file.size} are damaged", file=sys.stderr)
             status = status or EXIT_BAD_DATA
     return status
+
+
+def _selected(frame: Frame, selection: Selection, as_events: bool) -> list[bytes]:
+    """Raises `ValueError` when the frame or a record in it is not what it says."""
+    lines = frame.lines()
+    if as_events:
+        return [event_line(event) for line in lines for event in selection.events(decode_record(line))]
+    return lines if selection == Selection() else [line for line in lines if selection.record(decode_record(line))]
 
 
 def _verify(arguments: argparse.Namespace) -> int:
@@ -157,3 +272,60 @@ def _faults(file: SegmentFile) -> list[str]:
         except ValueError as error:
             faults.append(f"the frame at {item.offset} ({FRAME_HEADER_BYTES} bytes of header): {error}")
     return faults
+
+
+def _repair(arguments: argparse.Namespace) -> int:
+    status = 0
+    torn = None if arguments.files else _layout(arguments).torn
+    for file in _files(arguments):
+        if isinstance(file, tuple):
+            print(f"{file[0]}: {file[1]}", file=sys.stderr)
+            status = EXIT_UNREADABLE
+            continue
+        if not arguments.files and file.state is State.OPEN and is_locked(file):
+            # As it should be: its worker writes it.
+            continue
+        try:
+            finding = mend(RealDisk(), file, torn) if arguments.yes else examine(file)
+        except Busy as error:
+            print(f"edge segments repair: {error}", file=sys.stderr)
+            status = status or EXIT_TRY_AGAIN
+            continue
+        except OSError as error:
+            print(f"{file.path}: {error}", file=sys.stderr)
+            status = EXIT_UNREADABLE
+            continue
+        if finding.action == "unreadable":
+            status = status or EXIT_BAD_DATA
+        if arguments.json:
+            _print({**msgspec.to_builtins(finding), "done": arguments.yes})
+        elif finding.action != "none":
+            will = "" if arguments.yes else "would be: "
+            sys.stdout.write(
+                f"{finding.segment} {will}{finding.action}; {finding.records:,} records, {finding.cut_bytes:,} bytes after"
+                f" the last good frame, {finding.skipped_bytes:,} damaged bytes are skipped\n"
+            )
+    return status
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    selection = _selection(arguments)
+    if arguments.quarantine:
+        if arguments.files:
+            raise ConfigError("--quarantine: expected no FILE beside it")
+        sources = quarantines(_layout(arguments), arguments.sink, arguments.to)
+        replayed = [replay_quarantine(folder, url, selection, arguments.yes) for folder, url in sources]
+    elif arguments.to is None:
+        raise ConfigError("--to: expected the URL of a sink, or --quarantine")
+    else:
+        replayed = [replay_segments(_files(arguments), arguments.to, selection, arguments.yes)]
+    for each in replayed:
+        if arguments.json:
+            _print({**msgspec.to_builtins(each), "done": arguments.yes})
+        elif arguments.yes:
+            sys.stdout.write(f"{each.sink}: {each.sent:,} events sent, {each.refused:,} refused, {each.left:,} left\n")
+        else:
+            sys.stdout.write(f"{each.sink}: {each.left:,} events would be sent; --yes sends them\n")
+        if each.why:
+            print(f"edge segments replay: {each.sink}: {each.why}", file=sys.stderr)
+    return max((each.status for each in replayed), default=0)

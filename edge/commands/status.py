@@ -4,12 +4,21 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
+from edge.checkpoints import Trouble
 from edge.config import DATA, DRAIN, SERVE, ConfigError, add_options, load
+from edge.drain.timestamps import format_time
 from edge.layout import Layout
 from edge.status import Status, read_status
+
+_TROUBLES: Final = {
+    "retryable": "takes nothing",
+    "paused": "PAUSED, its settings have to be mended,",
+    "breaker": "PAUSED, it refuses everything,",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,17 +53,31 @@ def render(status: Status) -> str:
     lines += ["", "sinks"]
     for sink in status.sinks:
         lines.append(f"  {sink.sink}")
-        lines.append(f"    shipped      {sink.shipped:,} events")
+        if sink.trouble is not None:
+            lines.append(f"    {_TROUBLES[sink.trouble.kind]} {_since(sink.trouble)}: {sink.trouble.why}")
+        lines.append(f"    accepted     {sink.accepted:,} events")
+        lines.append(
+            f"    shipped      {sink.shipped:,} events"
+            + (f", {sink.limited:,} of them over quota" if sink.limited else "")
+        )
         lines.append(f"    dropped      {sum(sink.dropped.values()):,} events")
         lines += [f"      {reason:<20} {count:,}" for reason, count in sorted(sink.dropped.items())]
         if sink.quarantined:
-            lines.append(f"    quarantined  {sink.quarantined:,} events")
+            lines.append(f"    quarantined  {sink.quarantined:,} events, {sink.in_quarantine:,} of them still there")
+        if sink.merged:
+            lines.append(f"    merged       {sink.merged:,} session replay events into others")
         lines.append(
             f"    waiting      {sink.waiting_events:,} events in {sink.waiting_records:,} records"
             + (f", the oldest for {sink.oldest_waiting_s:.0f} s" if sink.waiting_records else "")
         )
         if sink.damaged_bytes:
             lines.append(f"    unreadable   {sink.damaged_bytes:,} bytes of segments")
+        if sink.unaccounted:
+            lines.append(f"    UNACCOUNTED  {sink.unaccounted:,} events: keep the data folder and report this")
     if not status.sinks:
         lines.append("  nothing was shipped yet")
     return "\n".join(lines) + "\n"
+
+
+def _since(trouble: Trouble) -> str:
+    return f"since {format_time(trouble.since_us)}"

@@ -15,10 +15,11 @@ from edge.checkpoints import Position
 from edge.disk import Disk
 from edge.drain.retire import retire
 from edge.drain.shipper import Shipper
-from edge.drain.sink import SinkGone
+from edge.drain.sink import SinkGone, without_secrets
 from edge.drain.sinks.table import make_sink
 from edge.layout import LOCK_NAME, Layout
 from edge.metrics import SINKS_MAX, Row
+from edge.process import EXIT_FAULT
 from edge.segment.name import State, parse_name
 from edge.spool.inspect import segment_files, summarise
 from edge.spool.recover import recover_slot
@@ -32,6 +33,8 @@ SPOOL_ERROR_S: Final = 1.0
 LOCK_WAIT_S: Final = 10.0
 FINISH_S: Final = 5.0
 """How long what is left is still shipped after the order to stop, as long as the sink takes it."""
+STOP_S: Final = 10.0
+"""How long a sink that is in the middle of a batch is waited for."""
 RECURSION_LIMIT: Final = 5000
 IDLE_ONCE_S: Final = 2.0
 """`--once`: time without anything to read, though the end is not reached, before somebody else must have taken it away."""
@@ -67,14 +70,17 @@ class Drainer:
             os.close(self._lock)
             raise
         self.shippers = [
-            Shipper(disk, layout, sink_id, url, sink, row, index) for index, (url, sink_id, sink) in enumerate(sinks)
+            Shipper(disk, layout, sink_id, without_secrets(url), sink, row, index)
+            for index, (url, sink_id, sink) in enumerate(sinks)
         ]
         self._stop = threading.Event()
         self._gone: str | None = None
 
     def run(self, should_stop: Callable[[], bool]) -> int:
         """Ship until told to stop; the exit status."""
-        threads = [threading.Thread(target=self._ship_until_stopped, args=(shipper,)) for shipper in self.shippers]
+        threads = [
+            threading.Thread(target=self._ship_until_stopped, args=(shipper,), daemon=True) for shipper in self.shippers
+        ]
         for thread in threads:
             thread.start()
         adopted_s = retired_s = float("-inf")
@@ -90,12 +96,21 @@ class Drainer:
                     self._retire()
             except OSError as error:
                 log.error("the spool cannot be tidied: %s", error)
+            if not all(thread.is_alive() for thread in threads) and self._gone is None:
+                # Its last words are on standard error.
+                log.critical("a sink's thread ended, and the drainer with it")
+                return EXIT_FAULT
             time.sleep(POLL_S)
         self._stop.set()
+        finish_s = time.monotonic() + STOP_S
         for thread in threads:
-            thread.join()
-        self._retire()
-        self.close()
+            thread.join(max(0.0, finish_s - time.monotonic()))
+        if any(thread.is_alive() for thread in threads):
+            # What it is waiting for was not confirmed and is offered again by the next drainer.
+            log.warning("a sink has not answered for %d s and is not waited for", STOP_S)
+        else:
+            self._retire()
+            self.close()
         if self._gone is not None:
             log.error("%s", self._gone)
             return 1
@@ -132,7 +147,7 @@ class Drainer:
                 if shipper.failures or not (moved or shipper.lingering):
                     break
                 moved = moved and not shipper.lingering
-            if not moved or shipper.failures:
+            if not moved or shipper.waits:
                 time.sleep(POLL_S)
         try:
             shipper.save()
@@ -159,7 +174,7 @@ class Drainer:
             elif time.monotonic() - idle_since_s > IDLE_ONCE_S:
                 log.error("sink %s: what was committed is not there any more", shipper.sink_id)
                 break
-            if not moved or shipper.failures:
+            if not moved or shipper.waits:
                 time.sleep(POLL_S)
         shipper.save()
         return not behind()

@@ -63,11 +63,13 @@ class Event(msgspec.Struct, gc=False):
 
 
 class Expansion(msgspec.Struct, gc=False):
-    """What became of a record: every event in it is in `events`, in order, or counted in `dropped`."""
+    """What became of a record: every event in it is in `events`, in order, or counted in `dropped` or `merged`."""
 
     events: list[Event]
     dropped: dict[str, int]
     """Count by reason, of `DROP_REASONS`."""
+    merged: int = 0
+    """Events that are part of another one in `events`: session replay makes one of all in a record."""
 
 
 class _Judged(msgspec.Struct, gc=False):
@@ -159,7 +161,7 @@ def _expand_replay(record: Record, payload: _Payload) -> Expansion:
     if not payload.objects:
         return Expansion([], {})
     try:
-        return Expansion([_replay_event(record, payload)], {})
+        return Expansion([_replay_event(record, payload)], {}, len(payload.objects) - 1)
     except (_Dropped, NotReplay) as drop:
         return Expansion([], {drop.reason: len(payload.objects)})
 

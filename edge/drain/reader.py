@@ -12,13 +12,13 @@ import msgspec
 
 from edge.checkpoints import Position
 from edge.disk import Disk
+from edge.drain.sink import READ_BYTES
 from edge.segment.frame import SEGMENT_HEADER_BYTES
 from edge.segment.name import SegmentName, State, parse_name
 from edge.segment.scan import Damage, Frame, scan
 
 log = logging.getLogger(__name__)
 
-READ_BYTES: Final = 4 * 1024 * 1024
 _REREAD_S: Final = 0.01
 _REREADS: Final = 3
 _FINISHED: Final = (State.SEALED, State.SUSPECT)
@@ -34,12 +34,20 @@ class Chunk(msgspec.Struct, gc=False):
     lines: list[bytes]
     oldest_us: int
     damaged_bytes: int
+    events: int = 0
+    """Events in readable frames, as counted when they were accepted."""
+    unreadable_events: int = 0
+    """Those of them in frames that do not hold what they say."""
+    damages: list[tuple[int, bytes]] = []
+    """What could not be read, each with its offset in the segment. Zeroes are left out: nothing is in them."""
 
 
 class SlotReader:
     """Raises `OSError`."""
 
-    def __init__(self, disk: Disk, directory: str, slot: int, position: Position | None) -> None:
+    def __init__(
+        self, disk: Disk, directory: str, slot: int, position: Position | None, read_bytes: int = READ_BYTES
+    ) -> None:
         self.slot = slot
         self._disk = disk
         self._directory = directory
@@ -48,7 +56,7 @@ class SlotReader:
         self._fd: int | None = None
         self._before: tuple[SegmentName | None, int] = self._name, self._offset
         """Where the segment before the open one was read to."""
-        self._read_bytes = READ_BYTES
+        self._read_bytes = self._read_bytes_least = read_bytes
 
     @property
     def position(self) -> Position | None:
@@ -75,7 +83,7 @@ class SlotReader:
         return None
 
     def read(self, end: int | None = None) -> Chunk | None:
-        """The next records of the segment `peek` told, up to about `READ_BYTES` of file or exactly to `end`.
+        """The next records of the segment `peek` told, up to about `read_bytes` of file or exactly to `end`.
 
         `None` when nothing more is there now.
         """
@@ -88,7 +96,7 @@ class SlotReader:
             if rest > self._read_bytes:
                 self._read_bytes *= 2
                 continue
-            self._read_bytes = READ_BYTES
+            self._read_bytes = self._read_bytes_least
             if not finished or rest == 0:
                 return None
             if self._offset + rest > SEGMENT_HEADER_BYTES:
@@ -115,14 +123,16 @@ class SlotReader:
         for item in items:
             if isinstance(item, Damage):
                 self._report(item)
-                chunk.damaged_bytes += item.end - item.offset
+                self._skip(chunk, item.offset, item.end)
                 continue
+            chunk.events += item.header.events
             chunk.oldest_us = min(chunk.oldest_us or item.header.oldest_us, item.header.oldest_us)
             try:
                 chunk.lines += item.lines()
             except ValueError as error:
                 log.error("segment %s: the frame at %d is not what it says: %s", self._name, item.offset, error)
-                chunk.damaged_bytes += item.end - item.offset
+                self._skip(chunk, item.offset, item.end)
+                chunk.unreadable_events += item.header.events
         self._offset = chunk.end
         return chunk
 
@@ -137,7 +147,16 @@ class SlotReader:
         start = self._offset
         self._offset += rest
         self._report(Damage(start, self._offset))
-        return Chunk(self.slot, self._name, start, self._offset, [], 0, rest)
+        chunk = Chunk(self.slot, self._name, start, self._offset, [], 0, 0)
+        self._skip(chunk, start, self._offset)
+        return chunk
+
+    def _skip(self, chunk: Chunk, start: int, end: int) -> None:
+        assert self._fd is not None
+        chunk.damaged_bytes += end - start
+        data = self._disk.pread(self._fd, end - start, start)
+        if data.strip(b"\0"):
+            chunk.damages.append((start, data))
 
     def _report(self, damage: Damage) -> None:
         log.error("segment %s: bytes %d to %d are damaged and skipped", self._name, damage.offset, damage.end)

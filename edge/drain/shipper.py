@@ -1,7 +1,8 @@
-"""One sink's way through the spool: read, expand, ship, and only then checkpoint.
+"""One sink's way through the spool: read, expand, deliver, set aside what is refused for good, and only then checkpoint.
 
-The order is what makes it at least once: the checkpoint never passes a batch the sink has not confirmed. A refused batch is
-offered again for as long as it takes; nothing else of the sink's moves meanwhile, so order is kept.
+The order is what makes it at least once: the checkpoint never passes an event that the sink has not confirmed and that is not
+in quarantine, on stable storage. What is refused for now is offered again for as long as it takes; nothing else of the sink's
+moves meanwhile, so order is kept.
 """
 
 import logging
@@ -10,20 +11,29 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from edge.checkpoints import Checkpoint, CheckpointFile, Position
-from edge.disk import Disk
-from edge.drain.backoff import delay_s
-from edge.drain.expand import expand
+import xxhash
+
+from edge.checkpoints import Checkpoint, CheckpointFile, Position, Trouble
+from edge.disk import Disk, write_durably
+from edge.drain.backoff import OUTAGE_S, delay_s, pause_s, ramp_s
+from edge.drain.breaker import Breaker
+from edge.drain.delivery import Delivery, Tripped
+from edge.drain.expand import Event, expand
+from edge.drain.quarantine import Quarantine, describe, file_name
 from edge.drain.reader import Chunk, SlotReader
-from edge.drain.sink import Batch, Retryable, Sink
+from edge.drain.sink import Paused, Retryable, Sink
 from edge.layout import Layout
 from edge.metrics import Row
+from edge.segment.name import State
 from edge.segment.record import decode_record
+from edge.spool.inspect import count_events, segment_files, summarise
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_S: Final = 1.0
 CHECKPOINT_BYTES: Final = 8 * 1024 * 1024
+EXTEND_EVENTS_MAX: Final = 5000
+"""A delivery in which everything is refused grows to this, so that there is something to compare with."""
 
 
 class Shipper:
@@ -53,43 +63,59 @@ class Shipper:
         self._file = CheckpointFile(disk, str(layout.checkpoints), sink_id)
         self._checkpoint = self._file.load() or Checkpoint(sink_label)
         self._checkpoint.sink = sink_label
+        self._quarantine = Quarantine(disk, str(layout.quarantine / sink_id))
         self.durable: dict[int, Position] = dict(self._checkpoint.slots)
         """The positions on stable storage: what is before them may be deleted."""
         self._dirty_since_s: float | None = None
         self._dirty_bytes = 0
         self._readers: dict[int, SlotReader] = {}
         self._shipped_s: dict[int, float] = {}
-        self._refused: tuple[Batch, Chunk, dict[str, int]] | None = None
+        self._checked: dict[int, str] = {}
+        """The segment of each slot that was compared last."""
+        self._last_slot = -1
+        self._breaker = Breaker()
+        self._delivery: _UnderWay | None = None
+        self._looks_further = False
+        """The next offer is made beside more of the slot, to tell the events' fault from the destination's."""
+        self._refused_since_s: float | None = None
+        self._recovered_s: float | None = None
         self._not_before_s = 0.0
+        row.set("edge_sink_paused", _is_paused(self._checkpoint.trouble), self._index)
+        totals = self._checkpoint.totals
+        if totals.records and not totals.accepted:
+            # Written by a version that did not count them.
+            totals.accepted = -totals.imbalance
+        self._balance()
 
     def step(self) -> bool:
         """Ship what is there, one batch a slot at the most. Whether anything was shipped or is still refused.
 
-        Raises `SinkGone`, and `OSError` when the spool or the checkpoint cannot be read or written.
+        Raises `SinkGone`, and `OSError` when the spool, the quarantine or the checkpoint cannot be read or written.
         """
         now = self._clock()
-        if self._refused is not None:
+        if self._delivery is not None or self._not_before_s > now:
             if now < self._not_before_s:
+                self._save_if_due()
                 return True
-            moved = self._offer(*self._refused)
+            moved = self._drive()
         else:
             moved = False
             for reader in self._slots():
                 if now - self._shipped_s.get(reader.slot, float("-inf")) < self._sink.linger_s:
                     continue
                 moved = self._next(reader) or moved
-                if self._refused is not None:
+                if self._delivery is not None or self._not_before_s > now:
                     break
-        if self._dirty_since_s is not None and (
-            self._clock() - self._dirty_since_s >= CHECKPOINT_S or self._dirty_bytes >= CHECKPOINT_BYTES
-        ):
-            self.save()
+        self._save_if_due()
         return moved
 
     def save(self) -> None:
         """Make the positions durable. Raises `OSError`."""
         if self._dirty_since_s is None:
             return
+        for slot, position in self._checkpoint.slots.items():
+            # Before the position is durable and the segment may be deleted.
+            self._check_finished(slot, position)
         slots = dict(self._checkpoint.slots)
         self._file.save(self._checkpoint)
         self.durable = slots
@@ -101,6 +127,11 @@ class Shipper:
         """There may be records that wait for the sink's linger to pass."""
         return any(self._clock() - at < self._sink.linger_s for at in self._shipped_s.values())
 
+    @property
+    def waits(self) -> bool:
+        """Nothing is offered before a while has passed."""
+        return self._clock() < self._not_before_s
+
     def position(self, slot: int) -> Position | None:
         """Everything before it was confirmed."""
         return self._checkpoint.slots.get(slot)
@@ -108,81 +139,311 @@ class Shipper:
     def close(self) -> None:
         for reader in self._readers.values():
             reader.close()
+        self._sink.close()
+
+    def _save_if_due(self) -> None:
+        if self._dirty_since_s is not None and (
+            self._clock() - self._dirty_since_s >= CHECKPOINT_S or self._dirty_bytes >= CHECKPOINT_BYTES
+        ):
+            self.save()
 
     def _slots(self) -> list[SlotReader]:
-        """A reader for every slot there is, those that appeared since the last time included."""
+        """A reader for every slot there is, new ones included, beginning after the one that was served last."""
         for slot in self._layout.slots():
             if slot not in self._readers:
                 position = self._checkpoint.slots.get(slot)
-                self._readers[slot] = SlotReader(self._disk, str(self._layout.slot(slot)), slot, position)
-        return list(self._readers.values())
+                directory = str(self._layout.slot(slot))
+                self._readers[slot] = SlotReader(self._disk, directory, slot, position, self._sink.read_bytes)
+        slots = sorted(self._readers)
+        slots = [slot for slot in slots if slot > self._last_slot] + [slot for slot in slots if slot <= self._last_slot]
+        return [self._readers[slot] for slot in slots]
+
+    # --- one batch
 
     def _next(self, reader: SlotReader) -> bool:
+        found = self._read(reader)
+        if found is None:
+            return False
+        self._last_slot = reader.slot
+        self._delivery = found
+        return self._drive()
+
+    def _read(self, reader: SlotReader) -> "_UnderWay | None":
         begins = reader.peek()
         if begins is None:
-            return False
+            return None
         chunk = reader.read(self._sink.already(reader.slot, *begins))
-        if chunk is None:
-            return False
-        events = []
-        dropped: dict[str, int] = {}
-        for line in chunk.lines:
-            try:
-                expansion = expand(decode_record(line))
-            except ValueError as error:
-                # The frame's checksum was right, so a writer of another version, or a fault of ours, made the record.
-                log.error("segment %s: a record between %d and %d: %s", chunk.name, chunk.start, chunk.end, error)
-                dropped["unreadable"] = dropped.get("unreadable", 0) + 1
-                continue
-            events += expansion.events
-            for reason, count in expansion.dropped.items():
-                dropped[reason] = dropped.get(reason, 0) + count
-        return self._offer(Batch(chunk.slot, chunk.name, chunk.start, chunk.end, events), chunk, dropped)
+        return None if chunk is None else _UnderWay(chunk, self._sink, self._breaker)
 
-    def _offer(self, batch: Batch, chunk: Chunk, dropped: dict[str, int]) -> bool:
+    def _drive(self) -> bool:
+        """Offer one piece, and settle the delivery if it was the last one."""
+        under_way = self._delivery
+        assert under_way is not None
+        delivery = under_way.delivery
+        if self._looks_further:
+            self._looks_further = False
+            self._look_further(under_way)
+        now = self._clock()
+        shipped = delivery.shipped
+        splits = dict(delivery.splits)
         try:
-            size = self._sink.ship(batch)
-        except Retryable as refusal:
-            self.failures += 1
-            wait = delay_s(self.failures, random.random(), refusal.retry_after_s)
-            self._not_before_s = self._clock() + wait
-            self._refused = batch, chunk, dropped
-            self._row.add("edge_drain_retries_total", 1, self._index)
-            log.warning("sink %s, attempt %d, again in %.1f s: %s", self.sink_id, self.failures, wait, refusal)
-            return True
-        self.failures = 0
-        self._refused = None
-        self._confirmed(batch, chunk, dropped, size)
+            if not delivery.offered_all:
+                delivery.offer(now)
+            if delivery.offered_all and delivery.suspects and not self._breaker.believes:
+                raise Tripped(f"everything lately was refused, the last with: {delivery.suspects[-1].why}")
+        except (Retryable, Paused, Tripped) as refusal:
+            # Some of it may have been taken, which ends a row of failures.
+            self._taken(now, delivery.shipped > shipped)
+            self._hold(refusal)
+        else:
+            self._taken(now, delivery.shipped > shipped)
+            if delivery.offered_all:
+                self._settle(under_way)
+        for reason, count in delivery.splits.items():
+            self._row.add("edge_drain_splits_total", count - splits[reason], self._index, reason)
         return True
 
-    def _confirmed(self, batch: Batch, chunk: Chunk, dropped: dict[str, int], size: int) -> None:
-        now = self._clock()
-        totals = self._checkpoint.totals
-        totals.records += len(chunk.lines)
-        totals.shipped += len(batch.events)
-        totals.bytes += size
-        totals.damaged_bytes += chunk.damaged_bytes
-        for reason, count in dropped.items():
-            totals.dropped[reason] = totals.dropped.get(reason, 0) + count
-        self._checkpoint.slots[batch.slot] = Position(str(batch.name), batch.end)
-        if self._dirty_since_s is None:
-            self._dirty_since_s = now
-        self._dirty_bytes += batch.end - batch.start
-        if size:
-            # What needed no shipping, having been shipped before or holding no event, need not be gathered either.
-            self._shipped_s[batch.slot] = now
-        self._count(batch, chunk, dropped, size)
+    def _look_further(self, under_way: "_UnderWay") -> None:
+        """After a pause: suspects get another chance, beside whatever came in meanwhile."""
+        under_way.delivery.acquit()
+        if under_way.delivery.waiting < EXTEND_EVENTS_MAX:
+            more = self._read(self._readers[under_way.delivery.slot])
+            if more is not None:
+                under_way.extend(more)
 
-    def _count(self, batch: Batch, chunk: Chunk, dropped: dict[str, int], size: int) -> None:
+    def _hold(self, refusal: Retryable | Paused | Tripped) -> None:
+        attempt = self.failures + 1
+        if isinstance(refusal, Retryable):
+            self._refused("retryable", str(refusal), delay_s(attempt, random.random(), refusal.retry_after_s))
+        else:
+            self._looks_further = True
+            kind = "breaker" if isinstance(refusal, Tripped) else "paused"
+            self._refused(kind, str(refusal), pause_s(attempt, random.random()))
+
+    def _refused(self, kind: str, why: str, wait_s: float) -> None:
+        now = self._clock()
+        self.failures += 1
+        self._not_before_s = now + wait_s
+        if self._refused_since_s is None:
+            self._refused_since_s = now
+        self._row.add("edge_drain_retries_total", 1, self._index, kind)
+        trouble = self._checkpoint.trouble
+        if trouble is None or trouble.kind != kind:
+            self._checkpoint.trouble = Trouble(kind, why, time.time_ns() // 1000)
+            self._row.set("edge_sink_paused", _is_paused(self._checkpoint.trouble), self._index)
+            self._touch()
+        if kind == "retryable":
+            log.warning("sink %s, attempt %d, again in %.1f s: %s", self.sink_id, self.failures, wait_s, why)
+        else:
+            what = "refuses everything" if kind == "breaker" else "is not set up for this"
+            log.error(
+                "sink %s is paused, the destination %s; everything is kept; attempt %d, again in %.1f s: %s",
+                *(self.sink_id, what, self.failures, wait_s, why),
+            )
+
+    def _taken(self, began_s: float, moved: bool) -> None:
+        """A piece was offered without the sink refusing to go on; `moved`: it took some of it."""
+        if not moved:
+            return
+        now = self._clock()
+        if self.failures:
+            self.failures = 0
+            self._row.set("edge_sink_paused", 0, self._index)
+            assert self._refused_since_s is not None
+            if now - self._refused_since_s >= OUTAGE_S:
+                self._recovered_s = now
+                log.info("sink %s takes events again after %.0f s", self.sink_id, now - self._refused_since_s)
+            self._refused_since_s = None
+        if self._checkpoint.trouble is not None:
+            self._checkpoint.trouble = None
+            self._touch()
+        if self._recovered_s is not None:
+            wait_s = ramp_s(now - self._recovered_s, now - began_s)
+            self._not_before_s = now + wait_s
+            if wait_s == 0.0:
+                self._recovered_s = None
+
+    def _settle(self, under_way: "_UnderWay") -> None:
+        """Everything of a delivery was taken or refused for good. Raises `OSError`, and is to be called again then."""
+        delivery = under_way.delivery
+        now = self._clock()
+        suspects = {id(suspect.event): suspect for suspect in delivery.suspects}
+        if suspects and not self._breaker.allows(len(suspects), now):
+            why = f"{len(suspects)} more events were refused, too many for a minute: {delivery.suspects[-1].why}"
+            self._refused("breaker", why, pause_s(self.failures + 1, random.random()))
+            return
+        if suspects or self._quarantine.unsettled:
+            refused = []
+            taken = []
+            for record_id, events in delivery.records:
+                for index, event in enumerate(events):
+                    suspect = suspects.get(id(event))
+                    if suspect is None:
+                        taken.append(file_name(record_id, index))
+                    else:
+                        place = delivery.slot, delivery.name, record_id, index
+                        refused.append(describe(suspect, self.sink_id, *place))
+            assert len(refused) == len(suspects)
+            self._quarantine.put(refused)
+            self._quarantine.settle(taken)
+            for each in refused:
+                log.error("sink %s: event %s is set aside, %s: %s", self.sink_id, each.uuid, each.reason, each.why)
+        if suspects:
+            self._breaker.quarantined(len(suspects), now)
+        self._keep_damaged(under_way)
+        self._delivery = None
+        self._confirmed(under_way, len(suspects))
+
+    def _keep_damaged(self, under_way: "_UnderWay") -> None:
+        """Copy what could not be read, named by where it was: every sink finds the same, and the first one copies it."""
+        copies = {
+            f"slot-{chunk.slot:02d}-{chunk.name}-{start:012d}.bin": data
+            for chunk in under_way.chunks
+            for start, data in chunk.damages
+        } | {f"record-{xxhash.xxh3_64_hexdigest(line)}.json": line + b"\n" for line in under_way.unreadable}
+        if not copies:
+            return
+        directory = str(self._layout.damaged)
+        self._disk.makedirs(directory)
+        self._disk.sync_directory(str(self._layout.data))
+        for name, data in copies.items():
+            if name not in self._disk.listdir(directory):
+                write_durably(self._disk, directory, name, data)
+
+    def _confirmed(self, under_way: "_UnderWay", quarantined: int) -> None:
+        delivery = under_way.delivery
+        totals = self._checkpoint.totals
+        totals.records += under_way.lines
+        totals.accepted += under_way.accepted
+        totals.shipped += delivery.shipped
+        totals.quarantined += quarantined
+        totals.merged += under_way.merged
+        totals.limited += delivery.limited
+        totals.bytes += delivery.bytes
+        totals.damaged_bytes += under_way.damaged_bytes
+        for reason, count in under_way.dropped.items():
+            totals.dropped[reason] = totals.dropped.get(reason, 0) + count
+        for chunk in under_way.chunks:
+            self._move(chunk)
+        self._touch()
+        self._dirty_bytes += sum(chunk.end - chunk.start for chunk in under_way.chunks)
+        if delivery.bytes:
+            # What needed no shipping, having been shipped before or holding no event, need not be gathered either.
+            self._shipped_s[delivery.slot] = self._clock()
+        self._count(under_way, quarantined)
+        self._balance()
+
+    def _move(self, chunk: Chunk) -> None:
+        before = self._checkpoint.slots.get(chunk.slot)
+        same = before is not None and before.segment == str(chunk.name)
+        counted = before.events if before is not None and same else 0 if chunk.start == 0 else -1
+        if before is not None and not same:
+            self._check_finished(chunk.slot, before)
+        events = counted + chunk.events if counted >= 0 else -1
+        self._checkpoint.slots[chunk.slot] = Position(str(chunk.name), chunk.end, events)
+
+    def _check_finished(self, slot: int, position: Position) -> None:
+        """Compare what was read of a finished segment with what is in it, once, while it is still there."""
+        if position.events < 0 or self._checked.get(slot) == position.segment:
+            return
+        for file in segment_files(self._layout, slot):
+            if file.name != position.name or file.state not in (State.SEALED, State.SUSPECT):
+                continue
+            if position.offset < file.size and self._checkpoint.slots[slot] == position:
+                # There is more to read.
+                continue
+            self._checked[slot] = position.segment
+            if count_events(file) != position.events:
+                # Headers may be those of damaged frames: only the checksums tell.
+                missed = summarise(file).events - position.events
+                if missed:
+                    log.critical("segment %s holds %d events more than were read from it", file.name, missed)
+                    self._checkpoint.totals.uncounted += missed
+                    self._balance()
+
+    def _balance(self) -> None:
+        """Accepted = shipped + dropped + merged + quarantined, looked at after every batch."""
+        totals = self._checkpoint.totals
+        if totals.imbalance != self._row.get("edge_drain_imbalance_events", self._index):
+            log.critical("sink %s: %d accepted events are unaccounted for", self.sink_id, totals.imbalance)
+            self._row.set("edge_drain_imbalance_events", totals.imbalance, self._index)
+
+    def _touch(self) -> None:
+        if self._dirty_since_s is None:
+            self._dirty_since_s = self._clock()
+
+    def _count(self, under_way: "_UnderWay", quarantined: int) -> None:
         row = self._row
-        row.add("edge_drain_events_total", len(batch.events), self._index, "shipped")
-        row.add("edge_drain_records_total", len(chunk.lines), self._index)
-        row.add("edge_drain_bytes_total", size, self._index)
+        delivery = under_way.delivery
+        dropped = under_way.dropped
+        row.add("edge_drain_events_total", delivery.shipped, self._index, "shipped")
+        row.add("edge_drain_events_total", quarantined, self._index, "quarantined")
+        row.add("edge_drain_events_total", delivery.limited, self._index, "limited")
+        row.add("edge_drain_records_total", under_way.lines, self._index)
+        row.add("edge_drain_bytes_total", delivery.bytes, self._index)
         row.set("edge_last_shipped_timestamp_seconds", time.time_ns() // 1000, self._index)
         if dropped:
             row.add("edge_drain_events_total", sum(dropped.values()), self._index, "dropped")
         if self._counts_drops:
             # What is dropped is the same for every sink, and counted once.
-            row.add("edge_damaged_bytes_total", chunk.damaged_bytes)
+            row.add("edge_damaged_bytes_total", under_way.damaged_bytes)
             for reason, count in dropped.items():
                 row.add("capture_events_dropped_total", count, reason)
+
+
+class _UnderWay:
+    """A delivery and what becomes of the rest of its chunks."""
+
+    def __init__(self, chunk: Chunk, sink: Sink, breaker: Breaker) -> None:
+        self.chunks = [chunk]
+        self.lines = len(chunk.lines)
+        self.accepted = chunk.events
+        self.damaged_bytes = chunk.damaged_bytes
+        self.merged = 0
+        self.dropped: dict[str, int] = {}
+        self.unreadable: list[bytes] = []
+        """Records that are none, or whose events cannot be told apart."""
+        self._records: list[tuple[str, list[Event]]] = []
+        self._expand(chunk)
+        self.delivery = Delivery(sink, breaker, chunk, self._records)
+        chunk.lines = []
+
+    def extend(self, more: "_UnderWay") -> None:
+        self.chunks += more.chunks
+        self.lines += more.lines
+        self.accepted += more.accepted
+        self.damaged_bytes += more.damaged_bytes
+        self.unreadable += more.unreadable
+        self.merged += more.merged
+        for reason, count in more.dropped.items():
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+        self.delivery.extend(more.chunks[-1], more.delivery.records)
+
+    def _expand(self, chunk: Chunk) -> None:
+        dropped = self.dropped
+        accounted = 0
+        for line in chunk.lines:
+            try:
+                record = decode_record(line)
+            except ValueError as error:
+                # The frame's checksum was right, so a writer of another version, or a fault of ours, made the record.
+                log.error("segment %s: a record between %d and %d: %s", chunk.name, chunk.start, chunk.end, error)
+                self.unreadable.append(line)
+                continue
+            expansion = expand(record)
+            self._records.append((record.id, expansion.events))
+            if "unreadable" in expansion.dropped:
+                self.unreadable.append(line)
+            self.merged += expansion.merged
+            accounted += len(expansion.events) + expansion.merged
+            for reason, count in expansion.dropped.items():
+                dropped[reason] = dropped.get(reason, 0) + count
+                accounted += count
+        missing = chunk.events - accounted
+        if missing > 0 and (self.unreadable or chunk.unreadable_events):
+            # What a frame or record that cannot be read held is known only as a number.
+            dropped["unreadable"] = dropped.get("unreadable", 0) + missing
+
+
+def _is_paused(trouble: Trouble | None) -> bool:
+    return trouble is not None and trouble.kind != "retryable"

@@ -1,6 +1,29 @@
-"""What a sink is: the destination of events, behind one small interface."""
+"""What a sink is: the destination of events, behind one small interface, and what it may say instead of taking a batch.
 
-from typing import Protocol
+A sink that returns from `ship` has handed the whole batch over. Otherwise it raises one of the refusals below, each of which
+may carry `taken`: the places in `batch.events` that downstream confirmed all the same. Those are never offered again and count
+as shipped. Of every other event nothing is known; it is offered again, so downstream may see it twice and must recognise it by
+its uuid, event, timestamp and distinct_id, which never change.
+
+| the sink raises | it means | the drainer |
+| --- | --- | --- |
+| `Retryable` | not now | offers the same again for ever, with backoff |
+| `TooLarge` | fewer at a time | offers the halves; a single event is quarantined |
+| `Refused` | never like this | offers the halves until the event at fault stands alone, which is quarantined |
+| `Refused(indexes=...)` | exactly those, never | quarantines those, offers again what is neither among them nor taken |
+| `Paused` | nothing is wrong with the events | keeps everything, asks again slowly, says so loudly |
+| `SinkGone` | never again in this process | ends the process |
+
+A pause for events of a single project, while the sink takes another project's at the same moment, is about that project's key:
+its events are quarantined, so that they hold up nobody else's.
+
+What is to be quarantined has to pass the breaker (`edge/drain/breaker.py`), so a destination that refuses everything, whatever
+it calls that, costs next to nothing.
+"""
+
+import re
+from collections.abc import Collection
+from typing import Final, Protocol
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -8,13 +31,45 @@ import msgspec
 from edge.drain.expand import Event
 from edge.segment.name import SegmentName
 
+READ_BYTES: Final = 4 * 1024 * 1024
 
-class Retryable(Exception):
-    """The sink does not take it now; the same batch is offered again, for as long as it takes."""
 
-    def __init__(self, why: str, retry_after_s: float = 0.0) -> None:
+class Refusal(Exception):
+    """A batch was not, or not wholly, taken. Raised as one of its kinds."""
+
+    def __init__(self, why: str, *, taken: Collection[int] = ()) -> None:
         super().__init__(why)
+        self.taken = frozenset(taken)
+        """Places in `batch.events` that downstream has."""
+
+
+class Retryable(Refusal):
+    """The sink does not take it now; the same is offered again, for as long as it takes. Never earlier than `retry_after_s`."""
+
+    def __init__(self, why: str, retry_after_s: float = 0.0, *, taken: Collection[int] = ()) -> None:
+        super().__init__(why, taken=taken)
         self.retry_after_s = retry_after_s
+
+
+class TooLarge(Refusal):
+    """The sink may take less at a time. Of a single event: it is too large for ever."""
+
+
+class Refused(Refusal):
+    """The sink will never take this as it is.
+
+    Without `indexes` some event, not known which, is at fault. With `indexes` it is each of these places in `batch.events`
+    and none of the others; those that are not in `taken` either are offered again.
+    """
+
+    def __init__(self, why: str, indexes: Collection[int] | None = None, *, taken: Collection[int] = ()) -> None:
+        super().__init__(why, taken=taken)
+        self.indexes = None if indexes is None else frozenset(indexes)
+        assert not self.taken & (self.indexes or frozenset()), "expected an event to be taken or refused, not both"
+
+
+class Paused(Refusal):
+    """Credentials, an address or a topic are wrong: somebody has to act, and no event is at fault."""
 
 
 class SinkGone(Exception):
@@ -22,27 +77,47 @@ class SinkGone(Exception):
 
 
 class Batch(msgspec.Struct, gc=False):
-    """Events of one slot in their order, with the range of the segment they come from, which names the batch for ever."""
+    """Events of one slot in their order, with the range of the segment they come from.
+
+    The range names the batch for ever if `events` is everything in it, which it is unless the sink cut it or refused a part.
+    """
 
     slot: int
     name: SegmentName
     start: int
     end: int
     events: list[Event]
+    limited: int = 0
+    """The sink adds the events that downstream took and said it would not keep, over quota: counted, not sent again."""
 
 
 class Sink(Protocol):
-    """One destination. Called by one thread."""
+    """One destination. Called by one thread. Making one may prepare the destination but holds nothing open: some are made to
+    check a URL and then forgotten."""
 
     linger_s: float
     """Shortest time between two batches of a slot: gathers what a sink takes better in larger pieces."""
+
+    read_bytes: int
+    """About how much of a segment to read for a batch: what is sent again after a crash, and what a batch costs in memory."""
 
     def already(self, slot: int, name: SegmentName, start: int) -> int | None:
         """The end of the batch that begins there, if it was shipped before and the checkpoint does not know."""
         ...
 
+    def cut(self, events: list[Event]) -> list[list[Event]]:
+        """The events as the pieces `ship` is to be called with, one after the other: what fits a request of the sink's.
+
+        Every event is in one piece, and the events of a token and distinct_id keep their order.
+        """
+        ...
+
     def ship(self, batch: Batch) -> int:
-        """The number of bytes handed over; returning means that downstream has the batch. Raises `Retryable`, `SinkGone`."""
+        """The number of bytes handed over; returning means that downstream has the batch. Raises `Refusal`, `SinkGone`."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what `ship` opened. Nothing is called afterwards."""
         ...
 
 
@@ -71,3 +146,13 @@ def split_url(text: str) -> SinkUrl:
     scheme, _, rest = text.partition(":")
     target, _, query = rest.partition("?")
     return SinkUrl(scheme, target, dict(parse_qsl(query, keep_blank_values=True)))
+
+
+HIDDEN: Final = "***"
+_USER: Final = re.compile(r"//[^/?@]*@")
+_SECRET: Final = re.compile(r"([?&][^=&]*(?:password|passwd|secret|token|key)[^=&]*=)[^&]*", re.IGNORECASE)
+
+
+def without_secrets(text: str) -> str:
+    """A sink's URL as it may be logged and shown."""
+    return _SECRET.sub(rf"\1{HIDDEN}", _USER.sub(f"//{HIDDEN}@", text))

@@ -3,13 +3,16 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 import msgspec
 
 from edge.layout import Layout
-from edge.segment.frame import SEGMENT_HEADER_BYTES, parse_segment_header
+from edge.segment.frame import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, parse_frame_header, parse_segment_header
 from edge.segment.name import SegmentName, State, parse_name
 from edge.segment.scan import Damage, Frame, scan
+
+_HEADERS_READ_BYTES: Final = 4096
 
 
 class SegmentFile(msgspec.Struct, frozen=True):
@@ -92,6 +95,20 @@ def read(file: SegmentFile, offset: int = 0) -> bytes:
             opened.seek(offset)
             return opened.read()
     return b""
+
+
+def count_events(file: SegmentFile) -> int:
+    """Events as the headers tell, from the start to the first thing that is no header. Checks and holds nothing else."""
+    events = 0
+    offset = SEGMENT_HEADER_BYTES
+    with file.path.open("rb", buffering=_HEADERS_READ_BYTES) as opened:
+        while True:
+            opened.seek(offset)
+            header = parse_frame_header(opened.read(FRAME_HEADER_BYTES), 0)
+            if header is None:
+                return events
+            events += header.events
+            offset += header.pair_bytes
 
 
 def summarise(file: SegmentFile, offset: int = 0) -> Summary:

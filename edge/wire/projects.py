@@ -195,7 +195,7 @@ def parse_projects(data: bytes) -> Registry:
 
 
 def hash_key(key: str) -> str:
-    """What is kept of a personal key, in the form PostHog keeps it in. The key is random, so it needs no salt."""
+    """What is kept of a personal key. The key is random, so it needs no salt."""
     return HASH_PREFIX + hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 

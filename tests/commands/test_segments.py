@@ -208,3 +208,101 @@ def test_damage_does_not_hide_what_cannot_be_read(
 def test_the_program_ends_with_the_status(slot: Slot) -> None:
     damage(slot.files[0], 48 + 60)
     assert edge("segments", "verify", "--data", slot.layout.data).returncode == 65
+
+
+# --- filters
+
+
+def test_cat_prints_the_records_that_are_asked_for(slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    def found(*words: str) -> list[str]:
+        status, out, _ = run(capsysbinary, "cat", "--data", slot.layout.data, *words)
+        assert status == 0
+        return [json.loads(line)["data"]["event"] for line in out.splitlines()]
+
+    assert found("--event", "b", "--event", "d") == ["b", "d"]
+    assert found("--token", "phc_x") == list("abcd")
+    assert found("--token", "phc_y") == []
+    assert found("--until", "2020-01-01T00:00:00Z") == []
+    assert found("--since", "2025-11-21T00:00:00Z", "--event", "a") == ["a"]
+
+
+def test_cat_prints_events_as_they_are_shipped(slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    _, out, _ = run(capsysbinary, "cat", "--events", "--data", slot.layout.data)
+    events = [json.loads(line) for line in out.splitlines()]
+    assert [event["event"] for event in events] == list("abcd")
+    _, out, _ = run(capsysbinary, "cat", "--events", "--uuid", events[2]["uuid"].upper(), "--data", slot.layout.data)
+    assert json.loads(out) == events[2]
+
+
+def test_a_time_that_is_none_is_told(slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    status, _, error = run(capsysbinary, "cat", "--since", "soon", "--data", slot.layout.data)
+    assert status == 78
+    assert "--since, --until: expected a time such as" in error
+
+
+# --- stat
+
+
+def test_stat_tells_the_whole(slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    assert main(["drain", "--once", "--data", str(slot.layout.data), "--to", "null:"]) == 0
+    # The drainer has recovered, shipped and deleted what the slot's writer left open.
+    slot = Slot(slot.layout.data, 7)
+    slot.commit("e", "f")
+    status, out, _ = run(capsysbinary, "stat", "--json", "--data", slot.layout.data)
+    assert status == 0
+    found = json.loads(out)
+    assert (found["segments"], found["records"], found["events"]) == (1, 2, 2)
+    assert found["bytes"] == sum(path.stat().st_size for path in slot.files)
+    assert found["states"] == {"open": 1, "sealed": 0, "suspect": 0, "bad": 0}
+    assert found["full_in_s"] > 0
+    assert found["quarantined"] == 0
+    [sink] = found["sinks"]
+    assert (sink["id"], sink["waiting_events"], sink["in_quarantine"], sink["unaccounted"]) == ("null", 2, 0, 0)
+    _, out, _ = run(capsysbinary, "stat", "--data", slot.layout.data)
+    assert ["events", "2"] in [line.split() for line in out.splitlines()]
+
+
+def test_stat_of_a_new_folder_is_of_nothing(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    _, out, _ = run(capsysbinary, "stat", "--json", "--data", tmp_path)
+    found = json.loads(out)
+    assert (found["segments"], found["oldest_s"], found["full_in_s"], found["sinks"]) == (0, 0.0, None, [])
+
+
+# --- repair
+
+
+def test_repair_tells_and_with_yes_does_what_recovery_would(
+    slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    opened = slot.files[1]
+    opened.write_bytes(opened.read_bytes() + b"torn")
+    before = {path.name: path.read_bytes() for path in slot.files}
+    status, out, _ = run(capsysbinary, "repair", "--data", slot.layout.data)
+    assert status == 0
+    assert out.startswith("000000000002-000000000000abc2 would be: cut and seal; 1 records, 4 bytes after")
+    assert {path.name: path.read_bytes() for path in slot.files} == before
+    status, out, _ = run(capsysbinary, "repair", "--json", "--yes", "--data", slot.layout.data)
+    assert status == 0
+    assert [json.loads(line)["action"] for line in out.splitlines()] == ["none", "cut and seal"]
+    assert not [path for path in slot.files if ".open." in path.name]
+    assert [path.read_bytes() for path in slot.layout.torn.iterdir()] == [b"torn"]
+    status, out, _ = run(capsysbinary, "verify", "--data", slot.layout.data)
+    assert status == 0
+
+
+def test_repair_leaves_a_living_worker_alone(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    slot = Slot(tmp_path, locked=True)
+    slot.commit("a")
+    status, out, _ = run(capsysbinary, "repair", "--yes", "--data", tmp_path)
+    assert (status, out) == (0, "")
+    status, _, error = run(capsysbinary, "repair", "--yes", slot.files[0])
+    assert status == 75
+    assert "in use by a worker" in error
+    slot.release()
+
+
+def test_repair_of_what_holds_nothing_good_is_bad_data(slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    slot.files[0].write_bytes(slot.files[0].read_bytes()[:60])
+    status, out, _ = run(capsysbinary, "repair", "--yes", slot.files[0])
+    assert status == 65
+    assert "unreadable" in out

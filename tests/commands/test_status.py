@@ -3,7 +3,10 @@ from pathlib import Path
 
 import pytest
 
+from edge.checkpoints import Checkpoint, CheckpointFile, Totals, Trouble
 from edge.cli import main
+from edge.disk import RealDisk
+from edge.layout import Layout
 from tests.drain.spools import Slot
 
 
@@ -29,8 +32,9 @@ def test_it_tells_people_what_is_where(data: Path, capsys: pytest.CaptureFixture
     assert text.startswith(f"data {data}\n\nspool\n  slot 00  1 open; ")
     assert "2 records, 2 events" in text
     lines = [" ".join(line.split()) for line in text.splitlines()]
-    assert lines[lines.index("sinks") + 1 : lines.index("sinks") + 5] == [
+    assert lines[lines.index("sinks") + 1 : lines.index("sinks") + 6] == [
         "null:",
+        "accepted 4 events",
         "shipped 1 events",
         "dropped 1 events",
         "no_event_name 1",
@@ -65,3 +69,30 @@ def test_a_new_folder_is_told_to_be_empty(tmp_path: Path, capsys: pytest.Capture
     text = status(tmp_path, capsys)
     assert "nothing was ever accepted here" in text
     assert "nothing was shipped yet" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("retryable", "takes nothing since 2025-11-21T"),
+        ("paused", "PAUSED, its settings have to be mended, since 2025-11-21T"),
+        ("breaker", "PAUSED, it refuses everything, since 2025-11-21T"),
+    ],
+)
+def test_a_sink_in_trouble_and_events_nobody_can_account_for_stand_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str, sentence: str
+) -> None:
+    folder = Layout(tmp_path).checkpoints
+    folder.mkdir(parents=True)
+    trouble = Trouble(kind, "status 401: no such key", 1_763_690_000_000_000)
+    totals = Totals(records=3, accepted=9, shipped=4, quarantined=2, limited=1)
+    CheckpointFile(RealDisk(), str(folder), "null").save(Checkpoint("null:", {}, totals, trouble))
+    text = status(tmp_path, capsys)
+    assert sentence in text
+    assert "status 401: no such key" in text
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert "shipped 4 events, 1 of them over quota" in lines
+    assert "quarantined 2 events, 0 of them still there" in lines
+    assert "UNACCOUNTED 3 events: keep the data folder and report this" in lines
+    (sink,) = json.loads(status(tmp_path, capsys, "--json"))["sinks"]
+    assert sink["trouble"]["kind"] == kind

@@ -10,8 +10,18 @@ from edge.segment.name import SegmentName
 from edge.segment.record import RecordIds, encode_record
 from edge.spool.open_segment import OpenSegment
 from edge.spool.recover import open_slot
+from edge.wire.payload import read_payload
+from edge.wire.rejections import Rejected
 
 AT_US = 1_763_690_000_000_000
+
+
+def _events_in(body: bytes) -> int:
+    """As the edge counts them; what it would never accept counts as one."""
+    try:
+        return read_payload(body).events
+    except Rejected:
+        return 1
 
 
 class Slot:
@@ -35,8 +45,13 @@ class Slot:
             (self.directory / LOCK_NAME).touch()
         self.written: list[str] = []
 
-    def commit(self, *names: str, body: bytes | None = None) -> None:
-        """One frame of a record per name, no frame without names; the name is the event's, and its distinct_id is the slot."""
+    def commit(
+        self, *names: str, body: bytes | None = None, path: str = "e", token: str = "phc_x", events: int = 0
+    ) -> None:
+        """One frame of a record per name, no frame without names; the name is the event's, and its distinct_id is the slot.
+
+        `events` is what the frame says it holds, where that is not the truth.
+        """
         if self._segment is None:
             self._counter += 1
             name = SegmentName(self._counter, 0xABC0 + self._counter)
@@ -45,9 +60,10 @@ class Slot:
             body or json.dumps({"event": name, "distinct_id": f"slot-{self.slot}", "properties": {}}).encode()
             for name in names
         ]
-        lines = [encode_record(self._ids, AT_US, "phc_x", "e", "203.0.113.7", each) for each in bodies]
+        lines = [encode_record(self._ids, AT_US, token, path, "203.0.113.7", each) for each in bodies]
         if lines:
-            self._segment.append([self._compressor.pack(b"".join(lines), len(lines), len(lines), AT_US)])
+            events = events or sum(map(_events_in, bodies))
+            self._segment.append([self._compressor.pack(b"".join(lines), len(lines), events, AT_US)])
         self.written += names
 
     def seal(self) -> None:

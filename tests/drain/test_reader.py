@@ -116,7 +116,9 @@ def test_damage_between_frames_is_skipped_and_told(slot: Slot) -> None:
     chunk = next_chunk(reading)
     assert names(chunk) == ["a", "c"]
     assert chunk is not None
-    assert chunk.damaged_bytes > 0
+    [(start, kept)] = chunk.damages
+    assert (start, len(kept)) == (second, chunk.damaged_bytes)
+    assert kept == data[second : second + chunk.damaged_bytes]
     reading.close()
 
 
@@ -131,6 +133,7 @@ def test_a_torn_tail_of_a_finished_segment_is_told_and_left_behind(slot: Slot) -
     tail = next_chunk(reading)
     assert tail is not None
     assert (tail.lines, tail.damaged_bytes) == ([], 4)
+    assert [data for _, data in tail.damages] == [b"torn"]
     assert names(next_chunk(reading)) == ["b"]
     reading.close()
 

@@ -4,38 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from edge.checkpoints import load_all
+from edge.checkpoints import Totals, load_all
 from edge.disk import RealDisk
+from edge.drain.expand import Event
+from edge.drain.quarantine import list_quarantined, load
 from edge.drain.shipper import CHECKPOINT_S, Shipper
-from edge.drain.sink import Batch, Retryable
+from edge.drain.sink import READ_BYTES, Batch, Paused, Refusal, Refused, Retryable
 from edge.metrics import Board, Row
 from edge.segment.name import SegmentName
 from tests.drain.spools import Slot
-
-
-class MemorySink:
-    """Keeps what it confirmed, and refuses as often as it is told to."""
-
-    linger_s = 0.0
-
-    def __init__(self) -> None:
-        self.names: list[str] = []
-        self.batches: list[tuple[int, str, int, int]] = []
-        self.offered = 0
-        self.refusals = 0
-        self.retry_after_s = 0.0
-
-    def already(self, slot: int, name: SegmentName, start: int) -> int | None:
-        return None
-
-    def ship(self, batch: Batch) -> int:
-        self.offered += 1
-        if self.refusals:
-            self.refusals -= 1
-            raise Retryable("not now", self.retry_after_s)
-        self.names += [event.event for event in batch.events]
-        self.batches.append((batch.slot, str(batch.name), batch.start, batch.end))
-        return len(batch.events)
+from tests.fakes import FaultyDisk
 
 
 class Clock:
@@ -44,6 +22,48 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class MemorySink:
+    """Keeps what it confirmed, and refuses as often as it is told to."""
+
+    linger_s = 0.0
+    read_bytes = READ_BYTES
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.batches: list[tuple[int, str, int, int]] = []
+        self.offered = 0
+        self.refusals = 0
+        self.retry_after_s = 0.0
+        self.never: set[str] = set()
+        """Names of events that are refused for good."""
+        self.takes_s = 0.0
+        self.clock = Clock()
+        self.refuse_all: Refusal | None = None
+
+    def already(self, slot: int, name: SegmentName, start: int) -> int | None:
+        return None
+
+    def cut(self, events: list[Event]) -> list[list[Event]]:
+        return [events]
+
+    def close(self) -> None:
+        pass
+
+    def ship(self, batch: Batch) -> int:
+        self.offered += 1
+        if self.refusals:
+            self.refusals -= 1
+            raise Retryable("not now", self.retry_after_s)
+        if self.refuse_all is not None and batch.events:
+            raise self.refuse_all
+        if self.never & {event.event for event in batch.events}:
+            raise Refused("status 400: bad")
+        self.clock.now += self.takes_s
+        self.names += [event.event for event in batch.events]
+        self.batches.append((batch.slot, str(batch.name), batch.start, batch.end))
+        return len(batch.events)
 
 
 @pytest.fixture
@@ -57,8 +77,8 @@ def sink() -> MemorySink:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock(sink: MemorySink) -> Clock:
+    return sink.clock
 
 
 @pytest.fixture
@@ -241,3 +261,470 @@ def test_a_sink_that_lingers_gets_larger_batches(
     assert sink.names == ["a", "b", "c", "d"]
     assert len(sink.batches) == 2
     shipping.close()
+
+
+# --- what is refused for good
+
+
+def quarantine_of(slot: Slot) -> list[str]:
+    """Names of the events in quarantine."""
+    folder = str(slot.layout.quarantine / "memory")
+    return sorted(load(RealDisk(), folder, name).event for name in list_quarantined(RealDisk(), folder))
+
+
+def totals_of(slot: Slot) -> Totals:
+    return load_all(RealDisk(), str(slot.layout.checkpoints))["memory"].totals
+
+
+def run(shipping: Shipper, clock: Clock, steps: int = 200) -> None:
+    """Until nothing is left to do; every wait passes at once."""
+    for _ in range(steps):
+        if not shipping.step():
+            break
+        if shipping.waits:
+            clock.now += 61
+    shipping.save()
+
+
+def test_exactly_the_bad_event_is_quarantined_and_everything_is_accounted_for(
+    slot: Slot,
+    sink: MemorySink,
+    shipper: Callable[[], Shipper],
+    clock: Clock,
+    row: Row,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    slot.commit(*"abcdefgh")
+    slot.seal()
+    slot.commit("i")
+    sink.never = {"f"}
+    shipping = shipper()
+    with caplog.at_level(logging.CRITICAL):
+        run(shipping, clock)
+    assert sink.names == list("abcdeghi")
+    assert quarantine_of(slot) == ["f"]
+    totals = totals_of(slot)
+    assert (totals.accepted, totals.shipped, totals.quarantined, totals.imbalance) == (9, 8, 1, 0)
+    assert row.get("edge_drain_events_total", "0", "quarantined") == 1
+    assert row.get("edge_drain_splits_total", "0", "refused") == 3
+    assert row.get("edge_drain_imbalance_events", "0") == 0
+    shipping.close()
+
+
+def test_a_crash_after_the_quarantine_and_before_the_checkpoint_quarantines_nothing_twice(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    slot.commit("a", "bad", "c")
+    sink.never = {"bad"}
+    crashed = shipper()
+    with caplog.at_level(logging.CRITICAL):
+        while crashed.step():
+            pass
+        crashed.close()
+        again = shipper()
+        run(again, clock)
+    assert sink.names == ["a", "c", "a", "c"]
+    assert quarantine_of(slot) == ["bad"]
+    assert (totals_of(slot).quarantined, totals_of(slot).imbalance) == (1, 0)
+    again.close()
+
+
+def test_an_event_that_is_taken_after_such_a_crash_leaves_the_quarantine(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    slot.commit("a", "bad", "c")
+    sink.never = {"bad"}
+    crashed = shipper()
+    with caplog.at_level(logging.CRITICAL):
+        while crashed.step():
+            pass
+    crashed.close()
+    assert quarantine_of(slot) == ["bad"]
+    sink.never = set()
+    again = shipper()
+    run(again, clock)
+    assert quarantine_of(slot) == []
+    assert (totals_of(slot).quarantined, totals_of(slot).shipped) == (0, 3)
+    again.close()
+
+
+def test_a_destination_that_refuses_everything_costs_next_to_nothing_and_is_waited_for(
+    slot: Slot,
+    sink: MemorySink,
+    shipper: Callable[[], Shipper],
+    clock: Clock,
+    row: Row,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    names = [f"e{n}" for n in range(300)]
+    slot.commit(*names[:200])
+    sink.refuse_all = Refused("status 400: maintenance")
+    shipping = shipper()
+    with caplog.at_level(logging.CRITICAL):
+        for _ in range(2000):
+            shipping.step()
+            clock.now += 61 if shipping.waits else 0
+        slot.commit(*names[200:])
+        for _ in range(2000):
+            shipping.step()
+            clock.now += 61 if shipping.waits else 0
+        assert quarantine_of(slot) == []
+        assert row.get("edge_sink_paused", "0") == 1
+        shipping.save()
+        trouble = load_all(RealDisk(), str(slot.layout.checkpoints))["memory"].trouble
+        assert trouble is not None
+        assert trouble.kind == "breaker"
+        sink.refuse_all = None
+        run(shipping, clock)
+    assert sink.names == names
+    assert quarantine_of(slot) == []
+    assert row.get("edge_sink_paused", "0") == 0
+    assert load_all(RealDisk(), str(slot.layout.checkpoints))["memory"].trouble is None
+    assert totals_of(slot).imbalance == 0
+    shipping.close()
+
+
+def test_single_events_refused_one_after_the_other_trip_the_breaker_too(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    """On a quiet edge every batch is a single event, so none is there to compare with."""
+    sink.refuse_all = Refused("status 400: maintenance")
+    shipping = shipper()
+    names = [f"e{n}" for n in range(12)]
+    with caplog.at_level(logging.CRITICAL):
+        for name in names:
+            slot.commit(name)
+            for _ in range(20):
+                shipping.step()
+                clock.now += 61 if shipping.waits else 0
+        assert len(quarantine_of(slot)) <= 3
+        sink.refuse_all = None
+        run(shipping, clock)
+    assert sorted(sink.names + quarantine_of(slot)) == sorted(names)
+    shipping.close()
+
+
+def test_many_bad_events_are_believed_beside_a_good_one_that_comes_later(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = [f"bad{n}" for n in range(8)]
+    slot.commit(*bad)
+    sink.never = set(bad)
+    shipping = shipper()
+    with caplog.at_level(logging.CRITICAL):
+        for _ in range(100):
+            shipping.step()
+            clock.now += 61 if shipping.waits else 0
+        assert quarantine_of(slot) == []
+        slot.commit("good")
+        for _ in range(100):
+            shipping.step()
+            clock.now += 61 if shipping.waits else 0
+        shipping.save()
+    assert sink.names == ["good"]
+    assert quarantine_of(slot) == bad
+    assert totals_of(slot).imbalance == 0
+    shipping.close()
+
+
+def test_a_paused_sink_keeps_everything_says_so_and_goes_on_by_itself(
+    slot: Slot,
+    sink: MemorySink,
+    shipper: Callable[[], Shipper],
+    clock: Clock,
+    row: Row,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    slot.commit("a")
+    sink.refuse_all = Paused("status 401: no such key")
+    shipping = shipper()
+    for _ in range(50):
+        shipping.step()
+        clock.now += 61 if shipping.waits else 0
+    assert any(record.levelno == logging.ERROR and "paused" in record.message for record in caplog.records)
+    assert row.get("edge_sink_paused", "0") == 1
+    assert row.get("edge_drain_retries_total", "0", "paused") == shipping.failures > 5
+    sink.refuse_all = None
+    run(shipping, clock)
+    assert sink.names == ["a"]
+    assert quarantine_of(slot) == []
+    assert row.get("edge_sink_paused", "0") == 0
+    shipping.close()
+
+
+def test_a_pause_for_one_project_is_told_from_a_pause_for_all_by_what_comes_later(
+    slot: Slot, shipper: Callable[[], Shipper], clock: Clock, row: Row, caplog: pytest.LogCaptureFixture
+) -> None:
+    class ByKey(MemorySink):
+        def cut(self, events: list[Event]) -> list[list[Event]]:
+            return [[event] for event in events]
+
+        def ship(self, batch: Batch) -> int:
+            if any(event.token == "unknown" for event in batch.events):
+                raise Paused("status 401")
+            return super().ship(batch)
+
+    picky = ByKey()
+    shipping = Shipper(RealDisk(), slot.layout, "memory", "memory:", picky, row, 0, clock)
+    slot.commit("strange", token="unknown")
+    with caplog.at_level(logging.CRITICAL):
+        run(shipping, clock, 20)
+        assert quarantine_of(slot) == []
+        assert row.get("edge_sink_paused", "0") == 1
+        slot.commit("known")
+        run(shipping, clock)
+    assert picky.names == ["known"]
+    assert quarantine_of(slot) == ["strange"]
+    assert row.get("edge_sink_paused", "0") == 0
+    assert totals_of(slot).imbalance == 0
+    shipping.close()
+
+
+def test_a_restart_remembers_that_the_sink_is_paused(
+    slot: Slot,
+    sink: MemorySink,
+    shipper: Callable[[], Shipper],
+    clock: Clock,
+    row: Row,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    slot.commit("a")
+    sink.refuse_all = Paused("status 401: no such key")
+    shipping = shipper()
+    with caplog.at_level(logging.CRITICAL):
+        shipping.step()
+    shipping.save()
+    shipping.close()
+    row.set("edge_sink_paused", 0, "0")
+    again = shipper()
+    assert row.get("edge_sink_paused", "0") == 1
+    again.close()
+
+
+def test_events_that_the_reader_passed_over_are_missed_loudly(
+    slot: Slot,
+    sink: MemorySink,
+    shipper: Callable[[], Shipper],
+    clock: Clock,
+    row: Row,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A position that is further than what was read, as a fault of ours would leave it."""
+    slot.commit("a")
+    shipping = shipper()
+    run(shipping, clock)
+    slot.commit("never read")
+    reader = shipping._readers[0]
+    reader._offset = slot.files[0].stat().st_size
+    slot.commit("c")
+    slot.seal()
+    slot.commit("d")
+    with caplog.at_level(logging.CRITICAL):
+        run(shipping, clock)
+    assert sink.names == ["a", "c", "d"]
+    assert row.get("edge_drain_imbalance_events", "0") == 1
+    assert totals_of(slot).imbalance == 1
+    assert any(record.levelno == logging.CRITICAL for record in caplog.records)
+    shipping.close()
+
+
+def test_they_are_missed_as_well_when_the_segment_goes_before_the_next_one_comes(
+    slot: Slot,
+    sink: MemorySink,
+    shipper: Callable[[], Shipper],
+    clock: Clock,
+    row: Row,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    slot.commit("a")
+    shipping = shipper()
+    run(shipping, clock)
+    slot.commit("never read")
+    shipping._readers[0]._offset = slot.files[0].stat().st_size
+    slot.commit("c")
+    slot.seal()
+    with caplog.at_level(logging.CRITICAL):
+        run(shipping, clock)
+    assert shipping.durable[0].offset == slot.files[0].stat().st_size
+    assert row.get("edge_drain_imbalance_events", "0") == 1
+    assert totals_of(slot).imbalance == 1
+    shipping.close()
+
+
+def test_slots_take_turns(slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock) -> None:
+    other = Slot(slot.layout.data, 1)
+    shipping = shipper()
+    for turn in range(4):
+        slot.commit(f"a{turn}")
+        other.commit(f"b{turn}")
+        sink.refusals = 1
+        shipping.step()
+        clock.now += 61
+        shipping.step()
+        clock.now += 61
+    assert {batch[0] for batch in sink.batches} == {0, 1}
+    shipping.close()
+
+
+def test_after_an_outage_the_sink_is_left_alone_between_batches(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    sink.takes_s = 1.0
+    slot.commit("a")
+    shipping = shipper()
+    shipping.step()
+    assert not shipping.waits
+    slot.commit("b")
+    sink.refusals = 3
+    with caplog.at_level(logging.CRITICAL):
+        for _ in range(3):
+            shipping.step()
+            clock.now += 61
+        shipping.step()
+    assert sink.names == ["a", "b"]
+    assert shipping.waits
+    assert shipping.failures == 0
+    clock.now += 40
+    for name in "cd":
+        slot.commit(name)
+        shipping.step()
+    assert sink.names == list("abcd")
+    assert not shipping.waits
+    shipping.close()
+
+
+def test_what_cannot_be_read_is_copied_before_its_segment_may_go(
+    slot: Slot,
+    sink: MemorySink,
+    shipper: Callable[[], Shipper],
+    clock: Clock,
+    row: Row,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name in "abc":
+        slot.commit(name)
+    slot.commit("odd", body=b"this is no JSON")
+    slot.seal()
+    path = slot.files[0]
+    data = bytearray(path.read_bytes())
+    second = data.index(b"\x5e\x2a\x4d\x18", 60)
+    data[second + 70] ^= 1
+    path.write_bytes(data)
+    for _ in range(2):
+        shipping = shipper()
+        with caplog.at_level(logging.CRITICAL):
+            run(shipping, clock)
+        shipping.close()
+        for checkpoint in slot.layout.checkpoints.glob("*.json"):
+            checkpoint.unlink()
+    assert sink.names == ["a", "c"] * 2
+    odd, damaged = sorted(slot.layout.damaged.iterdir())
+    assert odd.name.startswith("record-")
+    assert b'"data":this is no JSON}' in odd.read_bytes()
+    assert damaged.name == f"slot-00-{path.name.removesuffix('.zst')}-{second:012d}.bin"
+    assert damaged.read_bytes() in bytes(data)
+    assert row.get("edge_drain_imbalance_events", "0") == 0
+
+
+def test_what_records_hold_and_frames_say_is_compared(
+    slot: Slot,
+    sink: MemorySink,
+    shipper: Callable[[], Shipper],
+    clock: Clock,
+    row: Row,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """As if expansion lost an event: the record holds two, the worker counted three."""
+    slot.commit("a")
+    slot.commit("batch", body=b'[{"event":"x","distinct_id":"u"},{"event":"y","distinct_id":"u"}]', events=3)
+    shipping = shipper()
+    with caplog.at_level(logging.CRITICAL):
+        run(shipping, clock)
+    assert sink.names == ["a", "x", "y"]
+    assert row.get("edge_drain_imbalance_events", "0") == 1
+    assert "1 accepted events are unaccounted for" in caplog.text
+    shipping.close()
+
+
+def test_recordings_balance_although_many_become_one(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock, row: Row
+) -> None:
+    snapshot = b'{"event":"$snapshot","distinct_id":"u","properties":{"$session_id":"s","$snapshot_data":[1]}}'
+    slot.commit("recording", body=b"[%b,%b,%b]" % (snapshot, snapshot, snapshot), path="s")
+    shipping = shipper()
+    run(shipping, clock)
+    assert sink.names == ["$snapshot_items"]
+    totals = totals_of(slot)
+    assert (totals.accepted, totals.shipped, totals.merged, totals.imbalance) == (3, 1, 2, 0)
+    shipping.close()
+
+
+# --- a crash at every moment
+
+
+class Killed(BaseException):
+    """Nothing of the program's may catch it."""
+
+
+def test_a_crash_at_every_moment_of_halving_and_setting_aside_loses_nothing_and_makes_up_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The moments: before every call to the disk, before a request arrives, and after it was taken and before anybody knew."""
+    good = [f"g{n}" for n in range(12)]
+    bad = ["bad1", "bad2", "bad3"]
+    finished = False
+    aside_early = duplicates = 0
+    moment = 0
+    while not finished:
+        slot = Slot(tmp_path / str(moment))
+        slot.layout.checkpoints.mkdir()
+        slot.commit(*good[:3], "bad1", *good[3:5], "bad2", *good[5:8])
+        slot.seal()
+        slot.commit(*good[8:], "bad3")
+        left = [moment]
+
+        def pass_moment(left: list[int] = left) -> None:
+            left[0] -= 1
+            if left[0] == -1:
+                raise Killed
+
+        class Fragile(MemorySink):
+            def ship(self, batch: Batch) -> int:
+                pass_moment()
+                size = super().ship(batch)
+                pass_moment()
+                return size
+
+        sink = Fragile()
+        sink.never = set(bad)
+        row = Board.create(1).rows[0]
+        with caplog.at_level(logging.CRITICAL):
+            try:
+                disk = FaultyDisk(RealDisk(), pass_moment)
+                crashed = Shipper(disk, slot.layout, "memory", "memory:", sink, row, 0, sink.clock)
+            except Killed:
+                continued = None
+            else:
+                continued = crashed
+                try:
+                    run(crashed, sink.clock)
+                    finished = True
+                except Killed:
+                    known = load_all(RealDisk(), str(slot.layout.checkpoints))
+                    aside_early += bool(quarantine_of(slot)) and not known
+            left[0] = -1
+            if continued is not None:
+                continued.close()
+            again = Shipper(RealDisk(), slot.layout, "memory", "memory:", sink, row, 0, sink.clock)
+            run(again, sink.clock)
+            again.close()
+        assert set(sink.names) == set(good), moment
+        assert quarantine_of(slot) == bad, moment
+        totals = totals_of(slot)
+        assert (totals.accepted, totals.shipped, totals.quarantined, totals.imbalance) == (15, 12, 3, 0), moment
+        duplicates += len(sink.names) - len(good)
+        moment += 1
+    # Without these, nothing was proved.
+    assert moment > 80
+    assert aside_early > 0
+    assert duplicates > 0

@@ -1,6 +1,6 @@
 import pytest
 
-from edge.drain.sink import split_url
+from edge.drain.sink import Paused, Refusal, Refused, Retryable, TooLarge, split_url
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,28 @@ def test_options_have_the_first_allowed_value_for_a_default() -> None:
 def test_options_that_nothing_reads_are_refused() -> None:
     with pytest.raises(ValueError, match="null: expected no options, found 'a'"):
         split_url("null:?a=b").take()
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        Retryable("no", 3.0, taken=[1]),
+        TooLarge("no", taken=[1]),
+        Refused("no", [0], taken=[1]),
+        Paused("no", taken=[1]),
+    ],
+    ids=lambda refusal: type(refusal).__name__,
+)
+def test_every_refusal_may_say_what_was_taken_all_the_same(refusal: Refusal) -> None:
+    assert refusal.taken == {1}
+    assert str(refusal) == "no"
+
+
+def test_no_event_is_both_taken_and_refused() -> None:
+    with pytest.raises(AssertionError, match="taken or refused"):
+        Refused("no", [0, 1], taken=[1])
+
+
+def test_a_refusal_that_knows_no_culprit_is_not_one_that_names_none() -> None:
+    assert Refused("no").indexes is None
+    assert Refused("no", []).indexes == frozenset()

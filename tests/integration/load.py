@@ -57,6 +57,10 @@ class Ledger:
         return len(self._acknowledged)
 
     @property
+    def issued_requests(self) -> int:
+        return len(self._sizes)
+
+    @property
     def issued_events(self) -> int:
         return sum(self._sizes)
 

@@ -5,7 +5,17 @@ import pytest
 from edge.layout import Layout
 from edge.segment.name import SegmentName, State
 from edge.segment.scan import Damage
-from edge.spool.inspect import SegmentFile, Summary, all_segments, frames, named_segment, read, segment_files, summarise
+from edge.spool.inspect import (
+    SegmentFile,
+    Summary,
+    all_segments,
+    count_events,
+    frames,
+    named_segment,
+    read,
+    segment_files,
+    summarise,
+)
 from tests.segments import CREATED_US, NAME, OTHER, flipped, pair, records, segment
 
 GROUPS = [records(1), records(2, first=1), records(1, first=3)]
@@ -164,3 +174,16 @@ class TestSingleFile:
         path.write_bytes(DATA + pair(GROUPS[0], OTHER.incarnation))
         found = summarise(named_segment(path))
         assert (found.records, found.damaged_bytes) == (1, len(DATA) - 48)
+
+
+def test_events_are_counted_by_headers_alone(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    path = put(layout, 7, NAME, State.SEALED, DATA)
+    assert count_events(only(layout)) == summarise(only(layout)).events > 0
+    # A flipped bit of content is not looked at, the end of what is whole is.
+    path.write_bytes(flipped(DATA, (OFFSETS[1] + 70) * 8))
+    assert count_events(only(layout)) == summarise(SegmentFile(path, 7, NAME, State.SEALED, 0)).events + 2
+    path.write_bytes(DATA[: OFFSETS[1]] + b"torn")
+    assert count_events(only(layout)) == 1
+    path.write_bytes(b"")
+    assert count_events(only(layout)) == 0

@@ -15,8 +15,9 @@ import xxhash
 import zstandard
 
 from edge.disk import Disk, RealDisk, write_durably
+from edge.drain.expand import Event
 from edge.drain.shapes import SHAPES
-from edge.drain.sink import Batch, Retryable, Sink, SinkUrl
+from edge.drain.sink import READ_BYTES, Batch, Retryable, Sink, SinkUrl
 from edge.segment.name import SegmentName
 
 LINGER_S: Final = 0.4
@@ -28,6 +29,7 @@ _NAME: Final = re.compile(r"slot-(\d+)-(\d+)-([0-9a-f]{16})-(\d+)-(\d+)\.ndjson(
 
 class FileSink:
     linger_s = LINGER_S
+    read_bytes = READ_BYTES
 
     def __init__(self, disk: Disk, directory: str, shape: str, file_format: str) -> None:
         self._disk = disk
@@ -46,6 +48,9 @@ class FileSink:
     def already(self, slot: int, name: SegmentName, start: int) -> int | None:
         return self._published.get((slot, name, start))
 
+    def cut(self, events: list[Event]) -> list[list[Event]]:
+        return [events]
+
     def ship(self, batch: Batch) -> int:
         # What was published may reach further: a power cut can take back frames that were shipped and never acknowledged.
         if not batch.events or self._published.pop((batch.slot, batch.name, batch.start), 0) >= batch.end:
@@ -59,6 +64,9 @@ class FileSink:
         except OSError as error:
             raise Retryable(f"{self._directory}: {error}") from error
         return len(data)
+
+    def close(self) -> None:
+        pass
 
 
 def make(url: SinkUrl) -> tuple[str, Sink]:

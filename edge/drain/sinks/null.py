@@ -1,12 +1,14 @@
 """`null:`: events are shaped, counted and thrown away. For benchmarks."""
 
+from edge.drain.expand import Event
 from edge.drain.shapes import SHAPES
-from edge.drain.sink import Batch, Sink, SinkUrl
+from edge.drain.sink import READ_BYTES, Batch, Sink, SinkUrl
 from edge.segment.name import SegmentName
 
 
 class NullSink:
     linger_s = 0.0
+    read_bytes = READ_BYTES
 
     def __init__(self, shape: str) -> None:
         self._line = SHAPES[shape]
@@ -14,8 +16,14 @@ class NullSink:
     def already(self, slot: int, name: SegmentName, start: int) -> int | None:
         return None
 
+    def cut(self, events: list[Event]) -> list[list[Event]]:
+        return [events]
+
     def ship(self, batch: Batch) -> int:
         return sum(len(self._line(event)) + 1 for event in batch.events)
+
+    def close(self) -> None:
+        pass
 
 
 def make(url: SinkUrl) -> tuple[str, Sink]:

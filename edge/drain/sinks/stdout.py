@@ -3,8 +3,9 @@
 import os
 from typing import Final
 
+from edge.drain.expand import Event
 from edge.drain.shapes import SHAPES
-from edge.drain.sink import Batch, Sink, SinkGone, SinkUrl
+from edge.drain.sink import READ_BYTES, Batch, Sink, SinkGone, SinkUrl
 from edge.segment.name import SegmentName
 
 _STDOUT: Final = 1
@@ -12,12 +13,16 @@ _STDOUT: Final = 1
 
 class StdoutSink:
     linger_s = 0.0
+    read_bytes = READ_BYTES
 
     def __init__(self, shape: str) -> None:
         self._line = SHAPES[shape]
 
     def already(self, slot: int, name: SegmentName, start: int) -> int | None:
         return None
+
+    def cut(self, events: list[Event]) -> list[list[Event]]:
+        return [events]
 
     def ship(self, batch: Batch) -> int:
         data = b"".join([self._line(event) + b"\n" for event in batch.events])
@@ -28,6 +33,9 @@ class StdoutSink:
         except OSError as error:
             raise SinkGone(f"standard output: {error}") from error
         return len(data)
+
+    def close(self) -> None:
+        pass
 
 
 def make(url: SinkUrl) -> tuple[str, Sink]:

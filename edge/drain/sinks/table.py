@@ -4,10 +4,12 @@ from collections.abc import Callable
 from typing import Final
 
 from edge.drain.sink import Sink, SinkUrl, split_url
-from edge.drain.sinks import file, null, stdout
+from edge.drain.sinks import file, null, posthog, stdout
 
 SINKS: Final[dict[str, Callable[[SinkUrl], tuple[str, Sink]]]] = {
     "file": file.make,
+    "posthog+https": posthog.make,
+    "posthog+http": posthog.make,
     "stdout": stdout.make,
     "null": null.make,
 }

@@ -1,0 +1,305 @@
+"""`posthog+https://HOST`, `posthog+http://HOST`: a PostHog cluster, or another edge, by the requests its clients make.
+
+A request holds events of one token, and either historical ones or not:
+
+    POST /batch/  {"api_key":"phc_x","historical_migration":true,"batch":[{"uuid":…,"event":…,"distinct_id":…,
+                  "timestamp":…,"properties":{…,"$ip":…},"$set":{…}}, …]}
+    POST /s/      [{"token":"phc_x","event":"$snapshot","uuid":…,"properties":{…,"$snapshot_data":[…]}}]
+
+Uuid and time are those the edge gave the event, the same on every attempt. There is no `sent_at` and no `offset`: downstream
+would shift the event by the time it spent here. The client's address goes into `$ip` where the client sent none, since
+downstream sees ours.
+"""
+
+import gzip
+import http.client
+import ssl
+import time
+from collections.abc import Mapping
+from email.utils import parsedate_to_datetime
+from typing import Final
+from urllib.parse import urlsplit
+
+import msgspec
+import xxhash
+from msgspec import Raw
+
+from edge import __version__
+from edge.drain.expand import Event
+from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, Sink, SinkUrl, TooLarge
+from edge.drain.timestamps import format_time
+from edge.segment.name import SegmentName
+
+LINGER_S: Final = 0.1
+READ_BYTES: Final = 256 * 1024
+EVENTS_MAX: Final = 1000
+BODY_BYTES_MAX: Final = 4 * 1024 * 1024
+"""JSON text of a request, unless a single event is larger: a fifth of what downstream accepts."""
+TIMEOUT_S: Final = 30.0
+"""For each read and write. Longer than downstream takes for anything; an answer that comes later counts as none."""
+RETRY_AFTER_S_MAX: Final = 3600.0
+_ANSWER_BYTES_MAX: Final = 64 * 1024
+_OVERHEAD_BYTES: Final = 400
+"""At most what an event's text grows by: uuid, times, address."""
+_GZIP_LEVEL: Final = 1
+_BUSY: Final = frozenset({408, 425, 429})
+_BAD: Final = frozenset({400, 422})
+
+_EMPTY_OBJECT: Final = Raw(b"{}")
+_NOT_SENT: Final = frozenset(
+    {
+        *("uuid", "event", "distinct_id", "timestamp", "properties"),
+        *("$distinct_id", "token", "$token", "api_key", "offset", "sent_at", "sentAt", "_"),
+    }
+)
+"""Members that the edge's own take the place of, or that would move the event in time."""
+_OBJECTS: Final = frozenset({"$set", "$set_once"})
+"""Members that make downstream refuse a whole batch when they are anything but objects."""
+
+
+class _Sent(msgspec.Struct, gc=False, kw_only=True):
+    uuid: str
+    event: str
+    distinct_id: str
+    timestamp: str
+    properties: Raw
+
+
+class _Recording(msgspec.Struct, gc=False, kw_only=True):
+    token: str
+    uuid: str
+    event: str
+    distinct_id: str
+    timestamp: str
+    properties: dict[str, Raw]
+
+
+class _Answer(msgspec.Struct, gc=False):
+    quota_limited: list[str] = []
+
+
+_encode: Final = msgspec.json.Encoder().encode
+_decode_members: Final = msgspec.json.Decoder(dict[str, Raw]).decode
+_decode_answer: Final = msgspec.json.Decoder(_Answer).decode
+
+
+class PostHogSink:
+    linger_s = LINGER_S
+    read_bytes = READ_BYTES
+
+    def __init__(self, secure: bool, host: str, port: int | None, prefix: str, with_ip: bool) -> None:
+        self._secure = secure
+        self._host = host
+        self._port = port
+        self._prefix = prefix
+        self._with_ip = with_ip
+        self._connection: http.client.HTTPConnection | None = None
+
+    def already(self, slot: int, name: SegmentName, start: int) -> int | None:
+        return None
+
+    def cut(self, events: list[Event]) -> list[list[Event]]:
+        pieces: list[list[Event]] = []
+        filling: dict[str, _Piece] = {}
+        for event in events:
+            piece = filling.get(event.token)
+            if piece is None or not piece.takes(event):
+                piece = filling[event.token] = _Piece(event)
+                pieces.append(piece.events)
+            else:
+                piece.add(event)
+        return pieces
+
+    def ship(self, batch: Batch) -> int:
+        if not batch.events:
+            return 0
+        first = batch.events[0]
+        if first.lane == "replay":
+            path = "/s/"
+            body = b"[%b]" % b",".join([recording(event) for event in batch.events])
+        else:
+            path = "/batch/"
+            body = b'{"api_key":%b,"historical_migration":%b,"batch":[%b]}' % (
+                _encode(first.token),
+                b"true" if first.historical else b"false",
+                b",".join([sent(event, self._with_ip) for event in batch.events]),
+            )
+        data = gzip.compress(body, _GZIP_LEVEL, mtime=0)
+        status, headers, answer = self._post(path, data)
+        refusal = interpret(status, headers, answer)
+        if refusal is not None:
+            raise refusal
+        if answer and _decode_answer(answer).quota_limited:
+            batch.limited += len(batch.events)
+        return len(data)
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _post(self, path: str, data: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        kept = self._connection is not None
+        try:
+            try:
+                return self._exchange(path, data)
+            except (ConnectionError, http.client.RemoteDisconnected):
+                if not kept:
+                    raise
+                # A kept connection may have been closed at any time before; a new one says whether anybody is there.
+                self.close()
+                return self._exchange(path, data)
+        except ssl.SSLCertVerificationError as error:
+            self.close()
+            raise Paused(f"{self._host}: {error}") from error
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise Retryable(f"{self._host}: {type(error).__name__}: {error}") from error
+
+    def _exchange(self, path: str, data: bytes) -> tuple[int, Mapping[str, str], bytes]:
+        if self._connection is None:
+            if self._secure:
+                context = ssl.create_default_context()
+                self._connection = http.client.HTTPSConnection(
+                    self._host, self._port, timeout=TIMEOUT_S, context=context
+                )
+            else:
+                self._connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+        headers = {
+            "Content-Type": "application/json",
+            "Content-Encoding": "gzip",
+            "User-Agent": f"edge/{__version__}",
+        }
+        self._connection.request("POST", self._prefix + path, data, headers)
+        response = self._connection.getresponse()
+        answer = response.read(_ANSWER_BYTES_MAX)
+        if response.length and len(answer) < _ANSWER_BYTES_MAX:
+            raise http.client.IncompleteRead(answer, response.length)
+        found = {name.lower(): value for name, value in response.getheaders()}
+        if not response.isclosed():
+            self.close()
+        return response.status, found, answer
+
+
+class _Piece:
+    """Events of one token that fit one request."""
+
+    def __init__(self, event: Event) -> None:
+        self.events = [event]
+        self._replay = event.lane == "replay"
+        self._historical = event.historical
+        self._bytes = len(event.body) + _OVERHEAD_BYTES
+
+    def takes(self, event: Event) -> bool:
+        # A recording is already all the snapshots of a request, and downstream would make one of two.
+        return (
+            not self._replay
+            and event.lane != "replay"
+            and event.historical == self._historical
+            and len(self.events) < EVENTS_MAX
+            and self._bytes + len(event.body) + _OVERHEAD_BYTES <= BODY_BYTES_MAX
+        )
+
+    def add(self, event: Event) -> None:
+        self.events.append(event)
+        self._bytes += len(event.body) + _OVERHEAD_BYTES
+
+
+def sent(event: Event, with_ip: bool) -> bytes:
+    """An element of `batch`."""
+    members = event.members
+    properties = members.get("properties", _EMPTY_OBJECT)
+    if not bytes(properties).startswith(b"{"):
+        properties = _EMPTY_OBJECT
+    if with_ip and event.ip:
+        properties = _with_ip(properties, event.ip)
+    line = _encode(
+        _Sent(
+            uuid=event.uuid,
+            event=event.event,
+            distinct_id=event.distinct_id,
+            timestamp=format_time(event.timestamp_us),
+            properties=properties,
+        )
+    )
+    others = [
+        _encode(key) + b":" + bytes(raw)
+        for key, raw in members.items()
+        if key not in _NOT_SENT and (key not in _OBJECTS or bytes(raw).startswith(b"{"))
+    ]
+    return b"%b,%b}" % (line[:-1], b",".join(others)) if others else line
+
+
+def recording(event: Event) -> bytes:
+    """A session recording as clients send it: downstream assembles it as the edge did."""
+    properties = {
+        "$snapshot_data" if key == "$snapshot_items" else key: raw
+        for key, raw in _decode_members(event.members["properties"]).items()
+    }
+    return _encode(
+        _Recording(
+            token=event.token,
+            uuid=event.uuid,
+            event="$snapshot",
+            distinct_id=event.distinct_id,
+            timestamp=format_time(event.timestamp_us),
+            properties=properties,
+        )
+    )
+
+
+def _with_ip(properties: Raw, ip: str) -> Raw:
+    text = bytes(properties)
+    if b"$ip" in text and "$ip" in _decode_members(properties):
+        return properties
+    rest = text[1:].lstrip()
+    return Raw(b'{"$ip":%b%b%b' % (_encode(ip), b"" if rest.startswith(b"}") else b",", rest))
+
+
+def interpret(status: int, headers: Mapping[str, str], answer: bytes) -> Refusal | None:
+    """What an answer means for the batch: `None` when downstream has it. Header names in lower case."""
+    why = f"status {status}: {answer[:200].decode('utf-8', 'replace')}"
+    if 200 <= status < 300:
+        try:
+            if answer:
+                _decode_answer(answer)
+        except msgspec.MsgspecError:
+            # The front page of a web server says 200 to anything.
+            return Paused(f"expected the answer of a capture service, found {why}")
+        return None
+    if status == 413:
+        return TooLarge(why)
+    if status in _BAD:
+        return Refused(why)
+    if status in _BUSY or status >= 500 or status < 200:
+        return Retryable(why, _retry_after_s(headers.get("retry-after", "")))
+    return Paused(why)
+
+
+def _retry_after_s(value: str) -> float:
+    """Seconds to wait, 0 where nothing usable is said (RFC 9110 10.2.3: seconds or a date)."""
+    value = value.strip()
+    if value.isdecimal() and value.isascii():
+        return min(float(value[:9]), RETRY_AFTER_S_MAX)
+    try:
+        until_s = parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+    return min(max(0.0, until_s - time.time()), RETRY_AFTER_S_MAX)
+
+
+def make(url: SinkUrl) -> tuple[str, Sink]:
+    options = url.take(ip=("property", "none"))
+    parts = urlsplit(f"{url.scheme.removeprefix('posthog+')}:{url.target}")
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    usable = url.target.startswith("//") and parts.hostname and port != -1 and parts.username is None
+    if not usable or not parts.hostname or parts.fragment:
+        raise ValueError(f"{url.scheme}: expected a host, as in {url.scheme}://HOST:PORT, found {url.target!r}")
+    prefix = parts.path.rstrip("/")
+    secure = parts.scheme == "https"
+    address = f"{parts.scheme}://{parts.hostname}:{port or (443 if secure else 80)}{prefix}"
+    sink = PostHogSink(secure, parts.hostname, port, prefix, options["ip"] == "property")
+    return f"posthog-{xxhash.xxh3_64_hexdigest(address.encode())}", sink

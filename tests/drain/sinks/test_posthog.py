@@ -1,0 +1,331 @@
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from email.utils import formatdate
+from pathlib import Path
+from time import time
+from typing import Any
+
+import pytest
+
+from edge.drain.expand import Event, expand
+from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, Sink, TooLarge, split_url
+from edge.drain.sinks import posthog
+from edge.drain.sinks.posthog import BODY_BYTES_MAX, EVENTS_MAX, RETRY_AFTER_S_MAX, interpret, make, recording, sent
+from edge.segment.name import SegmentName
+from edge.segment.record import Record
+from tests.downstream import Call, Downstream, Reply
+
+CERTIFICATE = Path(__file__).parent / "loopback.pem"
+"""Of 127.0.0.1, with its key, signed by itself, good for a century and for nothing but these tests."""
+
+AT_US = 1_763_690_000_123_456
+
+
+def events(
+    data: object, token: str = "phc_x", path: str = "e", ip: str = "203.0.113.7", number: int = 1
+) -> list[Event]:
+    text = data if isinstance(data, bytes) else json.dumps(data).encode()
+    return expand(Record(f"5c0d2e88b1f09a37-{number}", AT_US, token, path, ip, text, "1763689990123")).events
+
+
+def named(name: str, token: str = "phc_x", **members: object) -> Event:
+    [event] = events({"event": name, "distinct_id": "u", **members}, token)
+    return event
+
+
+def batch(*found: Event) -> Batch:
+    return Batch(0, SegmentName(1, 2), 0, 100, list(found))
+
+
+@pytest.fixture
+def downstream() -> Iterator[Downstream]:
+    with Downstream() as running:
+        yield running
+
+
+@pytest.fixture
+def sink(downstream: Downstream) -> Iterator[Sink]:
+    _, found = make(split_url(downstream.url))
+    yield found
+    found.close()
+
+
+def test_a_batch_is_one_request_of_the_wrapped_shape(sink: Sink, downstream: Downstream) -> None:
+    size = sink.ship(batch(named("a"), named("b")))
+    [call] = downstream.calls
+    assert call.path == "/batch/"
+    assert call.headers["content-encoding"] == "gzip"
+    assert call.headers["content-type"] == "application/json"
+    assert call.size == size
+    assert set(call.body) == {"api_key", "historical_migration", "batch"}
+    assert (call.body["api_key"], call.body["historical_migration"]) == ("phc_x", False)
+    assert [event["event"] for event in call.events] == ["a", "b"]
+
+
+def test_uuid_and_time_are_the_edges_and_nothing_moves_them() -> None:
+    [event] = events(
+        {"event": "e", "distinct_id": "u", "timestamp": "2025-11-21T01:00:00Z", "sent_at": "2025-11-21T01:00:05Z"}
+        | {"offset": 1000, "_": 7, "sentAt": "2025-11-21T01:00:05Z", "properties": {"a": 1}}
+    )
+    found = json.loads(sent(event, with_ip=False))
+    assert set(found) == {"uuid", "event", "distinct_id", "timestamp", "properties"}
+    assert found["uuid"] == event.uuid
+    assert sent(event, with_ip=False) == sent(event, with_ip=False)
+
+
+@pytest.mark.parametrize(
+    ("properties", "expected"),
+    [
+        ("{}", '{"$ip":"203.0.113.7"}'),
+        ("{ }", '{"$ip":"203.0.113.7"}'),
+        ('{"a":1e999}', '{"$ip":"203.0.113.7","a":1e999}'),
+        ('{"$ip":"10.0.0.1","a":1}', '{"$ip":"10.0.0.1","a":1}'),
+        ('{"a":{"$ip":"10.0.0.1"}}', '{"$ip":"203.0.113.7","a":{"$ip":"10.0.0.1"}}'),
+        ('{"\\u0024ip":"10.0.0.1", "$ip2":1}', '{"\\u0024ip":"10.0.0.1", "$ip2":1}'),
+        ("null", '{"$ip":"203.0.113.7"}'),
+    ],
+)
+def test_the_clients_address_goes_along_unless_the_client_named_one(properties: str, expected: str) -> None:
+    [event] = events(b'{"event":"e","distinct_id":"u","properties":%b}' % properties.encode())
+    assert sent(event, with_ip=True).endswith(b'"properties":%b}' % expected.encode())
+
+
+def test_without_addresses_properties_are_the_clients_bytes() -> None:
+    [event] = events(b'{"event":"e","distinct_id":"u","properties":{"n":123456789012345678901234567890, "x":1e999}}')
+    assert b'"properties":{"n":123456789012345678901234567890, "x":1e999}' in sent(event, with_ip=False)
+
+
+def test_other_members_go_along_and_other_spellings_of_the_key_do_not() -> None:
+    [event] = events(
+        b'{"event":"e","$distinct_id":"u","token":"phc_x","api_key":"phc_x","$set":{"a":1},"$set_once":[],"odd":[1]}'
+    )
+    found = json.loads(sent(event, with_ip=False))
+    assert set(found) == {"uuid", "event", "distinct_id", "timestamp", "properties", "$set", "odd"}
+
+
+def test_a_request_holds_one_token_and_one_kind(sink: Sink) -> None:
+    historical = events({"historical_migration": True, "batch": [{"event": "h", "distinct_id": "u"}]}, path="batch")
+    mixed = [named("a"), named("b", "phc_y"), named("c"), *historical, named("d"), named("e", "phc_y")]
+    pieces = [[event.event for event in piece] for piece in sink.cut(mixed)]
+    assert pieces == [["a", "c"], ["b", "e"], ["h"], ["d"]]
+
+
+def test_historical_events_say_so(sink: Sink, downstream: Downstream) -> None:
+    sink.ship(
+        batch(*events({"historical_migration": True, "batch": [{"event": "h", "distinct_id": "u"}]}, path="batch"))
+    )
+    assert downstream.calls[0].body["historical_migration"] is True
+
+
+def test_a_request_is_bounded_in_number_and_size(sink: Sink) -> None:
+    many = [named("a") for _ in range(2 * EVENTS_MAX + 1)]
+    assert [len(piece) for piece in sink.cut(many)] == [EVENTS_MAX, EVENTS_MAX, 1]
+    large = [named("a", properties={"text": "x" * (BODY_BYTES_MAX // 3)}) for _ in range(5)]
+    pieces = sink.cut(large)
+    assert [len(piece) for piece in pieces] == [2, 2, 1]
+    assert all(sum(len(sent(event, with_ip=True)) + 1 for event in piece) < BODY_BYTES_MAX for piece in pieces)
+    enormous = [named("a"), named("b", properties={"text": "x" * BODY_BYTES_MAX}), named("c")]
+    assert [len(piece) for piece in sink.cut(enormous)] == [1, 1, 1]
+
+
+def test_a_recording_is_sent_as_clients_send_it_and_assembled_the_same(sink: Sink, downstream: Downstream) -> None:
+    properties = {"$session_id": "s-1", "$window_id": "w", "$snapshot_data": [{"type": 2}, {"type": 3}], "$lib": "web"}
+    first = events([{"event": "$snapshot", "distinct_id": "u", "properties": properties}], path="s")
+    second = events([{"event": "$snapshot", "distinct_id": "u", "properties": properties}], path="s", number=2)
+    assert [len(piece) for piece in sink.cut([*first, *second])] == [1, 1]
+    sink.ship(batch(*first))
+    [call] = downstream.calls
+    assert call.path == "/s/"
+    again = expand(Record("1-1", AT_US + 10**9, "phc_x", "s", "198.51.100.1", json.dumps(call.body).encode())).events[0]
+    [expected] = first
+    assert (again.uuid, again.timestamp_us, again.distinct_id) == (expected.uuid, expected.timestamp_us, "u")
+    assert json.loads(again.body) == json.loads(expected.body)
+    assert json.loads(recording(expected))["token"] == "phc_x"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        *((status, None) for status in (200, 202, 204)),
+        *((status, TooLarge) for status in (413,)),
+        *((status, Refused) for status in (400, 422)),
+        *((status, Paused) for status in (301, 302, 307, 308, 401, 402, 403, 404, 405, 407, 410, 415, 431)),
+        *((status, Retryable) for status in (408, 425, 429, 500, 501, 502, 503, 504, 599)),
+    ],
+)
+def test_every_status_means_one_thing(status: int, kind: type[Refusal] | None) -> None:
+    found = interpret(status, {}, b"")
+    assert found is None if kind is None else type(found) is kind
+    if found is not None:
+        assert str(status) in str(found)
+
+
+@pytest.mark.parametrize("answer", [b"<!doctype html>", b"1", b"[]", b'{"quota_limited":1}'])
+def test_a_friendly_answer_of_somebody_else_is_none(answer: bytes) -> None:
+    """A web server's front page answers 200 to everything: no event must count as delivered by that."""
+    assert isinstance(interpret(200, {}, answer), Paused)
+
+
+@pytest.mark.parametrize("answer", [b"", b"{}", b'{"status":1}', b'{"status":"Ok","unknown":[1]}'])
+def test_the_answers_of_capture_services_are_read(answer: bytes) -> None:
+    assert interpret(200, {}, answer) is None
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "most"),
+    [
+        ("7", 7, 7),
+        (" 7 ", 7, 7),
+        ("0", 0, 0),
+        ("-1", 0, 0),
+        ("soon", 0, 0),
+        ("", 0, 0),
+        ("9" * 5000, RETRY_AFTER_S_MAX, RETRY_AFTER_S_MAX),
+        ("Fri, 21 Nov 2025 01:00:00 GMT", 0, 0),
+        pytest.param(formatdate(time() + 1800, usegmt=True), 1000, 1801, id="a date ahead"),
+    ],
+)
+def test_retry_after_is_honoured_in_both_its_forms(value: str, least: float, most: float) -> None:
+    found = interpret(503, {"retry-after": value}, b"")
+    assert isinstance(found, Retryable)
+    assert least <= found.retry_after_s <= most
+
+
+def test_an_answer_that_says_over_quota_is_counted_and_not_repeated(sink: Sink, downstream: Downstream) -> None:
+    downstream.rule = lambda call: Reply(body=b'{"status":"Ok","quota_limited":["events"]}')
+    offered = batch(named("a"), named("b"))
+    sink.ship(offered)
+    assert offered.limited == 2
+
+
+def test_a_connection_is_kept_and_replaced_without_a_word_when_the_other_side_closed_it(
+    sink: Sink, downstream: Downstream
+) -> None:
+    ports: list[str] = []
+    closing = [True, False]
+
+    def rule(call: Call) -> Reply:
+        ports.append(call.path)
+        return Reply(headers={"Connection": "close"} if closing.pop(0) else {})
+
+    sink.ship(batch(named("a")))
+    downstream.rule = rule
+    sink.ship(batch(named("b")))
+    sink.ship(batch(named("c")))
+    assert [event["event"] for call in downstream.calls for event in call.events] == ["a", "b", "c"]
+
+
+def test_a_kept_connection_that_is_dropped_is_tried_once_more_and_a_new_one_is_not(
+    sink: Sink, downstream: Downstream
+) -> None:
+    downstream.rule = lambda call: Reply(hang_up=True)
+    with pytest.raises(Retryable):
+        sink.ship(batch(named("a")))
+    assert downstream.requests == 1
+    downstream.rule = lambda call: Reply()
+    sink.ship(batch(named("a")))
+    downstream.rule = lambda call: Reply(hang_up=True)
+    with pytest.raises(Retryable):
+        sink.ship(batch(named("b")))
+    assert downstream.requests == 4
+
+
+def test_nobody_there_is_no_reason_to_give_up() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        _, sink = make(split_url(f"posthog+http://127.0.0.1:{free.getsockname()[1]}"))
+        with pytest.raises(Retryable, match=r"127\.0\.0\.1"):
+            sink.ship(batch(named("a")))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}", b"HTTP/1.1 abc\r\n\r\n"],
+    ids=["nothing", "no HTTP", "cut short", "no status"],
+)
+def test_an_answer_that_is_none_is_asked_for_again(answer: bytes) -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        _, sink = make(split_url(f"posthog+http://127.0.0.1:{listening.getsockname()[1]}"))
+        with pytest.raises(Retryable):
+            sink.ship(batch(named("a")))
+        server.join()
+        sink.close()
+
+
+def test_an_answer_that_never_comes_is_given_up(monkeypatch: pytest.MonkeyPatch, downstream: Downstream) -> None:
+    monkeypatch.setattr(posthog, "TIMEOUT_S", 0.2)
+    gate = threading.Event()
+    downstream.rule = lambda call: Reply(gate=gate)
+    _, sink = make(split_url(downstream.url))
+    with pytest.raises(Retryable, match=r"(?i)time"):
+        sink.ship(batch(named("a")))
+    gate.set()
+    sink.close()
+
+
+def test_a_certificate_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Downstream(certificate=CERTIFICATE) as downstream:
+        _, stranger = make(split_url(downstream.url))
+        with pytest.raises(Paused, match="CERTIFICATE_VERIFY_FAILED"):
+            stranger.ship(batch(named("a")))
+        assert downstream.requests == 0
+        monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+        _, sink = make(split_url(downstream.url))
+        sink.ship(batch(named("a")))
+        sink.ship(batch(named("b")))
+        assert [event["event"] for call in downstream.calls for event in call.events] == ["a", "b"]
+        sink.close()
+
+
+def test_a_path_goes_before_the_routes(downstream: Downstream) -> None:
+    _, sink = make(split_url(f"{downstream.url}/ingest/"))
+    sink.ship(batch(named("a")))
+    assert downstream.calls[0].path == "/ingest/batch/"
+    sink.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *(
+            "posthog+https:",
+            "posthog+https:host",
+            "posthog+https://",
+            "posthog+https://:80",
+            "posthog+https://host:port",
+        ),
+        *(
+            "posthog+http://host?ip=maybe",
+            "posthog+http://host?x=1",
+            "posthog+http://user:word@host",
+            "posthog+http://h#f",
+        ),
+    ],
+)
+def test_a_url_that_names_no_host_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"posthog\+https?: expected"):
+        make(split_url(url))
+
+
+def test_the_same_destination_has_the_same_id_however_it_is_spelled() -> None:
+    def id_of(text: str) -> str:
+        return make(split_url(text))[0]
+
+    assert id_of("posthog+https://Host") == id_of("posthog+https://host:443/?ip=none")
+    different: list[Any] = [
+        id_of(f"posthog+{rest}") for rest in ("https://h", "http://h", "https://h:1", "https://h/p")
+    ]
+    assert len(set(different)) == 4
