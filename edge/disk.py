@@ -1,5 +1,6 @@
 """The only calls that touch the spool's file system: the seam at which tests inject a failing disk."""
 
+import contextlib
 import fcntl
 import os
 from typing import Protocol
@@ -41,10 +42,6 @@ class Disk(Protocol):
     def listdir(self, path: str) -> list[str]: ...
 
     def makedirs(self, path: str) -> None: ...
-
-    def drop_cache(self, fd: int) -> None:
-        """Forget clean cached pages, so that the next read comes from the device."""
-        ...
 
     def lock(self, path: str) -> int | None:
         """The descriptor that holds an exclusive lock on `path` for its life, `None` when somebody else holds it."""
@@ -105,9 +102,6 @@ class RealDisk:
             if not os.path.isdir(path):
                 raise
 
-    def drop_cache(self, fd: int) -> None:
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-
     def lock(self, path: str) -> int | None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -139,6 +133,11 @@ def write_durably(disk: Disk, directory: str, file_name: str, data: bytes) -> No
     try:
         write_all(disk, fd, data, 0)
         disk.sync(fd)
+    except OSError:
+        # On a full disk above all, where it would be in the way of everything else.
+        with contextlib.suppress(OSError):
+            disk.unlink(temporary)
+        raise
     finally:
         disk.close(fd)
     disk.rename(temporary, f"{directory}/{file_name}")

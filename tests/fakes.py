@@ -4,7 +4,8 @@ import asyncio
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -15,6 +16,8 @@ from edge.spool.writer import Clock
 
 EIO = errno.EIO
 ENOSPC = errno.ENOSPC
+SECTOR_BYTES = 512
+"""A device writes a sector whole or not at all."""
 
 
 class Change(NamedTuple):
@@ -56,16 +59,28 @@ class _File:
     def copy(self) -> "_File":
         return _File(self.stable, list(self.changes), bytes(self.seen))
 
-    def after_power_loss(self, random: Random | None) -> "_File":
-        content = bytearray(self.stable)
-        for change in self.changes:
-            if random is None or random.random() < 0.5:
-                continue
-            if change.data is None or random.random() < 0.5:
-                change.apply(content)
-            else:
-                Change(change.offset, change.data[: random.randrange(len(change.data) + 1)]).apply(content)
-        return _File(bytes(content), [], bytes(content))
+    def after_power_loss(self, cut: "PowerCut") -> "_File":
+        content = cut.content(self.stable, self.changes)
+        return _File(content, [], content)
+
+
+class Step(NamedTuple):
+    """A change of a directory that no sync has covered yet: a name that was given, taken away, or changed."""
+
+    old: str | None
+    new: str | None
+    entry: _File | None
+    """`None` stands for a directory."""
+
+    def apply(self, entries: dict[str, _File | None]) -> None:
+        if self.old is not None:
+            entries.pop(self.old, None)
+        if self.new is not None:
+            entries[self.new] = self.entry
+
+    @property
+    def kind(self) -> str:
+        return "rename" if self.old and self.new else "create" if self.new else "removal"
 
 
 class _Directory:
@@ -73,6 +88,89 @@ class _Directory:
         self.entries: dict[str, _File | None] = {}
         """`None` stands for a directory."""
         self.stable: dict[str, _File | None] = {}
+        self.steps: list[Step] = []
+        """What leads from `stable` to `entries`."""
+
+    def step(self, step: Step) -> None:
+        self.steps.append(step)
+        step.apply(self.entries)
+
+    def sync(self) -> None:
+        self.stable = dict(self.entries)
+        self.steps = []
+
+
+class PowerCut:
+    """What a power cut makes of what was not synced: nothing of it arrived, or, with `random`, any part a device may leave.
+
+    Of the changes of a file: none, all, a prefix that ends anywhere, or each sector by itself: the old one, the new one, zeroes
+    or what the medium held before. A synced byte never changes unless it was written over. Of the changes of a directory:
+    none, all, a prefix, or any of them. `seen` counts what was done.
+    """
+
+    def __init__(self, random: Random | None, seen: Counter[str] | None = None) -> None:
+        self._random = random
+        self.seen = Counter() if seen is None else seen
+
+    def content(self, stable: bytes, changes: Sequence[Change]) -> bytes:
+        content = bytearray(stable)
+        random = self._random
+        if random is None or not changes:
+            return bytes(content)
+        style = random.randrange(5)
+        if style >= 2:
+            return self._by_sectors(stable, changes, random)
+        # In order up to some place, or up to the end.
+        last = random.randrange(len(changes) + 1)
+        for change in changes[:last]:
+            change.apply(content)
+        if last < len(changes) and (data := changes[last].data) is not None and style:
+            cut = random.randrange(len(data) + 1)
+            Change(changes[last].offset, data[:cut]).apply(content)
+            self.seen["torn writes"] += 0 < cut < len(data)
+        return bytes(content)
+
+    def _by_sectors(self, stable: bytes, changes: Sequence[Change], random: Random) -> bytes:
+        full = bytearray(stable)
+        touched: list[tuple[int, int]] = []
+        for change in changes:
+            change.apply(full)
+            if change.data:
+                first = change.offset // SECTOR_BYTES * SECTOR_BYTES
+                end = change.offset + len(change.data)
+                touched += [
+                    (max(at, change.offset), min(at + SECTOR_BYTES, end)) for at in range(first, end, SECTOR_BYTES)
+                ]
+        sizes = (len(full), len(full), len(stable), random.randint(min(len(full), len(stable)), len(full)))
+        size = random.choice(sizes) if len(full) >= len(stable) else random.choice(sizes[1:3])
+        content = bytearray(stable) + bytes(max(0, len(full) - len(stable)))
+        for start, end in touched:
+            fate = random.random()
+            if fate < 0.5:
+                content[start:end] = full[start:end]
+            elif fate < 0.75:
+                self.seen["missing sectors"] += 1
+            elif fate < 0.87:
+                content[start:end] = bytes(end - start)
+                self.seen["zeroed sectors"] += 1
+            else:
+                content[start:end] = random.randbytes(end - start)
+                self.seen["garbage sectors"] += 1
+        return bytes(content[:size]) + bytes(max(0, size - len(content)))
+
+    def entries(self, stable: dict[str, _File | None], steps: Sequence[Step]) -> dict[str, _File | None]:
+        found = dict(stable)
+        random = self._random
+        if random is None:
+            return found
+        style = random.randrange(4)
+        arrived = len(steps) if style == 0 else random.randint(0, len(steps)) if style == 1 else 0
+        for number, step in enumerate(steps):
+            if number < arrived or (style == 2 and random.random() < 0.5):
+                step.apply(found)
+            else:
+                self.seen[f"lost {step.kind}s"] += 1
+        return found
 
 
 class MemoryDisk:
@@ -97,7 +195,7 @@ class MemoryDisk:
         """A file that has been there for long."""
         directory, name = os.path.split(path)
         self.makedirs(directory)
-        self._directories[directory].entries[name] = _File(data, [], data)
+        self._directories[directory].step(Step(None, name, _File(data, [], data)))
         self.settle()
 
     def tree(self) -> dict[str, bytes]:
@@ -112,7 +210,7 @@ class MemoryDisk:
     def settle(self) -> None:
         """Everything is on stable storage."""
         for directory in self._directories.values():
-            directory.stable = dict(directory.entries)
+            directory.sync()
             for entry in directory.entries.values():
                 if entry is not None:
                     entry.sync()
@@ -128,13 +226,20 @@ class MemoryDisk:
             copies: dict[int, _File] = {}
             for path, directory in self._directories.items():
                 twin = other._directories[path] = _Directory()
-                for source, target in ((directory.entries, twin.entries), (directory.stable, twin.stable)):
-                    for name, entry in source.items():
-                        target[name] = None if entry is None else copies.setdefault(id(entry), entry.copy())
+
+                def twin_of(entry: _File | None) -> _File | None:
+                    return (
+                        None if entry is None else copies.get(id(entry)) or copies.setdefault(id(entry), entry.copy())
+                    )
+
+                twin.entries = {name: twin_of(entry) for name, entry in directory.entries.items()}
+                twin.stable = {name: twin_of(entry) for name, entry in directory.stable.items()}
+                twin.steps = [Step(old, new, twin_of(entry)) for old, new, entry in directory.steps]
             return other
 
-    def after_power_loss(self, random: Random | None = None) -> "MemoryDisk":
-        """What is found when the power failed: nothing that was not synced; with `random`, some of it."""
+    def after_power_loss(self, random: Random | None = None, seen: Counter[str] | None = None) -> "MemoryDisk":
+        """What is found when the power failed: nothing that was not synced; with `random`, some of it, see `PowerCut`."""
+        cut = PowerCut(random, seen)
         with self._mutex:
             other = MemoryDisk()
             copies: dict[int, _File] = {}
@@ -142,14 +247,12 @@ class MemoryDisk:
             for path in reached:
                 twin = other._directories[path] = _Directory()
                 directory = self._directories.get(path, _Directory())
-                # All of a directory or nothing: a journal never shows half a rename.
-                late = random is not None and random.random() < 0.5
-                for name, entry in (directory.entries if late else directory.stable).items():
+                for name, entry in cut.entries(directory.stable, directory.steps).items():
                     if entry is None:
                         twin.entries[name] = None
                         reached.append(os.path.join(path, name))
                     else:
-                        copy = copies.get(id(entry)) or copies.setdefault(id(entry), entry.after_power_loss(random))
+                        copy = copies.get(id(entry)) or copies.setdefault(id(entry), entry.after_power_loss(cut))
                         twin.entries[name] = copy
                 twin.stable = dict(twin.entries)
             return other
@@ -166,7 +269,7 @@ class MemoryDisk:
             directory, name = self._place(path)
             if name in directory.entries:
                 raise FileExistsError(errno.EEXIST, "exists", path)
-            directory.entries[name] = _File()
+            directory.step(Step(None, name, _File()))
             return self.open(path, write=True)
 
     def open(self, path: str, *, write: bool = False) -> int:
@@ -204,21 +307,21 @@ class MemoryDisk:
 
     def sync_directory(self, path: str) -> None:
         with self._mutex:
-            directory = self._directory(path)
-            directory.stable = dict(directory.entries)
+            self._directory(path).sync()
 
     def rename(self, old: str, new: str) -> None:
         with self._mutex:
-            self._file(old)
-            old_directory, old_name = self._place(old)
-            new_directory, new_name = self._place(new)
-            new_directory.entries[new_name] = old_directory.entries.pop(old_name)
+            file = self._file(old)
+            directory, old_name = self._place(old)
+            other, new_name = self._place(new)
+            assert directory is other, "expected a new name in the same directory"
+            directory.step(Step(old_name, new_name, file))
 
     def unlink(self, path: str) -> None:
         with self._mutex:
-            self._file(path)
+            file = self._file(path)
             directory, name = self._place(path)
-            del directory.entries[name]
+            directory.step(Step(name, None, file))
 
     def listdir(self, path: str) -> list[str]:
         with self._mutex:
@@ -230,20 +333,14 @@ class MemoryDisk:
                 return
             head, name = os.path.split(path)
             self.makedirs(head)
-            self._directories[head].entries[name] = None
+            self._directories[head].step(Step(None, name, None))
             self._directories[path] = _Directory()
-
-    def drop_cache(self, fd: int) -> None:
-        with self._mutex:
-            file = self._open[fd][1]
-            file.seen = bytearray(file.stable)
-            for change in file.changes:
-                change.apply(file.seen)
 
     def lock(self, path: str) -> int | None:
         with self._mutex:
             directory, name = self._place(path)
-            directory.entries.setdefault(name, _File())
+            if name not in directory.entries:
+                directory.step(Step(None, name, _File()))
             if path in self._locks:
                 return None
             self._locks[path] = self.open(path, write=True)
@@ -412,10 +509,6 @@ class FaultyDisk:
     def makedirs(self, path: str) -> None:
         self._call("makedirs", path)
         self.inner.makedirs(path)
-
-    def drop_cache(self, fd: int) -> None:
-        self._call("drop_cache", self._paths[fd])
-        self.inner.drop_cache(fd)
 
     def lock(self, path: str) -> int | None:
         self._call("lock", path)

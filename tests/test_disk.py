@@ -31,7 +31,6 @@ class TestRealDisk:
             assert DISK.pread(fd, 2, 4) == b"el"
             DISK.truncate(fd, 5)
             DISK.sync(fd)
-            DISK.drop_cache(fd)
         with closing(DISK.open(path)) as fd:
             assert DISK.pread(fd, 100, 0) == b"\0\0\0he"
             with pytest.raises(OSError, match="Bad file descriptor"):

@@ -24,6 +24,7 @@ class OpenSegment:
         self._sync_failed = False
         self._cut_failed = False
         self._closed = False
+        self._state = State.OPEN
         self._fd = disk.create(self._path(State.OPEN))
         self.size = SEGMENT_HEADER_BYTES
         """Bytes of whole commits."""
@@ -62,6 +63,8 @@ class OpenSegment:
             self._disk.sync(self._fd)
         except OSError:
             self._sync_failed = True
+            # At once: until the name says so, a successor could take what only the page cache holds for stable.
+            self._set_aside()
             raise
 
     def sync_creation(self) -> None:
@@ -83,17 +86,25 @@ class OpenSegment:
             # What could not be cut off is for recovery to cut: a sealed segment ends in a whole frame.
             self._finish(State.SUSPECT if self._cut_failed else State.SEALED)
         except OSError:
-            # If this fails too the name stays `.open`; recovery at the next start finds it under either.
-            with contextlib.suppress(OSError):
-                self._disk.rename(self._path(State.OPEN), self._path(State.SUSPECT))
+            self._set_aside()
             self._close()
             raise
 
     def _finish(self, state: State) -> None:
         self.sync()
-        self._disk.rename(self._path(State.OPEN), self._path(state))
+        self._rename(state)
         self._disk.sync_directory(self._directory)
         self._close()
+
+    def _set_aside(self) -> None:
+        # If this fails the name stays `.open`; recovery at the next start finds it under either.
+        if self._state is State.OPEN:
+            with contextlib.suppress(OSError):
+                self._rename(State.SUSPECT)
+
+    def _rename(self, state: State) -> None:
+        self._disk.rename(self._path(self._state), self._path(state))
+        self._state = state
 
     def _close(self) -> None:
         self._closed = True

@@ -1,13 +1,15 @@
 """What is done before a slot is written or shipped by somebody new: lock it, then finish what a dead writer left open.
 
 Of a segment left open, every committed frame is kept. What follows the last good frame was never acknowledged: it is copied
-to `torn/`, cut off, and the file is synced before it is sealed. Damage between good frames stays where it is and readers skip
-it. Nothing blocks the start: a file that cannot be read is renamed `.bad`; one that was read but cannot be cut, synced or
+to `torn/`, cut off, and the file is synced before it is sealed. Of a suspect segment the page cache may hold more than the
+device, and no sync writes that any more: what is read is copied to a new file, which takes the sealed name once it is stable.
+Damage between good frames stays where it is and readers skip it.
+
+Nothing blocks the start: a file that cannot be read is renamed `.bad`; one that was read but cannot be cut, copied, synced or
 renamed, the disk being full perhaps, becomes `.suspect`, which readers read, and is recovered at the next start. May be
 interrupted anywhere and run again.
 """
 
-import contextlib
 import logging
 from pathlib import Path
 from typing import Final
@@ -76,27 +78,23 @@ def recover_slot(disk: Disk, layout: Layout, slot: int) -> Recovered:
         name, state = parsed
         path = f"{directory}/{file_name}"
         try:
-            data = _read(disk, path, state)
+            data = _read(disk, path)
         except OSError as error:
             log.error("segment %s cannot be read, it is set aside: %s", file_name, error)
             found.bad += 1
             _set_aside(disk, path, f"{directory}/{name.file_name(State.BAD)}")
             continue
         try:
-            _recover_segment(disk, layout, slot, path, name, data, found)
+            _recover_segment(disk, layout, slot, path, name, state, data, found)
         except OSError as error:
             log.error("segment %s cannot be sealed, the next start tries again: %s", file_name, error)
             _set_aside(disk, path, f"{directory}/{name.file_name(State.SUSPECT)}")
     return found
 
 
-def _read(disk: Disk, path: str, state: State) -> bytes:
+def _read(disk: Disk, path: str) -> bytes:
     fd = disk.open(path)
     try:
-        if state is State.SUSPECT:
-            # What a failed sync left there may not be on the device. Where the cache cannot be dropped it is read all the same.
-            with contextlib.suppress(OSError):
-                disk.drop_cache(fd)
         return read_all(disk, fd)
     finally:
         disk.close(fd)
@@ -111,9 +109,22 @@ def _set_aside(disk: Disk, path: str, new_path: str) -> None:
 
 
 def _recover_segment(
-    disk: Disk, layout: Layout, slot: int, path: str, name: SegmentName, data: bytes, found: Recovered
+    disk: Disk,
+    layout: Layout,
+    slot: int,
+    path: str,
+    name: SegmentName,
+    state: State,
+    data: bytes,
+    found: Recovered,
 ) -> None:
     directory = str(layout.slot(slot))
+    sealed = name.file_name(State.SEALED)
+    if state is State.SUSPECT and sealed in disk.listdir(directory):
+        # A recovery was interrupted after its copy was stable, and what is here may be less by now.
+        disk.unlink(path)
+        disk.sync_directory(directory)
+        return
     end = SEGMENT_HEADER_BYTES
     records = damaged_bytes = 0
     for item in scan(data, name.incarnation):
@@ -130,8 +141,12 @@ def _recover_segment(
         _make_durable(disk, layout.data, layout.torn)
         write_durably(disk, str(layout.torn), f"slot-{slot:02d}-{name}-{start}.bin", data[start:])
     if records:
-        _cut_and_sync(disk, path, end if tail else None)
-        disk.rename(path, f"{directory}/{name.file_name(State.SEALED)}")
+        if state is State.SUSPECT:
+            write_durably(disk, directory, sealed, data[:end])
+            disk.unlink(path)
+        else:
+            _cut_and_sync(disk, path, end if tail else None)
+            disk.rename(path, f"{directory}/{sealed}")
         log.info("segment %s: recovered %d records, cut off %d bytes", name, records, len(tail))
     else:
         # Nothing was ever committed to it.

@@ -136,6 +136,17 @@ def test_failed_sync_is_never_tried_again_on_the_descriptor() -> None:
     assert memory.open_descriptors == []
 
 
+def test_segment_whose_sync_failed_is_suspect_at_once() -> None:
+    """A writer that is killed now leaves no name that a successor would take for that of a sound file."""
+    memory, disk = disks()
+    segment = opened(disk)
+    segment.append([packed(GROUPS[0])])
+    disk.fail_next("sync", Fault(EIO))
+    with pytest.raises(OSError, match="Input/output"):
+        segment.sync()
+    assert list(memory.tree()) == [SUSPECT]
+
+
 @pytest.mark.parametrize(
     ("faults", "left"),
     [
