@@ -172,6 +172,27 @@ SERVE: Final = (
     Option("pipeline-max", parse_count, "16", "requests a connection may have waiting for answers", "N"),
     Option("inflight-bytes-max", parse_size, "256MiB", "bodies being read or committed, per worker", "SIZE"),
     Option("connections-max", parse_count, "10000", "open connections, per worker", "N"),
+    Option(
+        "spool-bytes-max",
+        parse_size,
+        "",
+        "size of all segments beyond which requests are refused (default: what the disk holds)",
+        "SIZE",
+    ),
+    Option(
+        "disk-free-min",
+        parse_size,
+        "",
+        "room on the disk that is left to others (default: 5 % of it, at most 2 GiB)",
+        "SIZE",
+    ),
+    Option(
+        "reserve-bytes",
+        parse_size,
+        "64MiB",
+        "room held for the moment the disk is full, at most 2 % of the disk",
+        "SIZE",
+    ),
     Option("segment-bytes-max", parse_size, "64MiB", "compressed size at which a segment is finished", "SIZE"),
     Option("segment-age-max", parse_duration, "60s", "age at which a segment is finished", "TIME"),
     Option(

@@ -43,6 +43,14 @@ class Disk(Protocol):
 
     def makedirs(self, path: str) -> None: ...
 
+    def allocate(self, fd: int, size: int) -> None:
+        """The file has `size` bytes, and the disk has given them away."""
+        ...
+
+    def room(self, path: str) -> tuple[int, int]:
+        """Bytes available to us, and all bytes, of the file system that holds `path`, which need not exist yet."""
+        ...
+
     def lock(self, path: str) -> int | None:
         """The descriptor that holds an exclusive lock on `path` for its life, `None` when somebody else holds it."""
         ...
@@ -101,6 +109,18 @@ class RealDisk:
         except FileExistsError:
             if not os.path.isdir(path):
                 raise
+
+    def allocate(self, fd: int, size: int) -> None:
+        os.posix_fallocate(fd, 0, size)
+
+    def room(self, path: str) -> tuple[int, int]:
+        while True:
+            try:
+                found = os.statvfs(path)
+            except FileNotFoundError:
+                path = os.path.dirname(path)
+            else:
+                return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
 
     def lock(self, path: str) -> int | None:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

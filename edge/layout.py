@@ -6,6 +6,7 @@ DATA/quarantine/SINK/      events a sink refused for good, with the reason besid
 DATA/damaged/              bytes of segments and records that could not be read, copied before their segment is deleted
 DATA/torn/                 bytes recovery cut off
 DATA/events/               output of the default sink
+DATA/reserve               room that is given back when the disk is full
 """
 
 import re
@@ -28,6 +29,7 @@ class Layout:
         self.damaged = data / "damaged"
         self.torn = data / "torn"
         self.events = data / "events"
+        self.reserve = data / "reserve"
 
     def slot(self, slot: int) -> Path:
         return self.spool / f"slot-{slot:02d}"

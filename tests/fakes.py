@@ -184,6 +184,10 @@ class MemoryDisk:
         self._open: dict[int, tuple[str, _File]] = {}
         self._locks: dict[str, int] = {}
         self._next_fd = 1000
+        self.capacity = 1 << 40
+        """Bytes that `room` tells; writes above it do not fail."""
+        self.others = 0
+        """Bytes of it that somebody else has."""
         self._mutex = threading.RLock()
 
     # --- for tests
@@ -335,6 +339,16 @@ class MemoryDisk:
             self.makedirs(head)
             self._directories[head].step(Step(None, name, None))
             self._directories[path] = _Directory()
+
+    def allocate(self, fd: int, size: int) -> None:
+        with self._mutex:
+            self._open[fd][1].change(Change(size, None))
+
+    def room(self, path: str) -> tuple[int, int]:
+        """Of `capacity`, what no file has."""
+        with self._mutex:
+            used = self.others + sum(map(len, self.tree().values()))
+            return max(0, self.capacity - used), self.capacity
 
     def lock(self, path: str) -> int | None:
         with self._mutex:
@@ -509,6 +523,14 @@ class FaultyDisk:
     def makedirs(self, path: str) -> None:
         self._call("makedirs", path)
         self.inner.makedirs(path)
+
+    def allocate(self, fd: int, size: int) -> None:
+        self._call("allocate", self._paths[fd])
+        self.inner.allocate(fd, size)
+
+    def room(self, path: str) -> tuple[int, int]:
+        self._call("room", path)
+        return self.inner.room(path)
 
     def lock(self, path: str) -> int | None:
         self._call("lock", path)

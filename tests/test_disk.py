@@ -38,6 +38,18 @@ class TestRealDisk:
         with closing(DISK.open(path, write=True)) as fd:
             DISK.pwrite(fd, b"x", 0)
 
+    def test_room_is_that_of_the_file_system_whether_the_path_is_there_or_not(self, tmp_path: Path) -> None:
+        available, total = DISK.room(str(tmp_path))
+        assert 0 < available <= total
+        assert DISK.room(str(tmp_path / "none" / "of" / "these"))[1] == total
+
+    def test_allocated_bytes_are_the_files(self, tmp_path: Path) -> None:
+        path = tmp_path / "file"
+        with closing(DISK.create(str(path))) as fd:
+            DISK.allocate(fd, 1 << 20)
+        assert path.stat().st_size == 1 << 20
+        assert path.stat().st_blocks * 512 >= 1 << 20
+
     def test_create_refuses_what_is_there_and_open_what_is_not(self, tmp_path: Path) -> None:
         path = str(tmp_path / "file")
         with pytest.raises(FileNotFoundError):

@@ -5,6 +5,7 @@ import logging
 import os
 import platform
 import sys
+import threading
 import time
 from functools import partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, Final
 
 from edge import __version__, logs
 from edge.config import DRAIN, SERVE, Address, ConfigError, add_options, load, unknown_variables
+from edge.disk import RealDisk
 from edge.drain.process import DrainSpec
 from edge.drain.sinks.table import make_sink
 from edge.layout import Layout
@@ -22,6 +24,8 @@ from edge.server.projects import load_projects
 from edge.server.service import ServerSettings
 from edge.server.supervisor import Job, Supervisor, listen
 from edge.server.worker import WorkerSpec
+from edge.spool.budget import CHECK_S, BudgetSettings, DiskBudget, Pressure
+from edge.spool.inspect import all_segments
 from edge.spool.writer import Durability, SpoolSettings
 from edge.status import spool_gauges
 from edge.wire.projects import ProjectsError
@@ -73,12 +77,15 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
     if urls:
         jobs.append(Job("drainer", drainer, critical=False))
     supervisor = Supervisor(jobs, board, lifeline)
+    layout = Layout(Path(data))
     sink_ids = [make_sink(url)[0] for url in urls or []]
     try:
-        admin = AdminServer(settings["admin"], _probes(supervisor, board, Layout(Path(data)), sink_ids))
+        admin = AdminServer(settings["admin"], _probes(supervisor, board, layout, sink_ids))
     except OSError as error:
         print(f"edge: cannot listen on {settings['admin']} for the admin port: {error.strerror}", file=sys.stderr)
         return EXIT_TRY_AGAIN
+
+    budget = DiskBudget(RealDisk(), layout, _budget(settings), partial(_spool_bytes, layout), board.rows[-1])
 
     # Standard output may be a sink.
     out = sys.stderr if "stdout" in sink_ids else sys.stdout
@@ -87,12 +94,19 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
         public = Address(settings["listen"].host, sockets[0].getsockname()[1])
         print(f"listening on http://{public}", file=out)
         print(f"admin on http://{admin.address}", file=out, flush=True)
+        # A thread, since a disk that hangs must not keep the supervisor from its children.
+        threading.Thread(target=_watch, args=(budget,), name="edge-budget", daemon=True).start()
 
     def on_stopping() -> None:
         # The workers hold the sockets too, and answer what is still in their queues.
         for listening in sockets:
             listening.close()
 
+    try:
+        # Before anything is taken in.
+        budget.measure()
+    except OSError as error:
+        log.error("the disk cannot be measured: %s", error)
     status = supervisor.run(on_started, on_stopping)
     admin.close()
     return status
@@ -141,6 +155,26 @@ def _spool(settings: dict[str, Any]) -> SpoolSettings:
     )
 
 
+def _budget(settings: dict[str, Any]) -> BudgetSettings:
+    return BudgetSettings(settings["spool_bytes_max"], settings["disk_free_min"], settings["reserve_bytes"])
+
+
+def _spool_bytes(layout: Layout) -> int:
+    return sum(file.size for file in all_segments(layout))
+
+
+def _watch(budget: DiskBudget) -> None:
+    while True:
+        started_s = time.monotonic()
+        try:
+            budget.measure()
+            budget.tend_reserve()
+        except OSError as error:
+            log.error("the disk cannot be measured: %s", error)
+        # A spool of very many segments is not looked at all the time.
+        time.sleep(max(CHECK_S, 20 * (time.monotonic() - started_s)))
+
+
 def _probes(supervisor: Supervisor, board: Board, layout: Layout, sink_ids: list[str]) -> Probes:
     workers = range(len(board.rows) - 2)
 
@@ -165,6 +199,8 @@ def _probes(supervisor: Supervisor, board: Board, layout: Layout, sink_ids: list
             failing = bool(board.rows[slot].get("edge_storage_failing"))
             why = "not accepting yet" if not accepting else "the disk refuses commits" if failing else "accepting"
             checks.append(Check(name, accepting and not failing, why))
+        full = board.rows[-1].get("edge_disk_pressure") >= Pressure.FULL
+        checks.append(Check("disk", not full, "full" if full else "room"))
         return checks
 
     def metrics() -> str:

@@ -517,9 +517,9 @@ class CaptureConnection(asyncio.Protocol):
         elif method not in route.methods:
             self._refuse(Reason.METHOD_NOT_ALLOWED, allowed=allow(route))
         else:
-            self._admit(headers)
+            self._admit(headers, route)
 
-    def _admit(self, headers: dict[bytes, bytes]) -> None:
+    def _admit(self, headers: dict[bytes, bytes], route: Route) -> None:
         """Judge a body by what is said of it, before it is read."""
         announced = int(headers.get(b"content-length", b"0"))
         expect = headers.get(b"expect")
@@ -529,7 +529,7 @@ class CaptureConnection(asyncio.Protocol):
                 self._refuse_and_close(Reason.BODY_TOO_LARGE, self._body_limit())
             else:
                 self._refuse(Reason.BODY_TOO_LARGE, self._body_limit())
-        elif (overload := self.service.overload(announced)) is not None:
+        elif (overload := self.service.overload(announced, replay=route.replay)) is not None:
             self._refuse(overload)
         elif expect is not None:
             if expect.strip().lower() != b"100-continue":
@@ -650,7 +650,7 @@ class CaptureConnection(asyncio.Protocol):
     def _answer_page(self, exchange: Exchange) -> None:
         service = self.service
         route = exchange.route
-        if route.kind is Kind.READINESS and (service.stopping or service.writer.failing):
+        if route.kind is Kind.READINESS and (service.stopping or service.writer.refusing):
             exchange.refuse(Reason.STOPPING if service.stopping else Reason.STORAGE, "not ready")
         else:
             text = {Kind.ROBOTS: "User-agent: *\nDisallow: /\n"}.get(route.kind, "capture")

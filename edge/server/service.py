@@ -85,6 +85,8 @@ class Service:
         self.idle_deadline_s = 0.0
         self.date = b""
         self.stopping = False
+        self.shedding = False
+        """The disk is nearly full: session replays are refused."""
         self.connections: set[CaptureConnection] = set()
         self.inflight_bytes = 0
         self.choose_key: Choose | None = None
@@ -138,9 +140,9 @@ class Service:
     def retry_after(self) -> int:
         return random.randint(*RETRY_AFTER_S)
 
-    def overload(self, body_bytes: int) -> Reason | None:
+    def overload(self, body_bytes: int, *, replay: bool = False) -> Reason | None:
         """Why a body of this size is not taken in now, `None` when it is."""
-        if self.writer.failing:
+        if self.writer.refusing or (replay and self.shedding):
             return Reason.STORAGE
         if self.inflight_bytes + self.writer.pending_bytes + body_bytes > self.settings.inflight_bytes_max:
             return Reason.OVERLOADED

@@ -25,6 +25,7 @@ from edge.segment.record import RecordIds
 from edge.server.projects import Projects
 from edge.server.protocol import CaptureConnection
 from edge.server.service import ServerSettings, Service
+from edge.spool.budget import Pressure
 from edge.spool.recover import Recovered, next_counter, open_slot
 from edge.spool.writer import Clock, SpoolSettings, SpoolWriter
 
@@ -72,9 +73,10 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         log.error("%s cannot be used: %s", layout.slot(spec.slot), error)
         return EXIT_UNUSABLE
-    row = Board(spec.board_fd, spec.board_rows).rows[spec.slot]
+    board = Board(spec.board_fd, spec.board_rows)
+    row = board.rows[spec.slot]
     _count_recovery(row, opened[1])
-    return uvloop.run(_serve(spec, layout, disk, row, ready_fd))
+    return uvloop.run(_serve(spec, layout, disk, board, ready_fd))
 
 
 def _count_recovery(row: Row, recovered: Recovered) -> None:
@@ -83,7 +85,8 @@ def _count_recovery(row: Row, recovered: Recovered) -> None:
     row.add("edge_damaged_bytes_total", recovered.damaged_bytes)
 
 
-async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, row: Row, ready_fd: int) -> int:
+async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, board: Board, ready_fd: int) -> int:
+    row = board.rows[spec.slot]
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_on_loop_error)
     stop = asyncio.Event()
@@ -108,7 +111,7 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, row: Row, rea
     if projects is not None:
         service.choose_key, service.known_keys = projects.tick()
     service.tick(time.monotonic())
-    ticking = asyncio.create_task(_tick(service, writer, row, projects))
+    ticking = asyncio.create_task(_tick(service, writer, row, board.rows[-1], projects))
     ticking.add_done_callback(_on_tick_ended)
     server = await loop.create_server(
         lambda: CaptureConnection(service), sock=socket.socket(fileno=spec.listen_fd), backlog=ACCEPT_BACKLOG
@@ -132,13 +135,18 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, row: Row, rea
     return 0
 
 
-async def _tick(service: Service, writer: SpoolWriter, row: Row, projects: Projects | None) -> None:
+async def _tick(
+    service: Service, writer: SpoolWriter, row: Row, supervisor_row: Row, projects: Projects | None
+) -> None:
     lag = Histogram(row, "edge_event_loop_lag_seconds")
     due = time.monotonic()
     while True:
         now = time.monotonic()
         lag.observe(int((now - due) * 1e6))
         lag.fold()
+        pressure = supervisor_row.get("edge_disk_pressure")
+        writer.full = pressure >= Pressure.FULL
+        service.shedding = pressure >= Pressure.SHED
         service.tick(now)
         if projects is not None:
             service.choose_key, service.known_keys = projects.tick()

@@ -112,6 +112,9 @@ class SpoolWriter:
         """The disk thread has a commit, and with it the open segment."""
         self._refuse_until_s = 0.0
 
+        self.full = False
+        """Set from outside: there is no room for more, commits are refused."""
+
         # `page` mode only: records that were acknowledged and are not yet on stable storage.
         self._unsynced: list[Packed] = []
         self._owed: list[Packed] = []
@@ -128,6 +131,11 @@ class SpoolWriter:
     def failing(self) -> bool:
         """The disk refused within the last second; what is appended now is refused too."""
         return self._clock.monotonic_s() < self._refuse_until_s
+
+    @property
+    def refusing(self) -> bool:
+        """What is appended now is refused."""
+        return self.full or self.failing
 
     def append(self, line: bytes, events: int, received_us: int, waiter: Waiter) -> None:
         """Take a record into the next commit. `waiter` hears of it later, never from within this call."""
@@ -179,9 +187,12 @@ class SpoolWriter:
         group = Group.of(self._pending)
         self._pending = []
         self._slots[self._received_slot] += sum(group.events)
-        if self.failing:
+        if self.failing or self.full:
             self._refused(group)
-            return
+            if self.failing or not self._owed:
+                return
+            # Acknowledged long ago, and so written whatever the budget says.
+            group = Group()
         if self._segment is not None and (self._segment.size >= self._settings.segment_bytes_max or self._aged()):
             self._roll("age" if self._aged() else "size")
         if self._settings.durability is Durability.FSYNC:

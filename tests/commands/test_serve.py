@@ -16,9 +16,10 @@ from edge.server.admin import Probes
 from edge.server.supervisor import Job, Supervisor
 from edge.status import spool_gauges
 from tests.exposition import Family, parse
-from tests.server.running import Server, edge, running
+from tests.server.running import Server, edge, running, wait_until
 
 EVENT = b'{"api_key":"phc_x","event":"e","distinct_id":"d"}'
+READINESS = b"GET /_readiness HTTP/1.1\r\nHost: h\r\n\r\n"
 POST = b"POST /e/ HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(EVENT), EVENT)
 
 
@@ -39,7 +40,41 @@ def test_probes_tell_that_all_is_well(server: Server) -> None:
     assert checks == [
         {"name": "stopping", "passed": True, "why": "running"},
         {"name": "worker-0", "passed": True, "why": "accepting"},
+        {"name": "disk", "passed": True, "why": "room"},
     ]
+
+
+def test_a_full_disk_is_told_and_everything_is_refused_from_the_first_request_on(tmp_path: Path) -> None:
+    with running(tmp_path, "--disk-free-min", "1000000GiB") as server:
+        answer = server.ask(POST.replace(b"\r\n\r\n", b"\r\nOrigin: https://app.example\r\n\r\n", 1))
+        assert answer.status == 503
+        assert answer.headers["access-control-allow-origin"] == "https://app.example"
+        assert 1 <= int(answer.headers["retry-after"]) <= 30
+        readiness = server.get_admin("/_readiness?verbose")
+        assert readiness.status == 503
+        assert {"name": "disk", "passed": False, "why": "full"} in msgspec.json.decode(readiness.body)
+        assert server.ask(READINESS).status == 503
+        assert server.metrics()["edge_disk_pressure"] == 3
+        assert server.stop() == 0
+        assert server.records() == []
+
+
+def test_a_disk_that_is_nearly_full_is_kept_from_session_replays(tmp_path: Path) -> None:
+    replay = POST.replace(b"/e/", b"/s/")
+    with running(tmp_path) as server:
+        assert server.ask(POST).status == 200
+        assert server.ask(replay).status == 200
+        assert server.stop() == 0
+        size = sum(path.stat().st_size for path in server.data.glob("spool/*/*.zst"))
+    with running(tmp_path, "--spool-bytes-max", str(int(size / 0.93))) as server:
+        assert server.ask(replay).status == 503
+        assert server.ask(POST).status == 200
+
+
+def test_room_is_held_in_reserve(server: Server) -> None:
+    reserve = server.data / "reserve"
+    wait_until(reserve.exists, "the reserve is there")
+    wait_until(lambda: reserve.stat().st_size == 64 * 1024, "it has its size")
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +171,7 @@ def test_a_loop_that_does_not_turn_is_not_alive(probes: Probes, board: Board) ->
 
 def test_a_worker_that_does_not_run_is_not_ready(probes: Probes) -> None:
     checks = {check.name: (check.passed, check.why) for check in probes.readiness()}
-    assert checks == {"stopping": (True, "running"), "worker-0": (False, "not accepting yet")}
+    assert checks["worker-0"] == (False, "not accepting yet")
 
 
 def test_metrics_can_be_read_before_anything_runs(probes: Probes) -> None:

@@ -203,8 +203,9 @@ def _request(host: str, port: int, method: str, path: str, body: bytes | None, h
 
 
 def environment() -> dict[str, str]:
-    """That of the tests, without what would set up the program or a client library."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("EDGE_", "POSTHOG_"))}
+    """That of the tests, without what would set up the program or a client library; with a small reserve."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("EDGE_", "POSTHOG_"))}
+    return kept | {"EDGE_RESERVE_BYTES": "64KiB"}
 
 
 def process_tree(pid: int) -> list[int]:

@@ -38,10 +38,10 @@ LOW_LIMITS: Final = (
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """That of the tests, without what would set up the program or change how Python writes."""
+    """That of the tests, without what would set up the program or change how Python writes; with a small reserve."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("EDGE_")}
     kept.pop("PYTHONUNBUFFERED", None)
-    return kept | dict(extra or {})
+    return kept | {"EDGE_RESERVE_BYTES": "64KiB"} | dict(extra or {})
 
 
 def edge(

@@ -443,6 +443,41 @@ class TestFailedWrite:
         assert recovered(scene.inner.after_power_loss()) == Counter([b"a\n", b"c\n"])
 
 
+class TestFullBudget:
+    @both_modes
+    def test_commits_are_refused_without_touching_the_disk_until_there_is_room(self, durability: Durability) -> None:
+        async def scenario(scene: Scene) -> None:
+            await scene.told(scene.append("a"))
+            scene.writer.full = True
+            assert scene.writer.refusing
+            assert not scene.writer.failing
+            calls = len(scene.disk.calls)
+            assert await scene.told(scene.append("b")) == [["not stored"]]
+            assert [call.method for call in scene.disk.calls[calls:]] == ["not stored"]
+            scene.writer.full = False
+            assert await scene.told(scene.append("c")) == [["stored"]]
+            await scene.writer.close()
+
+        assert run(scenario, durability).files() == {"5.zst": [[b"a\n"], [b"c\n"]]}
+
+    def test_what_was_acknowledged_and_lost_its_sync_is_written_all_the_same(self) -> None:
+        async def scenario(scene: Scene) -> None:
+            await scene.told(scene.append("a"))
+            scene.clock.advance(1.1)
+            scene.disk.fail_next("sync", Fault(EIO))
+            scene.writer.full = True
+            scene.writer.tick()
+            await scene.quiet()
+            scene.clock.advance(1.1)
+            scene.writer.tick()
+            assert await scene.told(scene.append("b")) == [["not stored"]]
+            await scene.quiet()
+            assert scene.files()["6.open.zst"] == [[b"a\n"]]
+            await scene.writer.close()
+
+        assert recovered(run(scenario, PAGE).inner.after_power_loss()).keys() == {b"a\n"}
+
+
 class TestFailedSyncInFsyncMode:
     @pytest.mark.parametrize(
         ("method", "left"),
