@@ -24,7 +24,10 @@ EXIT_UNUSABLE: Final = 74
 EXIT_FAULT: Final = 70
 """A programming error was met; the parent starts the process again."""
 
-SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+RETIRE: Final = signal.SIGUSR1
+"""To a worker: a successor accepts beside you, finish at leisure and end."""
+
+SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, RETIRE)
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -44,6 +47,8 @@ class Child:
         self.name = name
         self.started_s = time.monotonic()
         self.ready = False
+        self.told_s = 0.0
+        """When it was last sent a signal."""
         self._ready_fd, ready_write_fd = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(self._ready_fd, False)
         spec_fd = os.memfd_create("edge-spec", os.MFD_CLOEXEC)
@@ -74,6 +79,7 @@ class Child:
             self._ready_fd = -1
 
     def signal(self, number: int) -> None:
+        self.told_s = time.monotonic()
         if self.process.poll() is None:
             self.process.send_signal(number)
 
@@ -83,8 +89,9 @@ def read_spec(kind: type[S], arguments: Sequence[str]) -> tuple[S, int]:
     spec_fd, ready_fd = map(int, arguments)
     with os.fdopen(spec_fd, "rb") as file:
         spec = msgspec.json.decode(file.read(), type=kind)
-    # A terminal's Ctrl-C goes to the whole group; what is to be done about it is the parent's decision.
+    # A terminal's Ctrl-C, and its end, go to the whole group; what is to be done about it is the parent's decision.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     return spec, ready_fd
 
 

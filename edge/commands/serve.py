@@ -17,7 +17,7 @@ from edge.disk import RealDisk
 from edge.drain.process import DrainSpec
 from edge.drain.sinks.table import make_sink
 from edge.layout import Layout
-from edge.metrics import Board
+from edge.metrics import Board, Row
 from edge.process import EXIT_TRY_AGAIN, Child, Lifeline
 from edge.server.admin import AdminServer, Check, Probes
 from edge.server.projects import load_projects
@@ -58,22 +58,22 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
     except OSError as error:
         print(f"edge: cannot listen on {settings['listen']}: {error.strerror}", file=sys.stderr)
         return EXIT_TRY_AGAIN
-    # A row per worker, one for the drainer, one for the parent.
-    board = Board.create(workers + 2)
+    # A row per slot, of which a worker has two, one for the drainer, one for the parent.
+    rows = 2 * workers + 2
+    board = Board.create(rows)
     lifeline = Lifeline()
 
-    def worker(slot: int) -> Child:
-        fds = [sockets[slot].fileno(), board.fd, lifeline.read_fd]
-        spec = WorkerSpec(
-            slot, data, fds[0], board.fd, workers + 2, fds[2], _server(settings), _spool(settings), projects
-        )
-        return Child(f"worker-{slot}", "edge.server.worker", spec, fds)
+    def worker(index: int, turn: int) -> Child:
+        fds = [sockets[index].fileno(), board.fd, lifeline.read_fd]
+        slot = index + turn * workers
+        spec = WorkerSpec(slot, data, fds[0], board.fd, rows, fds[2], _server(settings), _spool(settings), projects)
+        return Child(f"worker-{index}", "edge.server.worker", spec, fds)
 
-    def drainer() -> Child:
-        spec = DrainSpec(data, urls or [], board.fd, workers + 2, workers, lifeline.read_fd)
+    def drainer(turn: int) -> Child:
+        spec = DrainSpec(data, urls or [], board.fd, rows, rows - 2, lifeline.read_fd)
         return Child("drainer", "edge.drain.process", spec, [board.fd, lifeline.read_fd])
 
-    jobs = [Job(f"worker-{slot}", partial(worker, slot), critical=True) for slot in range(workers)]
+    jobs = [Job(f"worker-{index}", partial(worker, index), critical=True) for index in range(workers)]
     if urls:
         jobs.append(Job("drainer", drainer, critical=False))
     supervisor = Supervisor(jobs, board, lifeline)
@@ -176,27 +176,28 @@ def _watch(budget: DiskBudget) -> None:
 
 
 def _probes(supervisor: Supervisor, board: Board, layout: Layout, sink_ids: list[str]) -> Probes:
-    workers = range(len(board.rows) - 2)
+    workers = [job for job in supervisor.jobs if job.critical]
+
+    def rows() -> dict[str, Row]:
+        """The workers' rows, each of its slot at present."""
+        return {job.name: board.rows[index + job.turn * len(workers)] for index, job in enumerate(workers)}
 
     def liveness() -> list[Check]:
         checks = []
-        for slot in workers:
-            beat_us = board.rows[slot].get("edge_heartbeat_timestamp_seconds")
+        for name, row in rows().items():
+            beat_us = row.get("edge_heartbeat_timestamp_seconds")
             age = time.time() - beat_us / 1e6
             # Before the first beat it is starting, which readiness tells.
             alive = not beat_us or age < HEARTBEAT_MAX_S
-            checks.append(
-                Check(f"worker-{slot}", alive, "turning" if alive else f"no turn of the loop for {age:.0f} s")
-            )
+            checks.append(Check(name, alive, "turning" if alive else f"no turn of the loop for {age:.0f} s"))
         return checks
 
     def readiness() -> list[Check]:
         alive = supervisor.alive()
         checks = [Check("stopping", not supervisor.stopping, "stopping" if supervisor.stopping else "running")]
-        for slot in workers:
-            name = f"worker-{slot}"
+        for name, row in rows().items():
             accepting = alive.get(name, False)
-            failing = bool(board.rows[slot].get("edge_storage_failing"))
+            failing = bool(row.get("edge_storage_failing"))
             why = "not accepting yet" if not accepting else "the disk refuses commits" if failing else "accepting"
             checks.append(Check(name, accepting and not failing, why))
         full = board.rows[-1].get("edge_disk_pressure") >= Pressure.FULL

@@ -89,14 +89,14 @@ class Exchange(msgspec.Struct, gc=False):
 
     def answer_specially(self, service: Service) -> None:
         assert self.route is not None
-        self.close = self.close or self._is_last(service)
+        self.close = self.close or self.is_last(service)
         service.count_answer(self.method, self.route.name, 204 if self.beacon else 200)
         if self.v1 is not None:
             self.response = service.v1_success(self.origin, self.v1, close=self.close)
             return
         self.response = service.special_success(self.origin, close=self.close, head=self.head, beacon=self.beacon)
 
-    def _is_last(self, service: Service) -> bool:
+    def is_last(self, service: Service) -> bool:
         """The worker stops, and nothing waits behind this answer."""
         return service.stopping and self.connection.ends_with(self)
 
@@ -107,7 +107,7 @@ class Exchange(msgspec.Struct, gc=False):
     def refuse(self, reason: Reason, detail: str, *, allowed: str = "") -> None:
         """Fill in an error answer."""
         service = self.connection.service
-        self.close = self.close or self._is_last(service)
+        self.close = self.close or self.is_last(service)
         service.count_refusal(
             reason, self.method if self.method in METHODS else "other", self.route.name if self.route else OTHER
         )
@@ -637,6 +637,7 @@ class CaptureConnection(asyncio.Protocol):
 
     def _answer_preflight(self, exchange: Exchange) -> None:
         service = self.service
+        exchange.close = exchange.close or exchange.is_last(service)
         exchange.response = render_preflight(
             cors_headers(exchange.origin),
             service.date,
@@ -650,9 +651,10 @@ class CaptureConnection(asyncio.Protocol):
     def _answer_page(self, exchange: Exchange) -> None:
         service = self.service
         route = exchange.route
-        if route.kind is Kind.READINESS and (service.stopping or service.writer.refusing):
-            exchange.refuse(Reason.STOPPING if service.stopping else Reason.STORAGE, "not ready")
+        if route.kind is Kind.READINESS and (not service.ready or service.writer.refusing):
+            exchange.refuse(Reason.STORAGE if service.ready else Reason.STOPPING, "not ready")
         else:
+            exchange.close = exchange.close or exchange.is_last(service)
             text = {Kind.ROBOTS: "User-agent: *\nDisallow: /\n"}.get(route.kind, "capture")
             exchange.response = render_text(
                 200, text, cors_headers(exchange.origin), service.date, close=exchange.close, head=exchange.head

@@ -85,6 +85,8 @@ class Service:
         self.idle_deadline_s = 0.0
         self.date = b""
         self.stopping = False
+        """Every connection's next answer is its last."""
+        self.ready = True
         self.shedding = False
         """The disk is nearly full: session replays are refused."""
         self.connections: set[CaptureConnection] = set()

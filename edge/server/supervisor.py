@@ -1,7 +1,10 @@
 """The parent: opens the listening sockets, starts a worker per socket and, for `up`, the drainer; starts again what dies.
 
-Socket i belongs to slot i and is inherited by whichever worker has the slot, so connections that wait in a socket's queue
-survive the death of its worker. The sockets share one port (SO_REUSEPORT) and the kernel spreads connections over them.
+Socket i belongs to worker i and is inherited by whichever process is that worker, so connections that wait in a socket's queue
+survive its death. The sockets share one port (SO_REUSEPORT) and the kernel spreads connections over them.
+
+HUP replaces the workers one after the other. A worker has two slots and uses them by turns: its successor starts in the other
+one and accepts from the same socket before the old process is told to retire, so that no connection waits for anybody.
 """
 
 import logging
@@ -15,7 +18,7 @@ import msgspec
 
 from edge.config import Address
 from edge.metrics import Board
-from edge.process import SIGNALS, Child, Lifeline
+from edge.process import RETIRE, SIGNALS, Child, Lifeline
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +26,8 @@ START_S: Final = 60.0
 """For all workers to say that they work; recovery of a large open segment is within it."""
 KILL_S: Final = 30.0
 """For a child to stop."""
+LEAVE_S: Final = 60.0
+"""For a process that was replaced to end; it has shorter limits of its own."""
 BACKLOG: Final = 4096
 _RESTART_DELAYS_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 _SETTLED_S: Final = 10.0
@@ -33,10 +38,14 @@ class Job(msgspec.Struct):
     """A child that is to be running."""
 
     name: str
-    start: Callable[[], Child]
+    start: Callable[[int], Child]
+    """Start it for one of its turns, 0 or 1."""
     critical: bool
     """Without it the program has not started."""
+    turn: int = 0
     child: Child | None = None
+    leaving: Child | None = None
+    """The process it was before, which has been told to end."""
     failures: int = 0
     due_s: float = 0.0
 
@@ -71,16 +80,20 @@ class Supervisor:
         self.jobs = jobs
         self.stopping = False
         self.started = False
+        self._replaced: list[Job] = []
+        """Jobs that are still to be replaced."""
+        self._successor: tuple[Job, Child] | None = None
+        """The one that is starting."""
         self._board = board
         self._lifeline = lifeline
         # Before any thread is started, which takes this over: whichever thread met a signal would end the process.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
     def run(self, on_started: Callable[[], None], on_stopping: Callable[[], None]) -> int:
-        """Until TERM or INT; the exit status. A second INT ends everything at once."""
+        """Until TERM or INT; the exit status. A second INT ends everything at once, HUP replaces everything."""
         deadline = time.monotonic() + START_S
         for job in self.jobs:
-            job.child = job.start()
+            job.child = job.start(job.turn)
         while not self.started:
             received = signal.sigtimedwait(SIGNALS, 0.01)
             if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):
@@ -100,10 +113,14 @@ class Supervisor:
                 return 1
         on_started()
         while True:
-            received = signal.sigtimedwait(SIGNALS, 0.25)
+            received = signal.sigtimedwait(SIGNALS, 0.02 if self._replacing else 0.25)
             if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):
                 return self._stop(on_stopping)
+            if received is not None and received.si_signo == signal.SIGHUP:
+                log.info("replacing every process")
+                self._replaced = list(self.jobs)
             self._restart_the_dead()
+            self._replace()
 
     def _restart_the_dead(self) -> None:
         now = time.monotonic()
@@ -123,34 +140,82 @@ class Supervisor:
                 job.due_s = now + delay
             if job.child is None and now >= job.due_s:
                 try:
-                    job.child = job.start()
+                    job.child = job.start(job.turn)
                 except OSError as error:
                     # As a machine that is out of processes or descriptors: the other children are none the worse.
                     log.error("%s cannot be started: %s", job.name, error)
                     job.due_s = now + _RESTART_DELAYS_S[-1]
+
+    @property
+    def _replacing(self) -> bool:
+        return bool(self._replaced or self._successor or any(job.leaving for job in self.jobs))
+
+    def _replace(self) -> None:
+        """What can be done now to replace the jobs that are to be replaced, one after the other."""
+        for job in self.jobs:
+            self._see_off(job)
+        if self._successor is not None:
+            self._welcome(*self._successor)
+        if self._successor is None and self._replaced and self._replaced[0].leaving is None:
+            job = self._replaced.pop(0)
+            if job.critical:
+                try:
+                    self._successor = job, job.start(1 - job.turn)
+                except OSError as error:
+                    log.error("%s is not replaced, its successor cannot be started: %s", job.name, error)
+            elif job.child is not None:
+                # The drainer's successor waits for its lock.
+                job.leaving, job.child = job.child, None
+                job.leaving.signal(signal.SIGTERM)
+                job.due_s = 0.0
+
+    def _welcome(self, job: Job, successor: Child) -> None:
+        if successor.poll_ready():
+            self._successor = None
+            job.leaving, job.child, job.turn = job.child, successor, 1 - job.turn
+            job.failures = 0
+            if job.leaving is not None:
+                job.leaving.signal(RETIRE)
+            log.info("%s is replaced", job.name)
+        elif successor.process.poll() is not None or time.monotonic() > successor.started_s + START_S:
+            log.error("%s is not replaced: its successor did not start within %d s, or ended", job.name, START_S)
+            self._successor = None
+            self._replaced.clear()
+            _kill(successor)
+
+    def _see_off(self, job: Job) -> None:
+        if job.leaving is None:
+            return
+        if job.leaving.process.poll() is None:
+            if time.monotonic() < job.leaving.told_s + LEAVE_S:
+                return
+            log.error("%s, which was replaced, does not end", job.name)
+        _kill(job.leaving)
+        job.leaving = None
 
     def _stop(self, on_stopping: Callable[[], None]) -> int:
         self.stopping = True
         on_stopping()
         status = 0
         # The drainer last: it ships what the workers seal.
-        for group in ([job for job in self.jobs if job.critical], [job for job in self.jobs if not job.critical]):
-            for job in group:
-                if job.child is not None:
-                    job.child.signal(signal.SIGTERM)
-            status = max([status, *(self._wait(job) for job in group)])
+        for critical in (True, False):
+            jobs = [job for job in self.jobs if job.critical is critical]
+            group = [child for job in jobs for child in (job.child, job.leaving) if child is not None]
+            if critical and self._successor is not None:
+                group.append(self._successor[1])
+            for child in group:
+                child.signal(signal.SIGTERM)
+            status = max([status, *map(self._wait, group)])
         return status
 
-    def _wait(self, job: Job) -> int:
-        if job.child is None:
-            return 0
-        process = job.child.process
+    def _wait(self, child: Child) -> int:
+        process = child.process
         deadline = time.monotonic() + KILL_S
         while process.poll() is None:
             received = signal.sigtimedwait(SIGNALS, 0.05)
             again = received is not None and received.si_signo == signal.SIGINT
             if again or time.monotonic() > deadline:
-                log.error("%s is killed", job.name)
+                log.error("%s is killed", child.name)
                 process.kill()
                 process.wait()
         return 0 if process.returncode == 0 else 1
@@ -161,3 +226,9 @@ class Supervisor:
 
     def pids(self) -> dict[str, int]:
         return {job.name: job.child.process.pid for job in self.jobs if job.child is not None}
+
+
+def _kill(child: Child) -> None:
+    child.close()
+    child.process.kill()
+    child.process.wait()

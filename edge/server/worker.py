@@ -20,7 +20,7 @@ from edge import logs
 from edge.disk import RealDisk
 from edge.layout import Layout
 from edge.metrics import Board, Histogram, Row
-from edge.process import EXIT_FAULT, EXIT_TRY_AGAIN, EXIT_UNUSABLE, accept_signals, read_spec, say_ready
+from edge.process import EXIT_FAULT, EXIT_TRY_AGAIN, EXIT_UNUSABLE, RETIRE, accept_signals, read_spec, say_ready
 from edge.segment.record import RecordIds
 from edge.server.projects import Projects
 from edge.server.protocol import CaptureConnection
@@ -38,6 +38,9 @@ QUIET_S: Final = 1.0
 """After the end of accepting: kept connections may still send, and are answered with `Connection: close`."""
 STOP_S: Final = 8.0
 """When requests that are not whole by then are refused; inside the ten seconds container engines wait."""
+RETIRE_QUIET_S: Final = 25.0
+RETIRE_STOP_S: Final = 28.0
+"""The same for a worker whose successor runs: nobody waits for its end."""
 ACCEPT_BACKLOG: Final = 4096
 
 
@@ -89,9 +92,16 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, board: Board,
     row = board.rows[spec.slot]
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_on_loop_error)
+    leave = asyncio.Event()
     stop = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
-    loop.add_reader(spec.lifeline_fd, stop.set)
+
+    def on_stop() -> None:
+        stop.set()
+        leave.set()
+
+    loop.add_signal_handler(RETIRE, leave.set)
+    loop.add_signal_handler(signal.SIGTERM, on_stop)
+    loop.add_reader(spec.lifeline_fd, on_stop)
     accept_signals()
 
     writer = SpoolWriter(
@@ -122,15 +132,17 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, board: Board,
     say_ready(ready_fd)
     log.info("accepting")
 
-    await stop.wait()
-    loop.remove_reader(spec.lifeline_fd)
+    await leave.wait()
     server.close()
-    await _finish(service)
+    await _finish(service, stop)
+    loop.remove_reader(spec.lifeline_fd)
     await writer.close()
     ticking.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await ticking
     service.tick(time.monotonic())
+    for gauge in ("edge_heartbeat_timestamp_seconds", "edge_storage_failing"):
+        row.set(gauge, 0)
     log.info("stopped, every accepted record is sealed")
     return 0
 
@@ -157,19 +169,27 @@ async def _tick(
         await asyncio.sleep(TICK_S)
 
 
-async def _finish(service: Service) -> None:
-    """Answer what was read, let clients that are in the middle of a request finish it, refuse the rest."""
+async def _finish(service: Service, stop: asyncio.Event) -> None:
+    """Answer what was read, let clients that are in the middle of a request finish it, refuse the rest.
+
+    At leisure, until `stop` is set.
+    """
     service.stopping = True
     started = time.monotonic()
+    quiet_s, stop_s = RETIRE_QUIET_S, RETIRE_STOP_S
     while service.connections:
+        if stop.is_set() and service.ready:
+            service.ready = False
+            started = time.monotonic()
+            quiet_s, stop_s = QUIET_S, STOP_S
         elapsed = time.monotonic() - started
-        if elapsed > QUIET_S:
+        if elapsed > quiet_s:
             for connection in list(service.connections):
                 connection.stop()
-        if elapsed > STOP_S:
+        if elapsed > stop_s:
             for connection in list(service.connections):
                 connection.refuse_unfinished()
-        if elapsed > STOP_S + QUIET_S:
+        if elapsed > stop_s + QUIET_S:
             return
         await asyncio.sleep(0.02)
 

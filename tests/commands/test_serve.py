@@ -142,7 +142,7 @@ def test_a_setting_that_cannot_be_used_is_status_78_before_anything_is_made(tmp_
 
 @pytest.fixture
 def board() -> Board:
-    return Board.create(3)
+    return Board.create(4)
 
 
 @pytest.fixture
@@ -150,7 +150,7 @@ def probes(board: Board, tmp_path: Path) -> Iterator[Probes]:
     """Of one worker whose process was never started."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
-    def start() -> None:
+    def start(turn: int) -> None:
         raise AssertionError
 
     supervisor = Supervisor([Job("worker-0", start, critical=True)], board, Lifeline())  # type: ignore[arg-type]

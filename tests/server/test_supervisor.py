@@ -173,14 +173,14 @@ def test_a_killed_worker_is_started_again_and_no_connection_is_refused(tmp_path:
 
 
 def test_a_worker_that_dies_before_it_works_leaves_no_descriptor_behind(signals: None) -> None:
-    def start() -> Child:
+    def start(turn: int) -> Child:
         return Child("dying", "this_module_does_not_exist", msgspec.defstruct("Spec", [])(), [])
 
     job = Job("dying", start, critical=True)
     supervisor = Supervisor([job], Board.create(1), Lifeline())
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(3):
-        job.child = start()
+        job.child = start(0)
         job.child.process.wait()
         supervisor._restart_the_dead()
     assert job.failures == 3
@@ -188,7 +188,7 @@ def test_a_worker_that_dies_before_it_works_leaves_no_descriptor_behind(signals:
 
 
 def test_a_child_that_cannot_be_started_is_tried_again_later(signals: None) -> None:
-    def start() -> Child:
+    def start(turn: int) -> Child:
         raise BlockingIOError("no more processes")
 
     job = Job("worker-0", start, critical=True)
@@ -198,6 +198,80 @@ def test_a_child_that_cannot_be_started_is_tried_again_later(signals: None) -> N
     assert job.due_s > 0
     assert supervisor.alive() == {"worker-0": False}
     assert supervisor.pids() == {}
+
+
+# --- replacing
+
+
+def test_workers_are_replaced_one_after_the_other_and_no_connection_notices(tmp_path: Path) -> None:
+    with running(tmp_path, workers=2) as server, server.connect() as kept, server.connect() as half:
+        assert kept.ask(POST).status == 200
+        half.send(POST[:-5])
+        for turn in (1, 2):
+            before = server.workers()
+            server.signal(signal.SIGHUP)
+            wait_until(lambda turn=turn: server.log_text().count("is replaced") == 2 * turn, "both are replaced")  # type: ignore[misc]
+            assert not set(before) & set(server.workers()[-2:])
+            for _ in range(4):
+                with server.connect() as client:
+                    assert client.ask(READINESS).status == 200
+                    answer = client.ask(POST)
+                    assert answer.status == 200
+                    assert "connection" not in answer.headers
+            assert server.get_admin("/_readiness").status == 200
+            if kept.socket.fileno() >= 0:
+                # An old worker says that this is the end, and not that it is not ready.
+                assert kept.ask(READINESS).status == 200
+                assert kept.is_closed()
+                half.send(POST[-5:])
+                answer = half.answer()
+                assert (answer.status, answer.headers["connection"]) == (200, "close")
+                assert half.is_closed()
+                kept.socket.close()
+                wait_until(lambda: len(server.workers()) == 2, "the old workers have ended")
+        assert {path.name for path in (server.data / "spool").iterdir()} == {f"slot-{slot:02d}" for slot in range(4)}
+        assert server.metrics()["edge_worker_restarts_total"] == 0
+        assert server.metrics()["capture_events_ingested_total"] == 10
+        assert server.get_admin("/_liveness").status == 200
+        assert server.stop() == 0
+        assert len(server.records()) == 10
+        assert set(states(server)) == {State.SEALED}
+
+
+def test_a_stop_ends_the_old_workers_and_the_new(tmp_path: Path) -> None:
+    with running(tmp_path) as server, server.connect() as idle:
+        assert idle.ask(POST).status == 200
+        (old,) = server.workers()
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: set(server.workers()) - {old} != set(), "the successor runs")
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert not descendants(server.process.pid)
+        assert idle.is_closed()
+        assert len(server.records()) == 1
+
+
+def test_a_worker_whose_successor_does_not_start_goes_on(signals: None, caplog: pytest.LogCaptureFixture) -> None:
+    """The new program may be broken: the old one is running."""
+    spec = msgspec.defstruct("Spec", [])()
+
+    def start(turn: int) -> Child:
+        return Child("worker-0", "this_module_does_not_exist" if turn else "http.server", spec, [])
+
+    job = Job("worker-0", start, critical=True)
+    supervisor = Supervisor([job], Board.create(1), Lifeline())
+    job.child = old = start(0)
+    supervisor._replaced = [job]
+    supervisor._replace()
+    assert supervisor._successor is not None
+    supervisor._successor[1].process.wait()
+    supervisor._replace()
+    assert (job.child, job.turn, job.leaving) == (old, 0, None)
+    assert not supervisor._replacing
+    assert "worker-0 is not replaced" in caplog.text
+    old.process.kill()
+    old.process.wait()
+    old.close()
 
 
 # --- stopping
