@@ -83,8 +83,16 @@ class EdgeProcess:
 
     def stop(self) -> None:
         """TERM: everything accepted is shipped, the exit status is 0."""
+        self.send(signal.SIGTERM)
+        self.wait()
+
+    def send(self, number: signal.Signals) -> None:
+        """A signal to the supervisor."""
+        self._running().send_signal(number)
+
+    def wait(self) -> None:
+        """Until it has stopped, having been told to."""
         process = self._running()
-        process.send_signal(signal.SIGTERM)
         try:
             status = process.wait(STOP_S)
         except subprocess.TimeoutExpired:
