@@ -18,6 +18,7 @@ import msgspec
 
 from edge.checkpoints import Position
 from edge.disk import Disk
+from edge.drain.expand import Event
 from edge.drain.retire import retire
 from edge.drain.shipper import CHECKPOINT_S, Shipper
 from edge.drain.sink import Batch, Retryable
@@ -39,11 +40,18 @@ FAULTS: Final = (Fault(EIO), Fault(ENOSPC), Fault(short=0), Fault(short=40))
 FAULTY_CALLS: Final = ("create", "pwrite", "sync", "sync", "sync_directory", "rename", "unlink", "truncate")
 
 
+class _Unlisted(type(Path())):  # type: ignore[misc]
+    """A path of a `MemoryDisk`: of the real one it is an empty folder."""
+
+    def iterdir(self) -> Iterator[Path]:
+        return iter(())
+
+
 class MemoryLayout(Layout):
-    """The layout of a folder on a `MemoryDisk`: its slots are not listed from the real one."""
+    """The layout of a folder on a `MemoryDisk`."""
 
     def __init__(self) -> None:
-        super().__init__(Path("/data"))
+        super().__init__(_Unlisted("/data"))
 
     def slots(self) -> list[int]:
         return [0]
@@ -58,6 +66,7 @@ class NamingSink:
     """Downstream: the names of the events it confirmed, in order. Now and then it refuses."""
 
     linger_s = 0.0
+    read_bytes = 4 * 1024 * 1024
 
     def __init__(self, random: Random | None = None) -> None:
         self.names: list[str] = []
@@ -65,6 +74,12 @@ class NamingSink:
 
     def already(self, slot: int, name: SegmentName, start: int) -> int | None:
         return None
+
+    def cut(self, events: list[Event]) -> list[list[Event]]:
+        return [events]
+
+    def close(self) -> None:
+        return
 
     def ship(self, batch: Batch) -> int:
         if self._random is not None and self._random.random() < 0.1:

@@ -21,6 +21,7 @@ EDGE: Final = Path(sys.executable).parent / "edge"
 
 START_S: Final = 30.0
 STOP_S: Final = 20.0
+VERB_S: Final = 600.0
 _POLL_S: Final = 0.02
 
 Event = dict[str, Any]
@@ -164,7 +165,7 @@ class EdgeProcess:
     def verb(self, *arguments: str) -> str:
         """Standard output of another verb on the same folder, which must succeed."""
         done = subprocess.run(
-            [EDGE, *arguments, "--data", self.data], capture_output=True, text=True, timeout=60, env=environment()
+            [EDGE, *arguments, "--data", self.data], capture_output=True, text=True, timeout=VERB_S, env=environment()
         )
         assert done.returncode == 0, f"edge {' '.join(arguments)} ended with {done.returncode}:\n{done.stderr}"
         return done.stdout

@@ -10,17 +10,24 @@ import random
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import Final
 
 import msgspec
 
 from tests.integration.edge_process import Event
+from tests.integration.scale import SOAK
 
 ANSWER_S: Final = 30.0
 """A client that waits longer has found a hang."""
 PAUSE_S_MAX: Final = 0.008
 PIPELINED_MAX: Final = 4
 RECEIVE_BYTES: Final = 65536
+
+SIZES: Final = (40, 40, 15, 5) if SOAK else (70, 22, 7, 1)
+"""Shares of requests with one event, some, many and very many."""
+PADDING: Final = (0, 0, 30) if SOAK else (0, 30, 300)
+"""Bytes that make events larger; ten million of them have to fit the disk."""
 
 _PATHS: Final = ("/i/v0/e/", "/batch/", "/e", "/capture/")
 
@@ -68,9 +75,9 @@ class Ledger:
         """The number and the bytes of a new request of one to some hundred events."""
         rng = self._rng
         number = len(self._sizes)
-        size = rng.choices((1, rng.randint(2, 10), rng.randint(11, 60), rng.randint(100, 300)), (70, 22, 7, 1))[0]
+        size = rng.choices((1, rng.randint(2, 10), rng.randint(11, 60), rng.randint(100, 300)), SIZES)[0]
         self._sizes.append(size)
-        padding = base64.b64encode(rng.randbytes(rng.choice((0, 30, 300)))).decode()
+        padding = base64.b64encode(rng.randbytes(rng.choice(PADDING))).decode()
         events = [
             {
                 "event": "load",
@@ -96,7 +103,9 @@ class Ledger:
         return f"{number:08x}-{index:04x}-4000-8000-{self._mark}"
 
     def reconcile(self, events: Iterable[Event]) -> Reconciliation:
-        delivered: Counter[tuple[int, int]] = Counter()
+        # A byte for every event that was issued: there may be ten million of them.
+        starts = list(accumulate(self._sizes, initial=0))
+        delivered = bytearray(starts[-1])
         invented = []
         for event in events:
             number, index = event["properties"].get("request", -1), event["properties"].get("index", -1)
@@ -104,20 +113,19 @@ class Ledger:
             if not sent or event["uuid"] != self._uuid(number, index) or event["distinct_id"] != f"user-{number % 97}":
                 invented.append(event["uuid"])
             else:
-                delivered[number, index] += 1
-        by_request = Counter(number for number, _ in delivered)
-        return Reconciliation(
-            delivered=delivered.total(),
-            lost=[
-                (number, index)
-                for number in sorted(self._acknowledged)
-                for index in range(self._sizes[number])
-                if (number, index) not in delivered
-            ],
-            doubled=[place for place, count in delivered.items() if count > 1],
-            invented=invented,
-            halved=[number for number, count in by_request.items() if count != self._sizes[number]],
-        )
+                delivered[starts[number] + index] += 1
+        found = Reconciliation(sum(delivered), [], [], invented, [])
+        for number, size in enumerate(self._sizes):
+            counts = delivered[starts[number] : starts[number] + size]
+            present = size - counts.count(0)
+            if present == size and max(counts) == 1:
+                continue
+            if 0 < present < size:
+                found.halved.append(number)
+            if number in self._acknowledged:
+                found.lost.extend((number, index) for index, count in enumerate(counts) if not count)
+            found.doubled.extend((number, index) for index, count in enumerate(counts) if count > 1)
+        return found
 
 
 class Load:

@@ -1,4 +1,4 @@
-"""kill -9 at any moment, a hundred times: what was acknowledged is delivered, once, and nothing else is.
+"""kill -9 at any moment, again and again: what was acknowledged is delivered, once, and nothing else is.
 
 A cycle is one kill under load: of everything at once, of everything while it starts, of the supervisor alone, of a worker, or
 of the drainer. All cycles work on one data folder, with both durability modes and with segments that finish by age, by size
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 import msgspec
+import pytest
 
 from edge.layout import Layout
 from edge.segment.name import State
@@ -24,14 +25,24 @@ from edge.segment.scan import Frame
 from edge.spool.inspect import all_segments, frames
 from tests.integration.edge_process import EdgeProcess, send_signal, wait_until_gone
 from tests.integration.load import Ledger, Load
+from tests.integration.scale import scaled
 
-CYCLES: Final = 100
-ACKNOWLEDGED_EVENTS_MIN: Final = 100_000
-CUT_REQUESTS_MIN: Final = 50
+WORKER_KILLS: Final = scaled(100, 1000)
+DRAINER_KILLS: Final = scaled(20, 100)
+"""Beside everything else; `test_drainer_crash.py` kills nothing but drainers."""
+PARTS: Final = 4
+"""Kills of parts between two of everything."""
+EVERYTHING_KILLS: Final = scaled(36, 300)
+STARTING_KILLS: Final = scaled(6, 30)
+SUPERVISOR_KILLS: Final = scaled(4, 20)
+CYCLES: Final = WORKER_KILLS + DRAINER_KILLS + EVERYTHING_KILLS + STARTING_KILLS + SUPERVISOR_KILLS
+ACKNOWLEDGED_EVENTS_MIN: Final = scaled(150_000, 10_000_000)
+CUT_REQUESTS_MIN: Final = CYCLES // 2
 CONNECTIONS: Final = 6
-WORKERS: Final = 2
+WORKERS: Final = scaled(2, 4)
 BACK_S: Final = 15.0
 """For the supervisor to put back what was killed."""
+SHARE_S: Final = 300.0
 
 
 class Round(msgspec.Struct, frozen=True):
@@ -53,12 +64,13 @@ ROLLING: Final = (
 
 
 def plan(rng: random.Random) -> list[Round]:
-    """Rounds of 100 kills in all: 50 of everything under load, 20 of workers, 20 of drainers, 6 at start, 4 of supervisors."""
-    parts = ["worker"] * 20 + ["drainer"] * 20
+    """Rounds with all the kills there are to be, in any order."""
+    parts = ["worker"] * WORKER_KILLS + ["drainer"] * DRAINER_KILLS
     rng.shuffle(parts)
-    ends = ["everything"] * 40 + ["starting"] * 6 + ["supervisor"] * 4
+    mixed = [(tuple(parts[at : at + PARTS]), "everything") for at in range(0, len(parts), PARTS)]
+    ends = ["everything"] * (EVERYTHING_KILLS - len(mixed))
+    ends += ["starting"] * STARTING_KILLS + ["supervisor"] * SUPERVISOR_KILLS
     alone = [((), end) for end in ends]
-    mixed = [(tuple(parts[at : at + 4]), "everything") for at in range(0, len(parts), 4)]
     rounds = []
     for number, (killed, end) in enumerate([*alone, *mixed]):
         options = DURABILITY[number % 2] + ROLLING[number // 2 % 3]
@@ -67,7 +79,8 @@ def plan(rng: random.Random) -> list[Round]:
     return rounds
 
 
-def test_every_acknowledged_event_survives_a_hundred_kills_and_is_delivered_once(tmp_path: Path) -> None:
+@pytest.mark.soak
+def test_every_acknowledged_event_survives_every_kill_and_is_delivered_once(tmp_path: Path) -> None:
     seed = time.time_ns()
     rng = random.Random(seed)
     rounds = plan(rng)
@@ -106,7 +119,7 @@ def test_every_acknowledged_event_survives_a_hundred_kills_and_is_delivered_once
 
 
 class Crash:
-    """The hundred kills."""
+    """All the kills."""
 
     def __init__(self, edge: EdgeProcess, ledger: Ledger, rng: random.Random) -> None:
         self.kills: Counter[str] = Counter()
@@ -116,14 +129,17 @@ class Crash:
         self._ledger = ledger
         self._rng = rng
         self._orphans: list[int] = []
+        self._rounds = self._planned = 0
         self._load = Load(ledger, lambda: (edge.host, edge.port), rng)
 
     async def run(self, rounds: list[Round]) -> None:
         """All rounds, and one start more: the program runs and nobody sends when this returns."""
+        self._planned = len(rounds)
         self._load.start(CONNECTIONS)
         for one in rounds:
             await self._round(one)
             self._load.check()
+            self._rounds += 1
         await self._start(("--workers", str(WORKERS)))
         await self._progress()
         await self._load.finish()
@@ -139,6 +155,7 @@ class Crash:
             await asyncio.sleep(self._rng.uniform(0.1, 0.4))
             await self._kill_part(part)
         await asyncio.sleep(self._rng.uniform(0.05, 0.6))
+        await self._share()
         if one.end == "supervisor":
             # The orphans answer what they have read and end by themselves; the successor is started meanwhile and waits.
             self._orphans = self._edge.kill_supervisor()
@@ -188,6 +205,11 @@ class Crash:
         await self._progress()
         await _until(lambda: len(self._edge.workers()) == WORKERS and len(self._edge.drainers()) == 1)
 
+    async def _share(self) -> None:
+        """Every round has its share of the events there have to be."""
+        share = ACKNOWLEDGED_EVENTS_MIN * (self._rounds + 1) // self._planned
+        await _until(lambda: self._ledger.acknowledged_events >= share, SHARE_S)
+
     async def _progress(self) -> None:
         """The edge goes on acknowledging."""
         before = self._ledger.acknowledged_requests
@@ -209,8 +231,8 @@ def tear(layout: Layout, rng: random.Random) -> int:
     return torn
 
 
-async def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + BACK_S
+async def _until(condition: Callable[[], bool], within_s: float = BACK_S) -> None:
+    deadline = time.monotonic() + within_s
     while not condition():
-        assert time.monotonic() < deadline, f"expected everything to be back within {BACK_S:.0f} s"
+        assert time.monotonic() < deadline, f"expected everything to be back within {within_s:.0f} s"
         await asyncio.sleep(0.02)
