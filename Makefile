@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-integration soak check fmt bench bench-hot clean
+.PHONY: help setup run test test-integration soak mutants check fmt bench bench-hot clean
 
 help: ## list the verbs
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ test-integration: $(VENV)/dev.stamp ## real SDKs, kill -9 cycles, the documentat
 soak: $(VENV)/dev.stamp ## the long versions of what test-integration runs, with their numbers; an hour or more (ARGS="-k name")
 	@mkdir -p .cache
 	EDGE_SOAK=1 $(BIN)/python -m pytest --basetemp=.cache/pytest-soak tests/integration -m soak -p no:randomly --override-ini='addopts=--strict-markers' -v -s $(ARGS)
+
+mutants: $(VENV)/dev.stamp ## plant known faults in a copy and see which test catches each
+	$(BIN)/python -m tests.mutants
 
 check: $(VENV)/dev.stamp ## formatter, linter, strict types
 	$(BIN)/ruff format --check edge bench tests

@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from edge.checkpoints import Position
+from edge.checkpoints import CheckpointFile, Position
 from edge.disk import Disk
 from edge.drain.expand import Event
 from edge.drain.retire import retire
@@ -260,6 +260,9 @@ def judge(life: Life, moment: Moment, state: MemoryDisk, power: bool, random: Ra
     lost = [name for name in expected if name not in names and name not in delivered]
     assert not lost, f"lost {lost} of {len(expected)}"
     assert names.keys() <= issued, f"invented {names.keys() - issued}"
+    if any(name not in names for name in expected):
+        # Delivered, and deleted since: never before that was known for good.
+        assert CheckpointFile(state, CHECKPOINTS, SINK).load() is not None, "deleted without a checkpoint"
     if life.durability is Durability.FSYNC:
         doubled = [name for name, count in names.items() if count > 1]
         assert not doubled, f"doubled {doubled}"
