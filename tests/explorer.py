@@ -254,7 +254,7 @@ def judge(life: Life, moment: Moment, state: MemoryDisk, power: bool, random: Ra
     seen["segments recovered"] += found.segments
     seen["damaged ranges skipped"] += found.damaged_bytes > 0
     assert found.bad == 0, "a segment was given up"
-    names = _names(state, seen)
+    names = names_in(state, seen)
     expected = moment.durable if power else moment.acknowledged
     delivered = set(moment.delivered)
     lost = [name for name in expected if name not in names and name not in delivered]
@@ -289,7 +289,7 @@ def _interrupted_recovery(state: MemoryDisk, random: Random, seen: Counter[str])
     return left.after_power_loss(random), True
 
 
-def _names(disk: MemoryDisk, seen: Counter[str]) -> Counter[str]:
+def names_in(disk: MemoryDisk, seen: Counter[str]) -> Counter[str]:
     """The events in the slot's segments, which have to be sealed now."""
     found: Counter[str] = Counter()
     for file in disk.listdir(SLOT):
