@@ -21,10 +21,13 @@ def test_what_is_accepted_comes_out_without_any_configuration(tmp_path: Path) ->
         for _ in range(5):
             assert server.ask(POST).status == 200
         wait_until(lambda: len(delivered(server.data)) == 5, "the events come out")
-        metrics = server.metrics()
-        (shipped,) = [value for name, value in metrics.items() if 'outcome="shipped"' in name]
-        assert shipped == 5
-        assert 'process_open_fds{process="drainer"}' in metrics
+
+        def shipped() -> list[float]:
+            return [value for name, value in server.metrics().items() if 'outcome="shipped"' in name]
+
+        # Counted after they are there.
+        wait_until(lambda: shipped() == [5], "they are counted")
+        assert 'process_open_fds{process="drainer"}' in server.metrics()
         assert server.ask(POST).status == 200
         assert server.stop() == 0
         # What is accepted to the last is shipped before the end.
