@@ -13,7 +13,7 @@ Durability:
 
 When the disk refuses: the group's waiters are told that it was not stored, the segment is finished and never touched again,
 commits are refused for a second, and the next one opens a new segment. Records of `page` mode that lost their sync are
-written and synced with it before anything more is acknowledged.
+written and synced with it before anything more is acknowledged. A disk that hangs is like one that refuses.
 """
 
 import asyncio
@@ -38,6 +38,9 @@ INLINE_BYTES_MAX: Final = 64 * 1024
 """Groups above this are compressed and written in the disk thread in `page` mode too: zstd takes about 2 ms per MiB."""
 
 REFUSE_SECONDS: Final = 1.0
+
+STALL_SECONDS: Final = 30.0
+"""A disk that has not finished anything for so long hangs: whoever waits for it is told to send again."""
 
 
 class Durability(Enum):
@@ -111,6 +114,12 @@ class SpoolWriter:
         self._busy = False
         """The disk thread has a commit, and with it the open segment."""
         self._refuse_until_s = 0.0
+        self._under_way = Group()
+        """The group the disk thread has."""
+        self._progress_s = 0.0
+        """When the disk thread last finished a job, or was given one after a rest."""
+        self._stalling = False
+        """The last tick found the disk hanging; if it was this process that slept, the results are in by the next."""
 
         self.full = False
         """Set from outside: there is no room for more, commits are refused."""
@@ -149,6 +158,10 @@ class SpoolWriter:
         """To be called a few times a second: rolls an aged segment, syncs in `page` mode, writes again what is owed."""
         for histogram in self._histograms:
             histogram.fold()
+        stalling = bool(self._outstanding) and self._clock.monotonic_s() - self._progress_s >= STALL_SECONDS
+        if stalling and self._stalling:
+            self._give_up_waiting()
+        self._stalling = stalling
         if self._busy:
             return
         if self._segment is not None and self._aged():
@@ -197,6 +210,7 @@ class SpoolWriter:
             self._roll("age" if self._aged() else "size")
         if self._settings.durability is Durability.FSYNC:
             self._busy = True
+            self._under_way = group
             self._submit(lambda: self._store_durably(group), lambda error: self._committed(group, error))
         else:
             self._commit_to_page_cache(group)
@@ -230,6 +244,7 @@ class SpoolWriter:
 
         if group.raw_bytes > INLINE_BYTES_MAX or owed:
             self._busy = True
+            self._under_way = group
             self._submit(store, done)
             return
         try:
@@ -248,8 +263,21 @@ class SpoolWriter:
         if self._pending or self._owed:
             self._commit_soon()
 
+    def _give_up_waiting(self) -> None:
+        """The disk hangs. What is under way may still be stored, and is not acknowledged any more."""
+        log.error("the disk has not finished anything for %.0f s", self._clock.monotonic_s() - self._progress_s)
+        self._refuse_until_s = self._clock.monotonic_s() + REFUSE_SECONDS
+        waiters, self._under_way.waiters = self._under_way.waiters, ()
+        for waiter in waiters:
+            waiter.not_stored()
+        pending, self._pending = self._pending, []
+        self._refused(Group.of(pending))
+
     def _stored(self, group: Group) -> None:
         self.pending_bytes -= group.raw_bytes
+        if not group.waiters:
+            # Nothing but what was owed, or nobody was left waiting.
+            return
         self._slots[self._commits_slot] += 1
         self._slots[self._ingested_slot] += sum(group.events)
         self._records_histogram.observe(len(group.waiters))
@@ -352,10 +380,13 @@ class SpoolWriter:
     # --- the disk thread
 
     def _submit(self, job: Callable[[], None], done: Callable[[OSError | None], None]) -> None:
+        if not self._outstanding:
+            self._progress_s = self._clock.monotonic_s()
         self._outstanding += 1
 
         def finished(error: OSError | None) -> None:
             self._outstanding -= 1
+            self._progress_s = self._clock.monotonic_s()
             done(error)
             if not self._outstanding and self._quiet is not None and not self._quiet.done():
                 self._quiet.set_result(None)

@@ -1,11 +1,11 @@
 import pytest
 
-from edge.segment.frame import Compressor, Packed, parse_segment_header
+from edge.segment.frame import Compressor, Packed, encode_segment_header, parse_segment_header
 from edge.segment.name import State
 from edge.segment.scan import Frame, scan
 from edge.spool.open_segment import OpenSegment
 from tests.fakes import EIO, ENOSPC, Fault, FaultyDisk, MemoryDisk
-from tests.segments import CREATED_US, NAME, damage, found, records
+from tests.segments import CREATED_US, NAME, damage, found, records, segment
 
 DIRECTORY = "/slot"
 OPEN = f"{DIRECTORY}/{NAME.file_name(State.OPEN)}"
@@ -105,6 +105,23 @@ def test_append_that_fails_is_cut_back_to_the_last_whole_commit(faults: tuple[Fa
     segment.abandon()
     assert memory.after_power_loss().tree() == {SEALED: before}
     assert memory.open_descriptors == []
+
+
+def test_write_cut_short_at_every_byte_is_continued_or_leaves_nothing() -> None:
+    size = len(segment(GROUPS[:1])[0])
+    for short in range(size + 1):
+        for then in (None, Fault(ENOSPC), Fault(short=0)):
+            memory, disk = disks()
+            written = opened(disk)
+            disk.fail_next("pwrite", Fault(short=short), then, None)
+            try:
+                written.append([packed(GROUPS[0])])
+            except OSError:
+                assert then is not None or short == 0
+                assert memory.read(OPEN) == encode_segment_header(NAME, 3, CREATED_US)
+            else:
+                assert found(memory.read(OPEN)) == GROUPS[:1]
+            disk.heal()
 
 
 def test_segment_that_could_not_be_cut_back_is_left_for_recovery_with_its_commits_synced() -> None:

@@ -443,6 +443,61 @@ class TestFailedWrite:
         assert recovered(scene.inner.after_power_loss()) == Counter([b"a\n", b"c\n"])
 
 
+class TestHangingDisk:
+    def test_waiters_are_told_once_and_what_was_under_way_may_still_be_stored(self) -> None:
+        async def scenario(scene: Scene) -> None:
+            gate = scene.disk.hold("sync")
+            first = scene.append("a")
+            await until(gate.reached.is_set)
+            second = scene.append("b")
+            scene.clock.advance(29)
+            scene.writer.tick()
+            assert [first.told, second.told] == [[], []]
+            scene.clock.advance(2)
+            scene.writer.tick()
+            assert [first.told, second.told] == [[], []]
+            scene.writer.tick()
+            assert [first.told, second.told] == [["not stored"], ["not stored"]]
+            assert scene.writer.failing
+            scene.clock.advance(5)
+            third = scene.append("c")
+            scene.writer.tick()
+            assert third.told == ["not stored"]
+            assert scene.writer.failing
+            gate.opened.set()
+            await until(lambda: not scene.writer._busy)
+            assert scene.writer.pending_bytes == 0
+            scene.clock.advance(1.1)
+            assert await scene.told(scene.append("d")) == [["stored"]]
+            await scene.writer.close()
+
+        scene = run(scenario, FSYNC)
+        assert scene.files() == {"5.zst": [[b"a\n"], [b"d\n"]]}
+        assert all(len(waiter.told) == 1 for waiter in scene.waiters.values())
+        assert scene.row.get("capture_events_ingested_total") == 1
+
+    def test_page_mode_does_not_gather_more_than_a_hanging_sync_allows(self) -> None:
+        async def scenario(scene: Scene) -> None:
+            await scene.told(scene.append("a"))
+            gate = scene.disk.hold("sync")
+            scene.clock.advance(1.1)
+            scene.writer.tick()
+            await until(gate.reached.is_set)
+            assert await scene.told(scene.append("b")) == [["stored"]]
+            scene.clock.advance(31)
+            scene.writer.tick()
+            scene.writer.tick()
+            assert await scene.told(scene.append("c")) == [["not stored"]]
+            gate.opened.set()
+            await scene.quiet()
+            scene.clock.advance(1.1)
+            assert await scene.told(scene.append("d")) == [["stored"]]
+            await scene.writer.close()
+
+        scene = run(scenario, PAGE)
+        assert recovered(scene.inner.after_power_loss()).keys() == {b"a\n", b"b\n", b"d\n"}
+
+
 class TestFullBudget:
     @both_modes
     def test_commits_are_refused_without_touching_the_disk_until_there_is_room(self, durability: Durability) -> None:
