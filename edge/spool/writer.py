@@ -43,6 +43,9 @@ STALL_SECONDS: Final = 30.0
 """A disk that has not finished anything for so long hangs: whoever waits for it is told to send again."""
 
 
+_NOTHING: Final = Group()
+
+
 class Durability(Enum):
     FSYNC = "fsync"
     PAGE = "page"
@@ -114,7 +117,7 @@ class SpoolWriter:
         self._busy = False
         """The disk thread has a commit, and with it the open segment."""
         self._refuse_until_s = 0.0
-        self._under_way = Group()
+        self._under_way = _NOTHING
         """The group the disk thread has."""
         self._progress_s = 0.0
         """When the disk thread last finished a job, or was given one after a rest."""
@@ -256,6 +259,7 @@ class SpoolWriter:
 
     def _committed(self, group: Group, error: OSError | None) -> None:
         self._busy = False
+        self._under_way = _NOTHING
         if error is None:
             self._stored(group)
         else:
