@@ -6,7 +6,29 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.client_libraries import install_node_packages
 from tests.integration.edge_process import EdgeProcess
+from tests.integration.tally import Tally
+
+TALLY = pytest.StashKey[Tally]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[TALLY] = Tally()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    lines = config.stash[TALLY].table()
+    if lines:
+        terminalreporter.section("events per client")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def tally(request: pytest.FixtureRequest) -> Tally:
+    """Where a test of a client leaves its figures, for the end of the run."""
+    return request.config.stash[TALLY]
 
 
 @pytest.fixture
@@ -31,4 +53,19 @@ def program() -> Callable[[str], str]:
     return find
 
 
-PACKAGES = {"curl": "curl", "jq": "jq", "gzip": "gzip", "node": "nodejs", "npm": "npm"}
+@pytest.fixture(scope="session")
+def node_packages(program: Callable[[str], str]) -> Path:
+    """A folder with the npm packages the tests use in `node_modules`, and the drivers."""
+    program("node")
+    return install_node_packages(program("npm"))
+
+
+PACKAGES = {
+    "curl": "curl",
+    "jq": "jq",
+    "gzip": "gzip",
+    "node": "nodejs",
+    "npm": "npm",
+    "chromium": "chromium",
+    "chromedriver": "chromium-driver",
+}
