@@ -17,6 +17,8 @@ from selenium.webdriver.support.wait import WebDriverWait
 PAGES: Final = Path(__file__).with_name("pages")
 READY_S: Final = 30.0
 """For a page to run its scripts."""
+ARRIVE_S: Final = 60.0
+"""For what a page captured to be delivered: libraries collect for seconds, and wait for seconds before they try again."""
 
 _FLAGS: Final = (
     "--headless",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.chromium import Browser, PageServer
 from tests.integration.client_libraries import install_node_packages
 from tests.integration.edge_process import EdgeProcess
 from tests.integration.tally import Tally
@@ -58,6 +59,16 @@ def node_packages(program: Callable[[str], str]) -> Path:
     """A folder with the npm packages the tests use in `node_modules`, and the drivers."""
     program("node")
     return install_node_packages(program("npm"))
+
+
+@pytest.fixture
+def browser(tmp_path: Path, program: Callable[[str], str], node_packages: Path) -> Iterator[Browser]:
+    """Chromium as if just installed, and the pages of the tests on another origin than any edge."""
+    with (
+        PageServer(node_packages / "node_modules") as pages,
+        Browser(program("chromium"), program("chromedriver"), tmp_path / "profile", pages) as browser,
+    ):
+        yield browser
 
 
 PACKAGES = {

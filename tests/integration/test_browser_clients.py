@@ -1,41 +1,23 @@
-"""Client libraries for browsers in headless Chromium, on pages of another origin than the edge: every event is delivered once."""
+"""Client libraries for browsers in headless Chromium, on pages of another origin: every event is delivered once."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from tests.integration.chromium import Browser, PageServer
+from tests.integration.chromium import ARRIVE_S, Browser
+from tests.integration.client_libraries import POSTHOG_JS, installed_version
 from tests.integration.edge_process import EdgeProcess, Event
-from tests.integration.sdk import assert_contains, by_name
+from tests.integration.sdk import MENDED, NESTED, TEXT, assert_contains, by_name
 from tests.integration.tally import Tally
-from tests.integration.test_server_side_clients import MENDED, NESTED, TEXT, installed_version
 
 EVENTS: Final = 40
 """Captured in a loop when the page is loaded."""
 
-# With all that records a session inside, which version 1.20 fetches.
-POSTHOG_JS: Final = {
-    "posthog-js": "posthog-js/dist/array.full.no-external.js",
-    "posthog-js-1.258": "posthog-js-1.258/dist/array.full.no-external.js",
-    "posthog-js-1.20": "posthog-js-1.20/dist/array.js",
-}
-
 META, FULL_SNAPSHOT = 4, 2
 """Types of the pieces of a recording which one starts with."""
-
-ARRIVE_S: Final = 60.0
-
-
-@pytest.fixture
-def browser(tmp_path: Path, program: Callable[[str], str], node_packages: Path) -> Iterator[Browser]:
-    with (
-        PageServer(node_packages / "node_modules") as pages,
-        Browser(program("chromium"), program("chromedriver"), tmp_path / "profile", pages) as browser,
-    ):
-        yield browser
 
 
 @pytest.mark.parametrize("package", POSTHOG_JS)

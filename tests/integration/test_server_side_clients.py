@@ -1,27 +1,25 @@
 """Client libraries for servers, several generations, unmodified, each with events of its own: every one is delivered once."""
 
-import json
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import pytest
 
-from tests.integration.client_libraries import NODE_SOURCES, install_python_package
-from tests.integration.edge_process import EdgeProcess, Event, environment
-from tests.integration.sdk import assert_contains
+from tests.integration.client_libraries import (
+    Call,
+    install_python_package,
+    installed_version,
+    run_driver,
+    run_posthog_node,
+    run_posthog_python,
+)
+from tests.integration.edge_process import EdgeProcess, Event
+from tests.integration.sdk import HALF_AN_EMOJI, MENDED, NESTED, TEXT, assert_contains
 from tests.integration.tally import Tally
-
-Call = tuple[str, dict[str, Any]]
 
 EVENTS: Final = 230
 """Captured in a loop: more than two batches of every library."""
-
-TEXT: Final = 'Grüße, 世界 🦔👩‍👩‍👧 \u2028 "quoted" \\ back'
-NESTED: Final = [1, 2.5, None, True, {"deep": [["x"], {}]}]
-HALF_AN_EMOJI: Final = "cut \ud83e here"
-MENDED: Final = "cut \ufffd here"
 
 POSTHOG_PYTHON: Final = ("7.91.1", "6.9.3", "3.25.0", "2.5.0")
 POSTHOG_NODE: Final = ("posthog-node", "posthog-node-4", "posthog-node-2")
@@ -77,7 +75,7 @@ def test_posthog_node(
         ("groupIdentify", {"groupType": "company", "groupKey": "acme", "properties": {"employees": 11}}),
         ("capture", {"event": "odd", "distinctId": "ada", "properties": {"half": HALF_AN_EMOJI}}),
     ]
-    report = run_node(program("node"), node_packages / "posthog_driver.mjs", edge.url, token, package, calls=calls)
+    report = run_posthog_node(program("node"), node_packages, package, edge.url, token, calls)
     assert report == {"errors": []}
 
     events = edge.events_when_stopped(len(calls), within_s=20)
@@ -102,7 +100,7 @@ def test_posthog_node(
 def test_mixpanel_python(edge: EdgeProcess, tally: Tally) -> None:
     interpreter = install_python_package("mixpanel==5.4.1")
     work = mixpanel_work(edge.url, "mp_python")
-    report = _run([interpreter, Path(__file__).with_name("mixpanel_driver.py")], work)
+    report = run_driver([interpreter, Path(__file__).with_name("mixpanel_driver.py")], work)
     assert report == {"version": "5.4.1"}
     events = edge.events_when_stopped(EVENTS + 1, within_s=20)
     check_visits(events, "mixpanel-python 5.4.1", tally, extra=("$identify",))
@@ -114,7 +112,7 @@ def test_mixpanel_python(edge: EdgeProcess, tally: Tally) -> None:
 def test_mixpanel_node(edge: EdgeProcess, tally: Tally, program: Callable[[str], str], node_packages: Path) -> None:
     version = installed_version(node_packages, "mixpanel")
     work = mixpanel_work(edge.url, "mp_node")
-    report = _run([program("node"), node_packages / "mixpanel_driver.mjs"], work)
+    report = run_driver([program("node"), node_packages / "mixpanel_driver.mjs"], work)
     assert report == {"errors": []}
     events = edge.events_when_stopped(EVENTS + 1, within_s=20)
     check_visits(events, f"mixpanel-node {version}", tally, extra=("$identify",))
@@ -147,30 +145,3 @@ def check_mixpanel(events: list[Event], token: str, library: str) -> None:
         elif "mp_lib" in event["properties"] or library == "python":
             # The Node library does not say who it is in batches.
             assert event["properties"]["mp_lib"] == library
-
-
-def run_posthog_python(version: str, host: str, token: str, calls: list[Call]) -> dict[str, Any]:
-    interpreter = install_python_package(f"posthog=={version}")
-    work = {"host": host, "token": token, "calls": calls}
-    return _run([interpreter, Path(__file__).with_name("posthog_driver.py")], work)
-
-
-def run_node(node: str, driver: Path, host: str, token: str, *arguments: str, calls: list[Call]) -> dict[str, Any]:
-    return _run([node, driver, *arguments], {"host": host, "token": token, "calls": calls})
-
-
-def installed_version(node_packages: Path, package: str) -> str:
-    found: str = json.loads((node_packages / "node_modules" / package / "package.json").read_text())["version"]
-    wanted = json.loads((NODE_SOURCES / "package.json").read_text())["dependencies"][package]
-    assert found == wanted.rpartition("@")[2]
-    return found
-
-
-def _run(command: list[str | Path], work: dict[str, Any]) -> dict[str, Any]:
-    """What a driver reports when it is given `work`."""
-    done = subprocess.run(
-        command, input=json.dumps(work), capture_output=True, text=True, timeout=120, env=environment()
-    )
-    assert done.returncode == 0, done.stderr
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
