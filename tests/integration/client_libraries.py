@@ -1,4 +1,4 @@
-"""Client libraries as their users install them: versions pinned, installed once into the repository's cache, run by a driver."""
+"""Client libraries as their users install them: versions pinned, installed once below `.cache`, run by a driver."""
 
 import json
 import shutil
