@@ -32,6 +32,9 @@ class Spoiled(Enum):
     UNAVAILABLE = (503, b"retry-after: 1\r\n")
     CLOSED = (0, b"")
 
+    def __str__(self) -> str:
+        return str(self.value[0] or "closed")
+
 
 class Delivery(msgspec.Struct, frozen=True):
     """A request with events, and what it was answered: a status, 0 for a connection closed without an answer."""

@@ -25,7 +25,7 @@ EVENTS: Final = 250
 PAGE_EVENTS: Final = 20
 
 
-@pytest.mark.parametrize("spoiled", Spoiled, ids=lambda spoiled: spoiled.name)
+@pytest.mark.parametrize("spoiled", Spoiled, ids=str)
 def test_posthog_python(edge: EdgeProcess, tally: Tally, spoiled: Spoiled) -> None:
     """`Consumer._send` in posthog/consumer.py tries again after 408, 429, 5xx and faults of the network; 413 is final."""
     gives_up = spoiled is Spoiled.TOO_LARGE
@@ -41,7 +41,7 @@ def test_posthog_python(edge: EdgeProcess, tally: Tally, spoiled: Spoiled) -> No
     check(f"posthog-python {report['version']}", edge.events(), set(map(str, range(EVENTS))), proxy, gives_up, tally)
 
 
-@pytest.mark.parametrize("spoiled", Spoiled, ids=lambda spoiled: spoiled.name)
+@pytest.mark.parametrize("spoiled", Spoiled, ids=str)
 def test_posthog_node(
     edge: EdgeProcess, tally: Tally, program: Callable[[str], str], node_packages: Path, spoiled: Spoiled
 ) -> None:
@@ -60,7 +60,7 @@ def test_posthog_node(
         assert (second, third) == (first // 2, first // 2 // 2)
 
 
-@pytest.mark.parametrize("spoiled", Spoiled, ids=lambda spoiled: spoiled.name)
+@pytest.mark.parametrize("spoiled", Spoiled, ids=str)
 def test_posthog_js(edge: EdgeProcess, tally: Tally, browser: Browser, node_packages: Path, spoiled: Spoiled) -> None:
     """`retriableRequest` in posthog-js/lib/src/retry-queue.js: 400 to 499 are final, 413 and 429 among them."""
     version = installed_version(node_packages, "posthog-js")
@@ -95,8 +95,8 @@ def check(
 
     merged = {event["uuid"]: event for event in events}
     again = len(events) - len(merged)
-    what = "given up by the library" if gives_up else f"{again} delivered again, merged by uuid"
-    line = tally.count(f"{client}, {proxy.what.name}", names, map(name_of, merged.values()), what)
+    what = f"{again} delivered again, merged by uuid" if again else "given up by the library" if gives_up else ""
+    line = tally.count(f"{client}, {TIMES} times {proxy.what}", names, map(name_of, merged.values()), what)
     assert line.twice == 0
     assert names - {name_of(event) for event in events} == lost
     # Only what was committed and not answered is there twice.
