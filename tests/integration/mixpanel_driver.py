@@ -1,7 +1,8 @@
 """An application that uses Mixpanel's Python library; run by the interpreter that has it.
 
 Standard input is one JSON object: `host`, `token`, `events`, a list of [distinct_id, name, properties], of which the last
-ten go one by one and the others in batches; then `people`, a list of [distinct_id, properties].
+ten go one by one and the others in batches; `people`, a list of [distinct_id, properties]; `groups`, a list of [key, id,
+properties]; `imports`, a list of [distinct_id, name, Unix time, properties].
 Prints one JSON object: `version`. The library raises at the first answer it does not like.
 """
 
@@ -24,6 +25,10 @@ def main() -> None:
             client.track(distinct_id, name, properties)
     for distinct_id, properties in work["people"]:
         client.people_set(distinct_id, properties)
+    for key, identity, properties in work["groups"]:
+        client.group_set(key, identity, properties)
+    for distinct_id, name, seconds, properties in work["imports"]:
+        client.import_data("mp_key", distinct_id, name, seconds, properties)
     buffered.flush()
     json.dump({"version": version("mixpanel")}, sys.stdout)
 

@@ -15,11 +15,15 @@ from tests.integration.client_libraries import (
     run_posthog_python,
 )
 from tests.integration.edge_process import EdgeProcess, Event
-from tests.integration.sdk import HALF_AN_EMOJI, MENDED, NESTED, TEXT, assert_contains
+from tests.integration.sdk import HALF_AN_EMOJI, MENDED, NESTED, TEXT, assert_contains, instant
 from tests.integration.tally import Tally
 
 EVENTS: Final = 230
 """Captured in a loop: more than two batches of every library."""
+
+LONG_AGO_S: Final = 1_700_000_000
+
+MIXPANEL_EXTRA: Final = ("$identify", "$groupidentify", "long ago")
 
 POSTHOG_PYTHON: Final = ("7.91.1", "6.9.3", "3.25.0", "2.5.0")
 POSTHOG_NODE: Final = ("posthog-node", "posthog-node-4", "posthog-node-2")
@@ -102,8 +106,8 @@ def test_mixpanel_python(edge: EdgeProcess, tally: Tally) -> None:
     work = mixpanel_work(edge.url, "mp_python")
     report = run_driver([interpreter, Path(__file__).with_name("mixpanel_driver.py")], work)
     assert report == {"version": "5.4.1"}
-    events = edge.events_when_stopped(EVENTS + 1, within_s=20)
-    check_visits(events, "mixpanel-python 5.4.1", tally, extra=("$identify",))
+    events = edge.events_when_stopped(EVENTS + len(MIXPANEL_EXTRA), within_s=20)
+    check_visits(events, "mixpanel-python 5.4.1", tally, extra=MIXPANEL_EXTRA)
     check_mixpanel(events, "mp_python", "python")
     insert_ids = {event["properties"]["$insert_id"] for event in events if event["event"] == "visited"}
     assert len(insert_ids) == EVENTS
@@ -114,8 +118,8 @@ def test_mixpanel_node(edge: EdgeProcess, tally: Tally, program: Callable[[str],
     work = mixpanel_work(edge.url, "mp_node")
     report = run_driver([program("node"), node_packages / "mixpanel_driver.mjs"], work)
     assert report == {"errors": []}
-    events = edge.events_when_stopped(EVENTS + 1, within_s=20)
-    check_visits(events, f"mixpanel-node {version}", tally, extra=("$identify",))
+    events = edge.events_when_stopped(EVENTS + len(MIXPANEL_EXTRA), within_s=20)
+    check_visits(events, f"mixpanel-node {version}", tally, extra=MIXPANEL_EXTRA)
     check_mixpanel(events, "mp_node", "node")
 
 
@@ -134,14 +138,21 @@ def check_visits(events: list[Event], client: str, tally: Tally, extra: tuple[st
 
 def mixpanel_work(host: str, token: str) -> dict[str, Any]:
     events = [(f"user-{n % 7}", "visited", properties_of(n)) for n in range(EVENTS)]
-    return {"host": host, "token": token, "events": events, "people": [("ada", {"email": "ada@example.com"})]}
+    return {
+        "host": host,
+        "token": token,
+        "events": events,
+        "people": [("ada", {"email": "ada@example.com"})],
+        "groups": [("company", "acme", {"employees": 11})],
+        "imports": [("ada", "long ago", LONG_AGO_S, {"plan": "pro"})],
+    }
 
 
 def check_mixpanel(events: list[Event], token: str, library: str) -> None:
     assert {event["token"] for event in events} == {token}
-    for event in events:
-        if event["event"] == "$identify":
-            assert_contains(event, {"distinct_id": "ada", "$set": {"email": "ada@example.com"}})
-        elif "mp_lib" in event["properties"] or library == "python":
-            # The Node library does not say who it is in batches.
-            assert event["properties"]["mp_lib"] == library
+    special = {event["event"]: event for event in events if event["event"] != "visited"}
+    assert_contains(special["$identify"], {"distinct_id": "ada", "$set": {"email": "ada@example.com"}})
+    group = {"$group_type": "company", "$group_key": "acme", "$group_set": {"employees": 11}}
+    assert_contains(special["$groupidentify"]["properties"], group)
+    assert_contains(special["long ago"]["properties"], {"plan": "pro", "mp_lib": library})
+    assert instant(special["long ago"]["timestamp"]).timestamp() == LONG_AGO_S
