@@ -122,9 +122,7 @@ def test_mixpanel_browser(edge: EdgeProcess, tally: Tally, browser: Browser, nod
     again = {(event["properties"]["$insert_id"], event["event"]) for event in events if name_of(event) not in profile}
     assert len(again) == EVENTS + 3
     merged = list({event["properties"].get("$insert_id", event["uuid"]): event for event in events}.values())
-    resent = [name_of(event) for event in events if event not in merged]
-    assert set(resent) <= {"last words"}
-    remark = f"{len(resent)} sent again by the library, merged by $insert_id"
+    remark = f"{len(events) - len(merged)} sent again by the library, merged by $insert_id"
     line = tally.count(f"mixpanel-browser {version}", sent, map(name_of, merged), remark)
     assert (line.sent, line.twice) == (line.delivered, 0)
     check_visits(merged)
