@@ -36,7 +36,9 @@ def test_answers_to_random_requests_are_as_described(edge: EdgeProcess, tmp_path
 
 def test_answers_to_every_kind_of_wrong_request_are_as_described(edge: EdgeProcess, tmp_path: Path) -> None:
     """Hundreds per operation, each with something of the description missing or wrong; all paths for events are one."""
-    one_of_each = ("--include-path", "/e/", "--include-path", "/robots.txt", "--include-path", "/_readiness")
+    one_of_each = [
+        part for path in ("/e/", "/i/v1/ai/events", "/robots.txt", "/_readiness") for part in ("--include-path", path)
+    ]
     run_schemathesis(
         DESCRIPTION, edge, tmp_path, "--phases", "coverage", *one_of_each, "--checks", ",".join(CONFORMANCE)
     )
@@ -52,7 +54,10 @@ def test_what_is_described_is_accepted(edge: EdgeProcess, tmp_path: Path) -> Non
     described = tmp_path / "openapi.yaml"
     described.write_text(yaml.safe_dump(description))
     phases = ("--phases", "examples,fuzzing", "--mode", "positive")
-    run_schemathesis(described, edge, tmp_path, *phases, "--checks", "positive_data_acceptance")
+    # Capture v1 has the key nowhere else.
+    key = ("--header", "Authorization: Bearer phc_demo")
+    run_schemathesis(described, edge, tmp_path, *phases, *key, "--checks", "positive_data_acceptance")
+    assert 'path="i/v1/analytics/events",status="200"' in edge.metrics()
     # What schemathesis tries before it begins is on no path for events.
     refused = [line for line in edge.metrics().splitlines() if 'status="4' in line and 'path="other"' not in line]
     assert refused == []
