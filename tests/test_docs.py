@@ -10,7 +10,7 @@ from edge.metrics import METRICS
 from edge.wire.drops import DROP_REASONS
 from edge.wire.encoding import LAYERS_MAX
 from edge.wire.rejections import REFUSALS
-from edge.wire.routes import CAPTURE_PATHS
+from edge.wire.routes import CAPTURE_PATHS, ROUTE_NAMES
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted(ROOT.glob("docs/*.md")) + [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
@@ -59,6 +59,15 @@ def test_every_capture_route_is_documented() -> None:
     assert re.findall(r"`/([^`]+)`", routes.split(", each")[0]) == list(CAPTURE_PATHS)
     assert LAYERS_MAX == 4
     assert "Up to four layers" in text
+
+
+def test_every_route_and_status_is_described() -> None:
+    text = (ROOT / "docs" / "openapi.yaml").read_text()
+    paths = re.findall(r"^  /(\S*):$", text, re.MULTILINE)
+    assert {path.strip("/") or "/" for path in paths} == {*ROUTE_NAMES} - {"other"}
+    statuses = {int(status) for status in re.findall(r"^ +'(\d{3})':$", text, re.MULTILINE)}
+    # 404 is the answer of what is not described.
+    assert statuses == {refusal.status for refusal in REFUSALS.values()} - {404} | {200, 204}
 
 
 @pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)

@@ -6,7 +6,30 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.chromium import Browser, PageServer
+from tests.integration.client_libraries import install_node_packages
 from tests.integration.edge_process import EdgeProcess
+from tests.integration.tally import Tally
+
+TALLY = pytest.StashKey[Tally]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[TALLY] = Tally()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    lines = config.stash[TALLY].table()
+    if lines:
+        terminalreporter.section("events per client")
+        for line in lines:
+            terminalreporter.write_line(line)
+
+
+@pytest.fixture(scope="session")
+def tally(request: pytest.FixtureRequest) -> Tally:
+    """Where a test of a client leaves its figures, for the end of the run."""
+    return request.config.stash[TALLY]
 
 
 @pytest.fixture
@@ -31,4 +54,29 @@ def program() -> Callable[[str], str]:
     return find
 
 
-PACKAGES = {"curl": "curl", "jq": "jq", "gzip": "gzip", "node": "nodejs", "npm": "npm"}
+@pytest.fixture(scope="session")
+def node_packages(program: Callable[[str], str]) -> Path:
+    """A folder with the npm packages the tests use in `node_modules`, and the drivers."""
+    program("node")
+    return install_node_packages(program("npm"))
+
+
+@pytest.fixture
+def browser(tmp_path: Path, program: Callable[[str], str], node_packages: Path) -> Iterator[Browser]:
+    """Chromium as if just installed, and the pages of the tests on another origin than any edge."""
+    with (
+        PageServer(node_packages / "node_modules") as pages,
+        Browser(program("chromium"), program("chromedriver"), tmp_path / "profile", pages) as browser,
+    ):
+        yield browser
+
+
+PACKAGES = {
+    "curl": "curl",
+    "jq": "jq",
+    "gzip": "gzip",
+    "node": "nodejs",
+    "npm": "npm",
+    "chromium": "chromium",
+    "chromedriver": "chromium-driver",
+}

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final, Self
@@ -184,9 +184,13 @@ class EdgeProcess:
 
     def wait_for_events(self, count: int, within_s: float) -> list[Event]:
         """The delivered events as soon as there are `count`."""
+        return self.wait_until(lambda events: len(events) >= count, f"{count} events", within_s)
+
+    def wait_until(self, arrived: Callable[[list[Event]], bool], expected: str, within_s: float) -> list[Event]:
+        """The delivered events as soon as they are what was `expected`."""
         deadline = time.monotonic() + within_s
-        while len(events := self.events()) < count:
-            assert time.monotonic() < deadline, f"expected {count} events within {within_s} s, found {len(events)}"
+        while not arrived(events := self.events()):
+            assert time.monotonic() < deadline, f"expected {expected} within {within_s} s, found {len(events)} events"
             time.sleep(_POLL_S)
         return events
 

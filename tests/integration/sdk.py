@@ -2,9 +2,15 @@
 
 from collections import Counter
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from tests.integration.edge_process import Event
+
+TEXT: Final = 'Grüße, 世界 🦔👩‍👩‍👧 \u2028 "quoted" \\ back'
+NESTED: Final = [1, 2.5, None, True, {"deep": [["x"], {}]}]
+HALF_AN_EMOJI: Final = "cut \ud83e here"
+"""JavaScript sends it, nothing downstream could read it."""
+MENDED: Final = "cut \ufffd here"
 
 
 def by_name(events: list[Event], name: str) -> Event:

@@ -1,7 +1,6 @@
 """The official Node library, unmodified, against a running edge: nothing is lost, doubled or changed."""
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -10,12 +9,9 @@ from typing import Any
 
 import pytest
 
+from tests.integration.client_libraries import NODE_SOURCES
 from tests.integration.edge_process import EdgeProcess, Event, environment
 from tests.integration.sdk import assert_contains, assert_each_once, assert_within, by_name, corrected, instant
-
-SOURCES = Path(__file__).with_name("node")
-INSTALLED = Path(__file__).parents[2] / ".cache" / "node"
-FILES = ("package.json", "package-lock.json", "driver.mjs")
 
 BURST = 500
 EXPLICIT_TIME = datetime(2024, 2, 29, 18, 0, 15, 123000, tzinfo=UTC)
@@ -49,31 +45,17 @@ EXPECTED: dict[str, tuple[str, dict[str, Any], dict[str, Any], str]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def driver(program: Callable[[str], str]) -> Path:
-    """The driver beside the pinned library, installed once into the repository's cache."""
-    program("node")
-    npm = program("npm")
-    current = all((INSTALLED / name).exists() for name in FILES[:2]) and all(
-        (INSTALLED / name).read_bytes() == (SOURCES / name).read_bytes() for name in FILES[:2]
-    )
-    if not current or not (INSTALLED / "node_modules" / ".package-lock.json").exists():
-        INSTALLED.mkdir(parents=True, exist_ok=True)
-        for name in FILES[:2]:
-            shutil.copy(SOURCES / name, INSTALLED)
-        command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-        done = subprocess.run(command, cwd=INSTALLED, capture_output=True, text=True, timeout=180)
-        assert done.returncode == 0, f"`npm ci` in {INSTALLED} failed:\n{done.stdout}{done.stderr}"
-    return Path(shutil.copy(SOURCES / FILES[2], INSTALLED))
-
-
 @pytest.mark.parametrize("encoding", ["plain", "gzip"])
 def test_every_call_is_delivered_once_as_it_was_made(
-    edge: EdgeProcess, program: Callable[[str], str], driver: Path, encoding: str
+    edge: EdgeProcess, program: Callable[[str], str], node_packages: Path, encoding: str
 ) -> None:
     node = program("node")
     done = subprocess.run(
-        [node, driver, edge.url, encoding], capture_output=True, text=True, timeout=60, env=environment()
+        [node, node_packages / "driver.mjs", edge.url, encoding],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env=environment(),
     )
     assert done.returncode == 0, f"{_version(node)}: {done.stderr}"
     report = json.loads(done.stdout)
@@ -102,7 +84,7 @@ def _assert_as_called(event: Event, expected: tuple[str, dict[str, Any], dict[st
     distinct_id, properties, members, lane = expected
     envelope = {"distinct_id": distinct_id, "token": "phc_node_sdk", "lane": lane, "ip": "127.0.0.1"}
     assert_contains(event, {**envelope, **members})
-    version = json.loads((SOURCES / "package.json").read_text())["dependencies"]["posthog-node"]
+    version = json.loads((NODE_SOURCES / "package.json").read_text())["dependencies"]["posthog-node"]
     assert_contains(event["properties"], {**properties, "$lib": "posthog-node", "$lib_version": version})
 
 
