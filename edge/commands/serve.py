@@ -7,6 +7,7 @@ import platform
 import sys
 import time
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +25,7 @@ from edge.server.supervisor import Job, Supervisor, listen
 from edge.server.worker import WorkerSpec
 from edge.spool.writer import Durability, SpoolSettings
 from edge.status import spool_gauges
+from edge.wire.forward import UpstreamSettings
 from edge.wire.projects import ProjectsError
 from edge.wire.request import Limits
 
@@ -49,6 +51,7 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
     projects = _projects(settings)
     data = str(Path(settings["data"]).absolute())
     workers: int = settings["workers"]
+    upstream = _upstream(settings)
     try:
         sockets = listen(settings["listen"], workers)
     except OSError as error:
@@ -61,7 +64,8 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
     def worker(slot: int) -> Child:
         fds = [sockets[slot].fileno(), board.fd, lifeline.read_fd]
         spec = WorkerSpec(
-            slot, data, fds[0], board.fd, workers + 2, fds[2], _server(settings), _spool(settings), projects
+            *(slot, data, fds[0], board.fd, workers + 2, fds[2]),
+            *(_server(settings), _spool(settings), projects, upstream),
         )
         return Child(f"worker-{slot}", "edge.server.worker", spec, fds)
 
@@ -138,6 +142,24 @@ def _spool(settings: dict[str, Any]) -> SpoolSettings:
         settings["segment_bytes_max"],
         settings["segment_age_max"],
         settings["sync_interval"],
+    )
+
+
+def _upstream(settings: dict[str, Any]) -> UpstreamSettings | None:
+    """`None` when nothing is forwarded. Raises `ConfigError`."""
+    if not settings["upstream"]:
+        if settings["assets_upstream"]:
+            raise ConfigError("--assets-upstream: expected --upstream with it, found none")
+        return None
+    if find_spec("aiohttp") is None:
+        raise ConfigError("--upstream needs the package aiohttp: pip install 'capture-edge[proxy]'")
+    return UpstreamSettings(
+        settings["upstream"],
+        settings["assets_upstream"] or "",
+        settings["upstream_requests_max"],
+        settings["upstream_body_bytes_max"],
+        settings["upstream_connect_timeout"],
+        settings["upstream_read_timeout"],
     )
 
 

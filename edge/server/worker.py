@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import uvloop
@@ -27,6 +27,10 @@ from edge.server.protocol import CaptureConnection
 from edge.server.service import ServerSettings, Service
 from edge.spool.recover import Recovered, next_counter, open_slot
 from edge.spool.writer import Clock, SpoolSettings, SpoolWriter
+from edge.wire.forward import UpstreamSettings
+
+if TYPE_CHECKING:
+    from edge.server.upstream import Forwarder
 
 log = logging.getLogger("edge.server.worker")
 
@@ -51,6 +55,7 @@ class WorkerSpec(msgspec.Struct):
     spool: SpoolSettings
     projects: str = ""
     """File of the project registry, empty for none."""
+    upstream: UpstreamSettings | None = None
 
 
 def wall_us() -> int:
@@ -103,7 +108,8 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, row: Row, rea
         row,
         _on_fault,
     )
-    service = Service(spec.server, writer, row, RecordIds(secrets.randbits(64)), time.time_ns)
+    forwarder = _forwarder(spec.upstream, row)
+    service = Service(spec.server, writer, row, RecordIds(secrets.randbits(64)), time.time_ns, forwarder)
     projects = Projects(spec.projects, row) if spec.projects else None
     if projects is not None:
         service.choose_key, service.known_keys = projects.tick()
@@ -123,6 +129,8 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, row: Row, rea
     loop.remove_reader(spec.lifeline_fd)
     server.close()
     await _finish(service)
+    if forwarder is not None:
+        await forwarder.close()
     await writer.close()
     ticking.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -130,6 +138,15 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, row: Row, rea
     service.tick(time.monotonic())
     log.info("stopped, every accepted record is sealed")
     return 0
+
+
+def _forwarder(settings: UpstreamSettings | None, row: Row) -> "Forwarder | None":
+    if settings is None:
+        return None
+    # An HTTP client is much to load, and comes with an extra.
+    from edge.server.upstream import Forwarder
+
+    return Forwarder(settings, row)
 
 
 async def _tick(service: Service, writer: SpoolWriter, row: Row, projects: Projects | None) -> None:
