@@ -62,6 +62,8 @@ class Forwarder:
         assets = parse_upstream(settings.assets_upstream) if settings.assets_upstream else main
         self._upstreams = {"main": main, "assets": assets}
         self._under_way = {"main": 0, "assets": 0}
+        self._failing = {"main": "", "assets": ""}
+        """The cause last told, empty while it answers."""
         self._row = row
         self._transfers: set[Transfer] = set()
         self.session = aiohttp.ClientSession(
@@ -106,10 +108,19 @@ class Forwarder:
         self._row.set("edge_upstream_requests", sum(self._under_way.values()))
 
     def count_answer(self, name: str, status: int) -> None:
+        if self._failing[name]:
+            self._failing[name] = ""
+            log.info("upstream %s answers again", self._upstreams[name].origin)
         status_class = f"{status // 100}xx"
         self._row.add(
             "edge_upstream_answers_total", 1, name, status_class if status_class in UPSTREAM_STATUSES else "other"
         )
+
+    def tell_failure(self, name: str, cause: str, error: Exception) -> None:
+        """A line when it begins to fail, and when it fails in another way: not one for each request."""
+        if self._failing[name] != cause:
+            self._failing[name] = cause
+            log.warning("upstream %s fails (%s): %s", self._upstreams[name].origin, cause, error)
 
     def count_failure(self, name: str, cause: str) -> None:
         self._row.add("edge_upstream_failures_total", 1, name, cause)
@@ -239,12 +250,13 @@ class Transfer:
 
     def _fail(self, error: Exception) -> None:
         cause, reason = _cause(error)
-        log.info("%s %s: %s: %s", self._order.method, self._upstream.origin, cause, error)
         if self._answered:
-            self._forwarder.count_failure(self.name, "cut")
+            cause = "cut"
+        self._forwarder.tell_failure(self.name, cause, error)
+        self._forwarder.count_failure(self.name, cause)
+        if self._answered:
             self._taker.cut()
         else:
-            self._forwarder.count_failure(self.name, cause)
             self._taker.refuse(reason)
 
     def _done(self, task: asyncio.Task[None]) -> None:

@@ -80,6 +80,23 @@ def test_an_upstream_that_is_not_there(tmp_path: Path) -> None:
         assert client.ask(CAPTURE).status == 200
 
 
+def test_a_failing_upstream_is_logged_once_and_when_it_answers_again(tmp_path: Path) -> None:
+    well = threading.Event()
+
+    def script(request: Incoming) -> None:
+        if not well.is_set():
+            raise Gone
+        request.send(answering(b"x"))
+
+    with scripted(script) as upstream, fronting(tmp_path, upstream) as front, Asking(front.address) as client:
+        for _ in range(5):
+            assert client.ask(post("/flags", b"")).status == 502
+        well.set()
+        assert client.ask(post("/flags", b"")).status == 200
+        wait_until(lambda: "answers again" in front.log_text(), "it is told")
+        assert front.log_text().count("fails (disconnected)") == 1
+
+
 def test_an_upstream_that_is_not_called_that(tmp_path: Path) -> None:
     with running(tmp_path, "--upstream", "http://nowhere.invalid") as front, Asking(front.address) as client:
         assert client.ask(get("/flags")).status == 502
