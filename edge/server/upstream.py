@@ -100,8 +100,10 @@ class Forwarder:
         return True
 
     def ended(self, transfer: "Transfer") -> None:
-        self._change(transfer.name, -1)
-        self._transfers.discard(transfer)
+        """Make room for the next. May be called again."""
+        if transfer in self._transfers:
+            self._transfers.discard(transfer)
+            self._change(transfer.name, -1)
 
     def _change(self, name: str, by: int) -> None:
         self._under_way[name] += by
@@ -224,6 +226,8 @@ class Transfer:
         finally:
             # Back to the pool where its end was reached, closed where not.
             response.release()
+        # Before the client knows, which may have the next one ready.
+        self._forwarder.ended(self)
         self._taker.end()
 
     async def _body(self) -> AsyncIterator[bytes]:
@@ -254,6 +258,7 @@ class Transfer:
             cause = "cut"
         self._forwarder.tell_failure(self.name, cause, error)
         self._forwarder.count_failure(self.name, cause)
+        self._forwarder.ended(self)
         if self._answered:
             self._taker.cut()
         else:

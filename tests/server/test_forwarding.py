@@ -134,6 +134,13 @@ def test_an_offered_upgrade_is_not_passed_on_but_its_body_is(client: Asking) -> 
     assert client.ask(get("/api/next")).status == 200
 
 
+def test_a_websocket_is_declined(client: Asking) -> None:
+    upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: eA==\r\n"
+    found = answer_json(client.ask(get("/live", upgrade)))
+    assert not {"Connection", "Upgrade"} & {name for name, _ in found["fields"]}
+    assert client.ask(get("/api/next")).status == 200
+
+
 def test_absolute_form_becomes_origin_form(client: Asking) -> None:
     assert answer_json(client.ask(get("http://edge.example/api/x?y=1")))["line"] == "GET /api/x?y=1 HTTP/1.1"
 

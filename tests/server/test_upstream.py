@@ -105,7 +105,7 @@ def test_an_upstream_that_is_not_called_that(tmp_path: Path) -> None:
 def test_an_upstream_that_does_not_take_the_body(tmp_path: Path) -> None:
     wait = threading.Event()
     with (
-        scripted(lambda request: _ignore(wait.wait(PATIENCE_S))) as upstream,
+        scripted(lambda request: _ignore(wait.wait(3 * PATIENCE_S))) as upstream,
         fronting(tmp_path, upstream, "--upstream-read-timeout", "300ms") as front,
         Asking(front.address) as client,
     ):
