@@ -467,6 +467,8 @@ class CaptureConnection(asyncio.Protocol):
         """The worker cannot wait longer for this client: what it has not sent whole is refused."""
         if self._state != _IDLE and not self._lingering:
             self._refuse_and_close(Reason.STOPPING)
+        elif self.queue and type(first := self.queue[0]) is Forwarding:
+            self._give_up(first, Reason.STOPPING, REFUSALS[Reason.STOPPING].detail)
 
     # --- the parser's side, in wire order
 
