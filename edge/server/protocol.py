@@ -793,11 +793,12 @@ class CaptureConnection(asyncio.Protocol):
         queue = self.queue
         close = False
         while queue:
-            first = queue[0]
-            if type(first) is Forwarding:
-                first.begin()
-            if (response := first.response) is None:
-                break
+            if (response := queue[0].response) is None:
+                first = queue[0]
+                if type(first) is Forwarding:
+                    first.begin()
+                if (response := first.response) is None:
+                    break
             close = queue.popleft().close
             transport.write(response)
         if close:
