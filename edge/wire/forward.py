@@ -146,7 +146,7 @@ def hides_capture(path: bytes) -> bool:
         elif name not in (b"", b"."):
             segments.append(name)
     route, _ = find_route(b"/" + b"/".join(segments))
-    return route is not None and route.kind is Kind.CAPTURE
+    return route is not None and route.kind in (Kind.CAPTURE, Kind.CAPTURE_V1)
 
 
 def request_fields(

@@ -11,7 +11,7 @@ from edge.wire.forward import (
     parse_upstream,
     request_fields,
 )
-from edge.wire.routes import CAPTURE_PATHS
+from edge.wire.routes import CAPTURE_PATHS, V1_PATHS
 
 # --- upstreams
 
@@ -82,7 +82,7 @@ def test_libraries_call_known_paths() -> None:
         assert not is_sdk_path(path)
 
 
-@pytest.mark.parametrize("path", CAPTURE_PATHS)
+@pytest.mark.parametrize("path", [*CAPTURE_PATHS, *V1_PATHS])
 def test_capture_is_found_in_disguise(path: str) -> None:
     name = path.encode()
     escaped = b"".join(b"%%%02x" % byte for byte in name)
