@@ -15,6 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from edge.wire.client_ip import parse_networks
+from edge.wire.forward import parse_upstream
 
 PREFIX: Final = "EDGE_"
 
@@ -115,6 +116,11 @@ def _networks(text: str) -> str:
     return text
 
 
+def _upstream(text: str) -> str:
+    parse_upstream(text)
+    return text
+
+
 DATA: Final = Option("data", _text, "./edge-data", "folder of the spool, the checkpoints and the default sink", "DIR")
 TO: Final = Option(
     "to",
@@ -198,6 +204,14 @@ SERVE: Final = (
     Option(
         "sync-interval", parse_duration, "1s", "longest stay in the page cache only, with --durability page", "TIME"
     ),
+    Option("upstream", _upstream, "", "where everything that is not capture is forwarded (default: nowhere)", "URL"),
+    Option(
+        "assets-upstream", _upstream, "", "the same for /static/* and /array/* (default: that of --upstream)", "URL"
+    ),
+    Option("upstream-requests-max", parse_count, "256", "forwarded requests under way, per upstream and worker", "N"),
+    Option("upstream-body-bytes-max", parse_size, "64MiB", "body of a forwarded request", "SIZE"),
+    Option("upstream-connect-timeout", parse_duration, "5s", "for a connection to an upstream", "TIME"),
+    Option("upstream-read-timeout", parse_duration, "30s", "an upstream that neither answers nor takes a body", "TIME"),
 )
 
 DRAIN: Final = (

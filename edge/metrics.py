@@ -25,6 +25,9 @@ LAYERS: Final = ("gzip", "deflate", "br", "zstd", "lz64", "base64", "form", "rep
 LANES: Final = ("main", "historical", "ai", "exceptions", "heatmaps", "warnings", "replay")
 DOUBTS: Final = (Reason.UNKNOWN_KEY.value, Reason.UNKNOWN_PERSONAL_KEY.value, Reason.BAD_PROJECT.value)
 SEAL_REASONS: Final = ("size", "age", "shutdown", "error")
+UPSTREAMS: Final = ("main", "assets")
+UPSTREAM_STATUSES: Final = ("2xx", "3xx", "4xx", "5xx", "other")
+UPSTREAM_FAILURES: Final = ("unreachable", "disconnected", "malformed", "timeout", "busy", "cut", "client_gone")
 SINKS_MAX: Final = 8
 """Sinks are numbered in the order given; the label carries the configured name."""
 
@@ -138,6 +141,21 @@ METRICS: Final = (
     Metric("edge_recovered_segments_total", "counter", "Segments left open by a crash and sealed at start."),
     Metric("edge_torn_bytes_total", "counter", "Bytes cut off the end of segments left open by a crash."),
     Metric("edge_damaged_bytes_total", "counter", "Bytes inside segments that are not readable."),
+    Metric(
+        "edge_upstream_answers_total",
+        "counter",
+        "Answers of upstreams passed on, by class of status.",
+        ("upstream", "status"),
+        (UPSTREAMS, UPSTREAM_STATUSES),
+    ),
+    Metric(
+        "edge_upstream_failures_total",
+        "counter",
+        "Forwarded requests without a complete answer, by cause.",
+        ("upstream", "cause"),
+        (UPSTREAMS, UPSTREAM_FAILURES),
+    ),
+    Metric("edge_upstream_requests", "gauge", "Forwarded requests under way.", per_process=True),
     Metric(
         "edge_heartbeat_timestamp_seconds",
         "gauge",

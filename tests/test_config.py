@@ -96,6 +96,7 @@ def test_every_option_is_a_flag_a_variable_and_a_key(option: Option, file: Path)
         "DIR": "somewhere",
         "FILE": "some.toml",
         "fsync|page": "page",
+        "URL": "http://upstream.example:1/x",
     }
     sample = samples[option.metavar]
     file.write_text(f'{option.key} = "{sample}"\n')

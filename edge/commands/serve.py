@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,6 +29,7 @@ from edge.spool.budget import CHECK_S, BudgetSettings, DiskBudget, Pressure
 from edge.spool.inspect import all_segments
 from edge.spool.writer import Durability, SpoolSettings
 from edge.status import spool_gauges
+from edge.wire.forward import UpstreamSettings
 from edge.wire.projects import ProjectsError
 from edge.wire.request import Limits
 
@@ -53,6 +55,7 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
     projects = _projects(settings)
     data = str(Path(settings["data"]).absolute())
     workers: int = settings["workers"]
+    upstream = _upstream(settings)
     try:
         sockets = listen(settings["listen"], workers)
     except OSError as error:
@@ -65,8 +68,10 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
 
     def worker(index: int, turn: int) -> Child:
         fds = [sockets[index].fileno(), board.fd, lifeline.read_fd]
-        slot = index + turn * workers
-        spec = WorkerSpec(slot, data, fds[0], board.fd, rows, fds[2], _server(settings), _spool(settings), projects)
+        spec = WorkerSpec(
+            *(index + turn * workers, data, fds[0], board.fd, rows, fds[2]),
+            *(_server(settings), _spool(settings), projects, upstream),
+        )
         return Child(f"worker-{index}", "edge.server.worker", spec, fds)
 
     def drainer(turn: int) -> Child:
@@ -173,6 +178,24 @@ def _watch(budget: DiskBudget) -> None:
             log.error("the disk cannot be measured: %s", error)
         # A spool of very many segments is not looked at all the time.
         time.sleep(max(CHECK_S, 20 * (time.monotonic() - started_s)))
+
+
+def _upstream(settings: dict[str, Any]) -> UpstreamSettings | None:
+    """`None` when nothing is forwarded. Raises `ConfigError`."""
+    if not settings["upstream"]:
+        if settings["assets_upstream"]:
+            raise ConfigError("--assets-upstream: expected --upstream with it, found none")
+        return None
+    if find_spec("aiohttp") is None:
+        raise ConfigError("--upstream needs the package aiohttp: pip install 'capture-edge[proxy]'")
+    return UpstreamSettings(
+        settings["upstream"],
+        settings["assets_upstream"] or "",
+        settings["upstream_requests_max"],
+        settings["upstream_body_bytes_max"],
+        settings["upstream_connect_timeout"],
+        settings["upstream_read_timeout"],
+    )
 
 
 def _probes(supervisor: Supervisor, board: Board, layout: Layout, sink_ids: list[str]) -> Probes:

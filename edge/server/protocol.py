@@ -8,21 +8,27 @@ so that the client sees the answer and the connection stays usable.
 import asyncio
 import logging
 from collections import deque
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import httptools
 import msgspec
 
 from edge.metrics import METHODS
+from edge.server.forwarding import Forwarding
 from edge.server.heads import KEPT, Familiar, Headers, by_lower_name
 from edge.server.service import Service
 from edge.wire.capture import capture, capture_plain, empty_poll, read_plain_query
 from edge.wire.client_ip import forwarded_ip, is_trusted, normalise_ip, plain_ipv4
+from edge.wire.forward import Order, hides_capture, is_sdk_path, origin_form, request_fields
+from edge.wire.quiet import Quiet, quiet_answer
 from edge.wire.rejections import REFUSALS, Reason, Rejected
 from edge.wire.request import Request
-from edge.wire.responses import CONTINUE, cors_headers, render_preflight, render_refusal, render_text
+from edge.wire.responses import CONTINUE, cors_headers, render, render_preflight, render_refusal, render_text
 from edge.wire.routes import OTHER, Kind, Route, allow, find_route
 from edge.wire.v1 import V1Answer, capture_batch, error_body, error_headers, request_id_header
+
+if TYPE_CHECKING:
+    from edge.server.upstream import Forwarder
 
 log = logging.getLogger(__name__)
 
@@ -46,10 +52,11 @@ _IDLE: Final = 0
 _HEAD: Final = 1
 _BODY: Final = 2
 
-# What keeps an answer from being written at once, as bits: for the first two reading is paused.
+# What keeps an answer from being written at once, as bits: for the first three reading is paused.
 _PIPELINE_FULL: Final = 1
 _CLIENT_NOT_READING: Final = 2
-_PAUSED: Final = _PIPELINE_FULL | _CLIENT_NOT_READING
+_UPSTREAM_NOT_TAKING: Final = 16
+_PAUSED: Final = _PIPELINE_FULL | _CLIENT_NOT_READING | _UPSTREAM_NOT_TAKING
 _CONTINUE_DUE: Final = 4
 _GONE: Final = 8
 
@@ -137,13 +144,14 @@ class CaptureConnection(asyncio.Protocol):
         "_discarded",
         "_familiar",
         "_fed",
+        "_fields",
+        "_forwarding",
         "_gathered",
         "_headers",
         "_keep_alive",
         "_lingered",
         "_lingering",
         "_method",
-        "_more_headers",
         "_packet",
         "_parser",
         "_peer",
@@ -168,7 +176,7 @@ class CaptureConnection(asyncio.Protocol):
         # for the connection
         self.service = service
         self.deadline_s = service.idle_deadline_s
-        self.queue: deque[Exchange] = deque()
+        self.queue: deque[Exchange | Forwarding] = deque()
         self.transport: asyncio.Transport | None = None
         self._peer = ""
         self._trusted = False
@@ -181,7 +189,7 @@ class CaptureConnection(asyncio.Protocol):
         # for the request
         self._url = b""
         self._arriving: dict[bytes, bytes] = {}
-        self._more_headers = 0
+        self._fields: list[tuple[bytes, bytes]] = []
         self._method = ""
         self._route: Route | None = None
         self._query = b""
@@ -200,6 +208,8 @@ class CaptureConnection(asyncio.Protocol):
         self._refused = False
         self._upgrading = False
         self._replaying = False
+        self._forwarding: Forwarding | None = None
+        """Whose body is arriving."""
         # The parser calls this one without a Python frame. Sizes are judged when the head, or a packet, is complete.
         self.on_body = self._body.append
         self._parser = _NO_PARSER
@@ -223,11 +233,17 @@ class CaptureConnection(asyncio.Protocol):
         self.transport = None
         self.hindered |= _GONE
         self._forget_body()
+        self._lose_forwardings()
         self.queue.clear()
         self.service.connections.discard(self)
 
     def eof_received(self) -> bool:
-        """The client sends no more; what it sent is still answered."""
+        """The client sends no more; what it sent is still answered, but for what is forwarded.
+
+        Most often it is gone altogether, which shows only when something is written to it, and an upstream is not kept at work
+        for nobody.
+        """
+        self._lose_forwardings()
         if not self.queue:
             return False
         self._end()
@@ -237,10 +253,14 @@ class CaptureConnection(asyncio.Protocol):
         """The client does not read its answers: read no more requests from it."""
         self._pause(_CLIENT_NOT_READING)
         self.deadline_s = self.service.now_s + self.service.settings.write_timeout_s
+        if self.queue and type(first := self.queue[0]) is Forwarding:
+            first.pause()
 
     def resume_writing(self) -> None:
         self._resume(_CLIENT_NOT_READING)
         self._set_deadline()
+        if self.queue and type(first := self.queue[0]) is Forwarding:
+            first.resume()
 
     def data_received(self, data: bytes) -> None:
         if self._state == _IDLE and not self._lingering:
@@ -377,7 +397,11 @@ class CaptureConnection(asyncio.Protocol):
 
     def _bound_body(self, head_bytes_max: int) -> None:
         service = self.service
-        if self._refused:
+        if self._forwarding is not None:
+            data = b"".join(self._body)
+            self._body.clear()
+            self._pass_on(self._forwarding, data)
+        elif self._refused:
             self._discarded += sum(map(len, self._body))
             self._body.clear()
             if self._discarded > 2 * self._body_bytes_max:
@@ -424,6 +448,9 @@ class CaptureConnection(asyncio.Protocol):
             self.deadline_s = self.service.idle_deadline_s
         elif self._lingering:
             transport.abort()
+        elif self.hindered & _UPSTREAM_NOT_TAKING:
+            # An upstream's time has its own limit.
+            self.deadline_s = self.service.idle_deadline_s
         elif self._state == _IDLE or not self._url:
             self._close()
         else:
@@ -440,6 +467,8 @@ class CaptureConnection(asyncio.Protocol):
         """The worker cannot wait longer for this client: what it has not sent whole is refused."""
         if self._state != _IDLE and not self._lingering:
             self._refuse_and_close(Reason.STOPPING)
+        elif self.queue and type(first := self.queue[0]) is Forwarding:
+            self._give_up(first, Reason.STOPPING, REFUSALS[Reason.STOPPING].detail)
 
     # --- the parser's side, in wire order
 
@@ -449,16 +478,14 @@ class CaptureConnection(asyncio.Protocol):
             self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields.append((name, value))
         key = name.lower()
-        arriving = self._arriving
-        if key not in KEPT:
-            self._more_headers += 1
-        elif key not in arriving:
-            # What is kept is counted by being kept. Of several with one name the first is read.
-            arriving[key] = value
-        else:
-            self._more_headers += 1
-            if key == b"host":
+        if key in KEPT:
+            arriving = self._arriving
+            if key not in arriving:
+                # Of several with one name the first is read.
+                arriving[key] = value
+            elif key == b"host":
                 arriving[key] = _SEVERAL_HOSTS
 
     def on_headers_complete(self) -> None:
@@ -466,16 +493,16 @@ class CaptureConnection(asyncio.Protocol):
         if self._replaying:
             return
         self._headers = self._arriving
-        count = len(self._headers) + self._more_headers
+        fields = self._fields
         self._forget_arriving()
         parser = self._parser
         self._keep_alive = parser.should_keep_alive()
         self._method = _METHOD_NAMES.get(parser.get_method(), "other")
         self._route, self._query = find_route(self._url)
         if not self._lingering:
-            self._judge_head(count)
+            self._judge_head(fields)
 
-    def _judge_head(self, count: int) -> None:
+    def _judge_head(self, fields: list[tuple[bytes, bytes]]) -> None:
         """Every rule for a head, in the order in which the first broken one is told."""
         settings = self.service.settings
         size = 0
@@ -498,7 +525,7 @@ class CaptureConnection(asyncio.Protocol):
             self._keep_alive = False
         if len(self._url) > settings.target_bytes_max:
             self._refuse_and_close(Reason.URI_TOO_LONG)
-        elif count > settings.headers_max or size > settings.header_bytes_max:
+        elif len(fields) > settings.headers_max or size > settings.header_bytes_max:
             self._refuse_and_close(Reason.HEADERS_TOO_LARGE)
         elif version not in ("1.0", "1.1"):
             self._refuse_and_close(Reason.HTTP_VERSION)
@@ -510,25 +537,36 @@ class CaptureConnection(asyncio.Protocol):
             self._refuse_and_close(Reason.METHOD_NOT_ALLOWED)
         elif len(self._url) > target_bytes_max:
             self._refuse(Reason.URI_TOO_LONG)
+        elif route is None:
+            self._judge_elsewhere(fields)
         elif method == "OPTIONS":
             pass
-        elif route is None:
-            self._refuse(Reason.NOT_FOUND)
         elif method not in route.methods:
             self._refuse(Reason.METHOD_NOT_ALLOWED, allowed=allow(route))
         else:
             self._admit(headers, route)
+
+    def _judge_elsewhere(self, fields: list[tuple[bytes, bytes]]) -> None:
+        """A path of another service: forwarded, answered quietly, or not found."""
+        target = origin_form(self._url)
+        path = target.partition(b"?")[0]
+        forwarder = self.service.forwarder
+        # Pages of any origin may call what libraries call; the rest is the upstream's to allow.
+        if self._method == "OPTIONS" and (forwarder is None or not path or is_sdk_path(path)):
+            return
+        if forwarder is not None and path and self._parser.get_method() != b"TRACE" and not hides_capture(path):
+            self._forward(forwarder, target, fields)
+        elif forwarder is None and (quiet := quiet_answer(self._method, path, self._query)) is not None:
+            self._answer_quietly(quiet)
+        else:
+            self._refuse(Reason.NOT_FOUND)
 
     def _admit(self, headers: dict[bytes, bytes], route: Route) -> None:
         """Judge a body by what is said of it, before it is read."""
         announced = int(headers.get(b"content-length", b"0"))
         expect = headers.get(b"expect")
         if announced > self._body_bytes_max:
-            if expect is not None or announced > 2 * self._body_bytes_max:
-                # The client may or may not send the body now; only a new connection is certain.
-                self._refuse_and_close(Reason.BODY_TOO_LARGE, self._body_limit())
-            else:
-                self._refuse(Reason.BODY_TOO_LARGE, self._body_limit())
+            self._refuse_announced(announced, expected=expect is not None)
         elif (overload := self.service.overload(announced, replay=route.replay)) is not None:
             self._refuse(overload)
         elif expect is not None:
@@ -538,6 +576,14 @@ class CaptureConnection(asyncio.Protocol):
                 self.hindered |= _CONTINUE_DUE
                 self.flush()
 
+    def _refuse_announced(self, announced: int, *, expected: bool) -> None:
+        """A body that would be too large. `expected`: the client waits for a word before it sends it."""
+        if expected or announced > 2 * self._body_bytes_max:
+            # It may or may not send the body now; only a new connection is certain.
+            self._refuse_and_close(Reason.BODY_TOO_LARGE, self._body_limit())
+        else:
+            self._refuse(Reason.BODY_TOO_LARGE, self._body_limit())
+
     def on_message_complete(self) -> None:
         if self._upgrading:
             # An offer to change protocols, which is declined by answering; the parser stops here without the body.
@@ -545,6 +591,9 @@ class CaptureConnection(asyncio.Protocol):
         self._url = b""
         self._state = _IDLE
         text = self._whole_body()
+        if self._forwarding is not None:
+            self._complete_forwarded(self._forwarding, text)
+            return
         self._forget_request()
         if self._refused or self._lingering or len(text) > self._body_bytes_max:
             self._end_refused()
@@ -662,6 +711,25 @@ class CaptureConnection(asyncio.Protocol):
             service.count_answer(self._method, route.name, 200)
         self.flush()
 
+    def _answer_quietly(self, quiet: Quiet) -> None:
+        """Answer now; a body is thrown away as it comes."""
+        service = self.service
+        self._refused = True
+        exchange = Exchange(self, None, self._method, self._headers.get(b"origin", b""))
+        exchange.close = not self._keep_alive
+        exchange.response = render(
+            quiet.status,
+            quiet.body,
+            cors_headers(exchange.origin),
+            service.date,
+            content_type=quiet.content_type,
+            close=exchange.close,
+            head=self._method == "HEAD",
+        )
+        service.count_answer(self._method, OTHER, quiet.status)
+        self.queue.append(exchange)
+        self.flush()
+
     def _body_limit(self) -> str:
         return f"Expected at most {self._body_bytes_max} bytes."
 
@@ -691,6 +759,13 @@ class CaptureConnection(asyncio.Protocol):
         if self._lingering:
             return
         self._forget_body()
+        if self._forwarding is not None:
+            forwarding = self._forwarding
+            self._forwarding = None
+            self._lingering = True
+            detail = REFUSALS[reason].detail
+            self._give_up(forwarding, reason, f"{detail} {found}" if found else detail)
+            return
         if self._refused:
             # It has its answer.
             self._end()
@@ -710,7 +785,9 @@ class CaptureConnection(asyncio.Protocol):
         """A callback raised, so the parser is of no more use."""
         if self._state == _IDLE and self.queue and self.queue[-1].response is None:
             # It was complete, and has a place for an answer that nobody would give.
-            self.queue.pop()
+            last = self.queue.pop()
+            if type(last) is Forwarding:
+                last.lose()
             self._state = _BODY
         self._refuse_and_close(Reason.INTERNAL)
 
@@ -721,7 +798,13 @@ class CaptureConnection(asyncio.Protocol):
             return
         queue = self.queue
         close = False
-        while queue and (response := queue[0].response) is not None:
+        while queue:
+            if (response := queue[0].response) is None:
+                first = queue[0]
+                if type(first) is Forwarding:
+                    first.begin()
+                if (response := first.response) is None:
+                    break
             close = queue.popleft().close
             transport.write(response)
         if close:
@@ -734,9 +817,93 @@ class CaptureConnection(asyncio.Protocol):
         if self.hindered & _PIPELINE_FULL and len(queue) <= self.service.settings.pipeline_max // 2:
             self._resume(_PIPELINE_FULL)
 
-    def ends_with(self, exchange: Exchange) -> bool:
+    def ends_with(self, exchange: Exchange | Forwarding) -> bool:
         """Whether no request came after this one."""
         return bool(self.queue) and self.queue[-1] is exchange
+
+    # --- forwarding
+
+    def _forward(self, forwarder: "Forwarder", target: bytes, fields: list[tuple[bytes, bytes]]) -> None:
+        """Begin with the head; the body is passed on as it comes."""
+        headers = self._headers
+        self._body_bytes_max = forwarder.settings.body_bytes_max
+        length = int(headers.get(b"content-length", b"0"))
+        expect = headers.get(b"expect")
+        if length > self._body_bytes_max:
+            self._refuse_announced(length, expected=expect is not None)
+            return
+        if expect is not None and expect.strip().lower() != b"100-continue":
+            self._refuse(Reason.EXPECTATION)
+            return
+        authority = forwarder.place(target)[1].authority
+        sent = request_fields(fields, authority=authority, peer=self._peer, trusted=self._trusted)
+        has_body = length > 0 or b"transfer-encoding" in headers
+        self._forwarding = forwarding = Forwarding(
+            self,
+            forwarder,
+            Order(self._parser.get_method().decode(), target, sent, has_body),
+            origin=headers.get(b"origin", b""),
+            http_1_0=self._parser.get_http_version() == "1.0",
+            close=not self._keep_alive,
+            continue_due=expect is not None and has_body,
+        )
+        self.queue.append(forwarding)
+        self.flush()
+
+    def _pass_on(self, forwarding: Forwarding, data: bytes) -> None:
+        self._discarded += len(data)
+        if self._discarded > self._body_bytes_max:
+            self._refuse_and_close(Reason.BODY_TOO_LARGE, self._body_limit())
+        else:
+            forwarding.take(data)
+
+    def _complete_forwarded(self, forwarding: Forwarding, data: bytes) -> None:
+        self._pass_on(forwarding, data)
+        self._forget_request()
+        self._body_bytes_max = self.service.settings.body_bytes_max
+        if self._forwarding is forwarding:
+            self._forwarding = None
+            forwarding.complete()
+        if not self._keep_alive and not self._lingering:
+            self._end()
+        self._bound_pipeline()
+
+    def pause_body(self) -> None:
+        """The upstream does not take what comes."""
+        self._pause(_UPSTREAM_NOT_TAKING)
+
+    def resume_body(self) -> None:
+        if self.hindered & _UPSTREAM_NOT_TAKING:
+            self._resume(_UPSTREAM_NOT_TAKING)
+            self._set_deadline()
+
+    def throw_body_away(self, forwarding: Forwarding, *, at_once: bool) -> None:
+        """The answer was complete before the request was; `at_once`: close without reading the rest."""
+        if self._forwarding is forwarding:
+            self._forwarding = None
+            self._refused = True
+            self._lingering = self._lingering or at_once
+
+    def abort(self) -> None:
+        """End the connection with a reset."""
+        if self.transport is not None:
+            self.transport.abort()
+            self.transport = None
+            self.hindered |= _GONE
+
+    def is_last(self, forwarding: Forwarding) -> bool:
+        return self.service.stopping and self.ends_with(forwarding)
+
+    def _lose_forwardings(self) -> None:
+        self._forwarding = None
+        for waiting in self.queue:
+            if type(waiting) is Forwarding:
+                waiting.lose()
+        self.flush()
+
+    def _give_up(self, forwarding: Forwarding, reason: Reason, detail: str) -> None:
+        forwarding.give_up(reason, detail)
+        self.flush()
 
     def _end(self) -> None:
         """No request is taken any more; the connection closes when the answers that are due are sent."""
@@ -784,7 +951,7 @@ class CaptureConnection(asyncio.Protocol):
 
     def _forget_arriving(self) -> None:
         self._arriving = {}
-        self._more_headers = 0
+        self._fields = []
 
     def _whole_body(self) -> bytes:
         if self._gathered:

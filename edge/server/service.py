@@ -21,6 +21,7 @@ from edge.wire.v1 import V1Answer
 
 if TYPE_CHECKING:
     from edge.server.protocol import CaptureConnection
+    from edge.server.upstream import Forwarder
 
 _ORIGINS_MAX: Final = 1024
 """Ready-made answers kept at a time; they are dropped every second anyway, when the date changes."""
@@ -70,6 +71,7 @@ class Service:
         row: Row,
         ids: RecordIds,
         wall_ns: Callable[[], int],
+        forwarder: "Forwarder | None" = None,
     ) -> None:
         self.settings = settings
         self.trusted_proxies = parse_networks(settings.trusted_proxies)
@@ -81,6 +83,8 @@ class Service:
         self.writer = writer
         self.ids = ids
         self.wall_ns = wall_ns
+        self.forwarder = forwarder
+        """Takes what is on no route; `None` where there is no upstream."""
         self.now_s = 0.0
         self.idle_deadline_s = 0.0
         self.date = b""

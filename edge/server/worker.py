@@ -11,7 +11,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import uvloop
@@ -28,6 +28,10 @@ from edge.server.service import ServerSettings, Service
 from edge.spool.budget import Pressure
 from edge.spool.recover import Recovered, next_counter, open_slot
 from edge.spool.writer import Clock, SpoolSettings, SpoolWriter
+from edge.wire.forward import UpstreamSettings
+
+if TYPE_CHECKING:
+    from edge.server.upstream import Forwarder
 
 log = logging.getLogger("edge.server.worker")
 
@@ -55,6 +59,7 @@ class WorkerSpec(msgspec.Struct):
     spool: SpoolSettings
     projects: str = ""
     """File of the project registry, empty for none."""
+    upstream: UpstreamSettings | None = None
 
 
 def wall_us() -> int:
@@ -116,7 +121,8 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, board: Board,
         row,
         _on_fault,
     )
-    service = Service(spec.server, writer, row, RecordIds(secrets.randbits(64)), time.time_ns)
+    forwarder = _forwarder(spec.upstream, row)
+    service = Service(spec.server, writer, row, RecordIds(secrets.randbits(64)), time.time_ns, forwarder)
     projects = Projects(spec.projects, row) if spec.projects else None
     if projects is not None:
         service.choose_key, service.known_keys = projects.tick()
@@ -136,6 +142,8 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, board: Board,
     server.close()
     await _finish(service, stop)
     loop.remove_reader(spec.lifeline_fd)
+    if forwarder is not None:
+        await forwarder.close()
     await writer.close()
     ticking.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -145,6 +153,15 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, board: Board,
         row.set(gauge, 0)
     log.info("stopped, every accepted record is sealed")
     return 0
+
+
+def _forwarder(settings: UpstreamSettings | None, row: Row) -> "Forwarder | None":
+    if settings is None:
+        return None
+    # An HTTP client is much to load, and comes with an extra.
+    from edge.server.upstream import Forwarder
+
+    return Forwarder(settings, row)
 
 
 async def _tick(

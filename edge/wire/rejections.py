@@ -71,6 +71,11 @@ class Reason(Enum):
     STOPPING = "stopping"
     STORAGE = "storage"
     INTERNAL = "internal"
+    UPSTREAM_UNREACHABLE = "upstream_unreachable"
+    UPSTREAM_DISCONNECTED = "upstream_disconnected"
+    UPSTREAM_MALFORMED = "upstream_malformed"
+    UPSTREAM_TIMEOUT = "upstream_timeout"
+    UPSTREAM_BUSY = "upstream_busy"
 
 
 _MALFORMED: Final = "Malformed request data: "
@@ -87,6 +92,10 @@ def _bad_token(code: str) -> Refusal:
 
 def _ours(detail: str) -> Refusal:
     return Refusal(503, "server_error", "server_error", detail, retry_after=True)
+
+
+def _upstream(detail: str) -> Refusal:
+    return Refusal(502, "server_error", "bad_gateway", detail)
 
 
 REFUSALS: Final[dict[Reason, Refusal]] = {
@@ -156,6 +165,13 @@ REFUSALS: Final[dict[Reason, Refusal]] = {
         "If you are the owner of this app you can check the logs for further details."
     ),
     Reason.INTERNAL: _ours("The server met a fault of its own. Please try again."),
+    Reason.UPSTREAM_UNREACHABLE: _upstream("The service behind this path cannot be reached."),
+    Reason.UPSTREAM_DISCONNECTED: _upstream("The service behind this path closed the connection without an answer."),
+    Reason.UPSTREAM_MALFORMED: _upstream("The service behind this path answered with something that is no HTTP."),
+    Reason.UPSTREAM_TIMEOUT: Refusal(
+        504, "timeout_error", "gateway_timeout", "The service behind this path did not answer in time."
+    ),
+    Reason.UPSTREAM_BUSY: _ours("Too many requests wait for the service behind this path. Please try again."),
 }
 
 

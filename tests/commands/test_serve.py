@@ -1,5 +1,7 @@
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ from edge.server.admin import Probes
 from edge.server.supervisor import Job, Supervisor
 from edge.status import spool_gauges
 from tests.exposition import Family, parse
-from tests.server.running import Server, edge, running, wait_until
+from tests.server.running import Server, edge, environment, running, wait_until
 
 EVENT = b'{"api_key":"phc_x","event":"e","distinct_id":"d"}'
 READINESS = b"GET /_readiness HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -135,6 +137,28 @@ def test_a_setting_that_cannot_be_used_is_status_78_before_anything_is_made(tmp_
     done = edge("serve", "--data", tmp_path / "data", "--workers", "zero")
     assert done.returncode == 78
     assert not (tmp_path / "data").exists()
+
+
+UNUSABLE = {
+    "no URL": (("--upstream", "localhost:80"), "--upstream: expected http://HOST"),
+    "assets without the rest": (("--assets-upstream", "http://h"), "--assets-upstream: expected --upstream with it"),
+}
+
+
+@pytest.mark.parametrize(("flags", "why"), UNUSABLE.values(), ids=UNUSABLE)
+def test_an_upstream_that_cannot_be_used_is_told_at_the_start(flags: tuple[str, ...], why: str, tmp_path: Path) -> None:
+    done = edge("serve", "--data", tmp_path / "data", *flags)
+    assert done.returncode == 78
+    assert why in done.stderr
+
+
+def test_an_upstream_without_its_package_is_told_at_the_start(tmp_path: Path) -> None:
+    """The extra is not installed: as it looks to an import, the package is not there."""
+    program = "import sys; sys.modules['aiohttp'] = None; from edge.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = [sys.executable, "-c", program, "serve", "--data", str(tmp_path / "data"), "--upstream", "http://h"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    assert done.returncode == 78
+    assert "pip install 'capture-edge[proxy]'" in done.stderr
 
 
 # --- what the probes make of the processes

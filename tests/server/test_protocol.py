@@ -239,6 +239,17 @@ CASES: Final[dict[str, Case]] = {
     "chunked, Transfer-Encoding in capitals": stored(
         request(b"POST", b"/e/", b"TRANSFER-ENCODING: CHUNKED") + chunks(EVENT)
     ),
+    # paths of other services
+    "flags": Case(post(b'{"token":"t"}', target=b"/flags/?v=2"), 200),
+    "flags with a chunked body": Case(chunked(chunks(b"{", b"}"), target=b"/flags"), 200),
+    "decide, polled": Case(request(b"GET", b"/decide"), 200),
+    "HEAD of decide": Case(request(b"HEAD", b"/decide/"), 200),
+    "decide and Connection: close": closing(200, post(b"{}", b"Connection: close", target=b"/decide?v=3")),
+    "surveys": Case(request(b"GET", b"/api/surveys/?token=t"), 200),
+    "a configuration": refused(404, request(b"GET", b"/array/phc_x/config.js")),
+    "logs": refused(404, post(b"{}", target=b"/i/v1/logs?token=t")),
+    "PUT to flags": refused(404, request(b"PUT", b"/flags", body=EVENT)),
+    "h2c to flags": Case(post(b"{}", *UPGRADE, target=b"/flags?v=2"), 200),
     # an offered upgrade is declined by answering
     "h2c with a body": stored(post(EVENT, *UPGRADE)),
     "h2c with a chunked body": stored(chunked(chunks(EVENT[:5], EVENT[5:]), *UPGRADE)),

@@ -103,5 +103,16 @@ def test_the_end_fits_into_the_ten_seconds_that_container_engines_wait() -> None
 def test_a_worker_is_told_everything_it_needs() -> None:
     """Nothing is read later, but for the project registry from its file."""
     assert set(WorkerSpec.__struct_fields__) == {
-        *("slot", "data", "listen_fd", "board_fd", "board_rows", "lifeline_fd", "server", "spool", "projects")
+        *(
+            "slot",
+            "data",
+            "listen_fd",
+            "board_fd",
+            "board_rows",
+            "lifeline_fd",
+            "server",
+            "spool",
+            "projects",
+            "upstream",
+        )
     }
