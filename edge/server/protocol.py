@@ -632,8 +632,7 @@ class CaptureConnection(asyncio.Protocol):
         service.append(captured.record, captured.events, received_us, exchange)
 
     def _forwarded_ip(self, headers: Headers) -> str:
-        get = headers.get
-        return forwarded_ip(get(b"x-forwarded-for"), get(b"forwarded"), get(b"x-real-ip")) or self._peer
+        return forwarded_ip(headers) or self._peer
 
     def _answer_preflight(self, exchange: Exchange) -> None:
         service = self.service

@@ -85,25 +85,25 @@ def _rewritten(text: bytes, replace: Callable[[bytes, bytes], bytes]) -> bytes:
 
     On text that is no JSON it stops at the first byte that can begin no token; the rest follows unchanged.
     """
-    parts: list[bytes] = []
+    rewritten = bytearray()
     sound = _sound_outside(text, 0)
     for _ in range(REPAIRS_MAX):
         # Both patterns match the empty string, so there is always a match.
         assert sound is not None
-        parts.append(sound[0])
+        rewritten += sound[0]
         at = sound.end()
         if token := _lone_surrogate(text, at):
-            parts.append(replace(token[0], b"\\ufffd"))
+            rewritten += replace(token[0], b"\\ufffd")
             sound = _sound_inside(text, token.end())
         elif token := _constant(text, at):
-            parts.append(replace(token[0], b"null"))
+            rewritten += replace(token[0], b"null")
             sound = _sound_outside(text, token.end())
         elif (token := _number(text, at)) and (overflows := _overflows(token[0])) is not None:
-            parts.append(replace(token[0], b"null") if overflows else token[0])
+            rewritten += replace(token[0], b"null") if overflows else token[0]
             sound = _sound_outside(text, token.end())
         else:
-            parts.append(text[at:])
-            return b"".join(parts)
+            rewritten += memoryview(text)[at:]
+            return bytes(rewritten)
     raise Rejected(Reason.BAD_JSON, f"expected at most {REPAIRS_MAX} values that strict JSON forbids")
 
 

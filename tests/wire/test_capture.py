@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from edge.segment.record import Record, RecordIds, decode_record
-from edge.wire.capture import Captured, capture, empty_poll
+from edge.wire.capture import Captured, capture, empty_poll, is_terse
 from edge.wire.rejections import Reason, Rejected
 from edge.wire.request import Limits, Request
 from edge.wire.routes import ROUTES, find_route
@@ -31,7 +31,7 @@ def captured(
 def test_an_event_becomes_a_record() -> None:
     found, record = captured(b"/e/", EVENT)
     assert record == Record("000000000000000a-0", AT, "phc_x", "e", "203.0.113.7", EVENT)
-    assert (found.events, found.beacon, found.layers) == (1, False, ())
+    assert (found.events, found.beacon, found.terse, found.layers) == (1, False, False, ())
 
 
 def test_the_bytes_of_the_client_are_kept_but_for_line_breaks() -> None:
@@ -73,10 +73,16 @@ def test_what_was_unwrapped_is_told(target: bytes, body: bytes, layers: tuple[st
 
 TIMES = {
     "query": (b"/e/?_=1751367600000", EVENT, "1751367600000"),
-    "query, not a number": (b"/e/?_=soon", EVENT, "soon"),
-    "query, not UTF-8": (b"/e/?_=%FF", EVENT, "\ufffd"),
+    "query, a date": (b"/e/?_=2025-07-01T11:00:00%2B02:00", EVENT, "2025-07-01T11:00:00+02:00"),
+    "query, no time": (b"/e/?_=soon", EVENT, ""),
+    "query, partly not UTF-8": (b"/e/?_=1%FF", EVENT, "1\ufffd"),
+    "query, by name": (b"/e/?sent_at=1751367600000", EVENT, "1751367600000"),
+    "query, by its other name": (b"/e/?sentAt=1751367600000", EVENT, "1751367600000"),
     "form": (b"/e/", b"data=" + quote(PACKED).encode() + b"&sent_at=1751367600001", "1751367600001"),
     "query before form": (b"/e/?_=1", b"data=" + quote(PACKED).encode() + b"&sent_at=2", "1"),
+    "form, its other name": (b"/e/", b"data=" + quote(PACKED).encode() + b"&sentAt=1751367600001", "1751367600001"),
+    "form, as queries have it": (b"/e/", b"_=1751367600001&data=" + quote(PACKED).encode(), "1751367600001"),
+    "no time in the query before form": (b"/e/?_=soon", b"data=" + quote(PACKED).encode() + b"&sent_at=2", "2"),
     "none": (b"/e/?ver=1", EVENT, ""),
 }
 
@@ -132,6 +138,34 @@ def test_what_cannot_be_stored_is_refused(target: bytes, body: bytes, reason: Re
     with pytest.raises(Rejected) as raised:
         captured(target, body, decoded_bytes_max=1000)
     assert raised.value.reason is reason
+
+
+FORM = b"data=" + quote(PACKED).encode()
+TERSE = {
+    "PostHog's": (b"/e/", EVENT, False),
+    "PostHog's, a form": (b"/e/", FORM, False),
+    "Mixpanel's, JSON": (b"/track", EVENT, True),
+    "Mixpanel's, a form": (b"/engage/", FORM, True),
+    "Mixpanel's, the query": (b"/track/?verbose=0&data=" + quote(PACKED).encode(), b"", True),
+    "Mixpanel's, verbose in the query": (b"/import?verbose=1", FORM, False),
+    "Mixpanel's, verbose in the form": (b"/groups/", FORM + b"&verbose=1&ip=0", False),
+    "Mixpanel's, verbose in both": (b"/track/?verbose=1", FORM + b"&verbose=0", False),
+    "Mixpanel's, a value that is not 1": (b"/track?verbose=true", FORM, True),
+}
+
+
+@pytest.mark.parametrize(("target", "body", "terse"), TERSE.values(), ids=TERSE)
+def test_mixpanels_libraries_get_the_success_they_ask_for(target: bytes, body: bytes, terse: bool) -> None:
+    assert captured(target, body)[0].terse is terse
+
+
+@pytest.mark.parametrize(
+    ("target", "terse"), [(b"/track", True), (b"/track?verbose=1", False), (b"/e/", False), (b"/e/?verbose=0", False)]
+)
+def test_a_poll_is_answered_as_its_route_answers(target: bytes, terse: bool) -> None:
+    route, query = find_route(target)
+    assert route is not None
+    assert is_terse(Request("GET", query), route) is terse
 
 
 def test_records_are_numbered_on() -> None:
