@@ -16,7 +16,7 @@ import msgspec
 from edge.metrics import METHODS
 from edge.server.heads import KEPT, Familiar, Headers, by_lower_name
 from edge.server.service import Service
-from edge.wire.capture import capture, capture_plain, empty_poll, read_plain_query
+from edge.wire.capture import capture, capture_plain, empty_poll, is_terse, read_plain_query
 from edge.wire.client_ip import forwarded_ip, is_trusted, normalise_ip, plain_ipv4
 from edge.wire.rejections import REFUSALS, Reason, Rejected
 from edge.wire.request import Request
@@ -68,6 +68,7 @@ class Exchange(msgspec.Struct, gc=False):
     close: bool = False
     head: bool = False
     beacon: bool = False
+    terse: bool = False
     v1: V1Answer | None = None
     """Of a request of capture v1, whose answers have a form of their own."""
 
@@ -94,7 +95,9 @@ class Exchange(msgspec.Struct, gc=False):
         if self.v1 is not None:
             self.response = service.v1_success(self.origin, self.v1, close=self.close)
             return
-        self.response = service.special_success(self.origin, close=self.close, head=self.head, beacon=self.beacon)
+        self.response = service.special_success(
+            self.origin, close=self.close, head=self.head, beacon=self.beacon, terse=self.terse
+        )
 
     def is_last(self, service: Service) -> bool:
         """The worker stops, and nothing waits behind this answer."""
@@ -597,6 +600,7 @@ class CaptureConnection(asyncio.Protocol):
             captured = capture(request, exchange.route, service.settings.decoded, service.ids, service.choose_key)
         except Rejected as rejected:
             if rejected.reason is Reason.NO_DATA and empty_poll(request):
+                exchange.terse = is_terse(request, exchange.route)
                 exchange.answer_specially(service)
             else:
                 exchange.refuse(rejected.reason, rejected.detail)
@@ -606,6 +610,8 @@ class CaptureConnection(asyncio.Protocol):
             service.count_layers(captured.layers)
         if captured.beacon:
             exchange.beacon = exchange.special = True
+        if captured.terse:
+            exchange.terse = exchange.special = True
         service.append(captured.record, captured.events, received_us, exchange)
 
     def _capture_v1(self, exchange: Exchange, body: bytes) -> None:
