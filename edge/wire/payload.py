@@ -11,6 +11,7 @@ import msgspec
 
 from edge.wire.rejections import Reason, Rejected
 from edge.wire.repair import repair_json
+from edge.wire.utf8 import is_utf8
 
 
 class Payload(msgspec.Struct, gc=False, frozen=True):
@@ -96,12 +97,12 @@ def read_plain_key(text: bytes) -> str | None:
 
 def read_payload(text: bytes) -> Payload:
     """`text` begins with `{` or `[`. Raises `Rejected` for what is no JSON, or holds no event or too many."""
+    # A list of so few commas has no more elements.
+    if len(text) > _DENSE_BYTES and text.count(b",") >= EVENTS_MAX:
+        return _read_loose(text)
+    if not text.isascii() and not is_utf8(text):
+        return _read_loose(text)
     try:
-        if not text.isascii():
-            text.decode()
-        # A list of so few commas has no more elements.
-        if len(text) > _DENSE_BYTES and text.count(b",") >= EVENTS_MAX:
-            return _read_loose(text)
         if text[0] == 0x7B:
             envelope = _decode_object(text)
             if envelope.batch is None:
@@ -109,7 +110,7 @@ def read_payload(text: bytes) -> Payload:
                 return Payload(text, () if key is None else (key,), 1)
             return _read_batch(text, envelope, envelope.batch)
         envelopes = _decode_list(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except msgspec.MsgspecError:
         return _read_loose(text)
     except RecursionError:
         raise Rejected(Reason.TOO_NESTED) from None
@@ -140,16 +141,15 @@ def _read_loose(text: bytes) -> Payload:
 
     Goes from element to element, at some microseconds each, and keeps none.
     """
-    repaired = False
     try:
-        if not text.isascii():
-            text.decode()
+        repaired = not is_utf8(text)
         _skip(text)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        text = repair_json(text)
+    except msgspec.DecodeError:
         repaired = True
     except RecursionError:
         raise Rejected(Reason.TOO_NESTED) from None
+    if repaired:
+        text = repair_json(text)
     elements = memoryview(text)
     key: object | None = None
     if text[0] == 0x7B:

@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from edge.wire.rejections import Reason, Rejected
+from edge.wire.utf8 import is_utf8, mend_cesu8
 
 REPAIRS_MAX: Final = 1_000_000
 """Tokens looked at one by one, about a microsecond each: above what any client sends, below what holds a loop for long."""
@@ -66,18 +67,13 @@ def repair_json(text: bytes) -> bytes:
 
 def _utf8(text: bytes) -> bytes:
     """CESU-8 halves joined, lone ones U+FFFD."""
-    if text.isascii():
+    if is_utf8(text):
         return text
     try:
-        text.decode()
-    except UnicodeDecodeError:
-        try:
-            halves = text.decode("utf-8", "surrogatepass")
-        except UnicodeDecodeError as error:
-            found = f"Byte {error.start} is 0x{text[error.start]:02x}, near `{_excerpt(text, error.start)}`."
-            raise Rejected(Reason.BAD_UTF8, found) from None
-        return halves.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
-    return text
+        return mend_cesu8(text)
+    except ValueError as error:
+        at = int(str(error))
+        raise Rejected(Reason.BAD_UTF8, f"Byte {at} is 0x{text[at]:02x}, near `{_excerpt(text, at)}`.") from None
 
 
 def _rewritten(text: bytes, replace: Callable[[bytes, bytes], bytes]) -> bytes:
