@@ -261,6 +261,10 @@ def _form_data(fields: dict[str, bytes]) -> bytes:
     return data
 
 
+_Refusal = tuple[Reason, str]
+"""What to raise later. An exception that waits in a variable makes a circle with its frame, and keeps the bytes alive."""
+
+
 def _next_layer(data: bytes, text: bytes, hints: list[str], form_declared: bool, limits: Limits) -> tuple[str, bytes]:
     """The next layer of `data` and what is inside it. Raises `Rejected` for the layer most likely meant."""
     # A magic number is no accident: behind one, a broken stream is broken and nothing else.
@@ -270,20 +274,21 @@ def _next_layer(data: bytes, text: bytes, hints: list[str], form_declared: bool,
         return "zstd", _opened("zstd", data, limits)
     refusal = _certain_refusal(data, text)
     if refusal:
-        raise refusal
+        raise Rejected(*refusal)
     for name in _candidates(text, hints):
         try:
             inside = _opened(name, data if name in ("deflate", "br") else text, limits)
         except Rejected as failed:
             if failed.reason is Reason.DECODED_TOO_LARGE:
                 raise
-            refusal = refusal or (failed if name in hints or _is_likely_base64(text) else None)
+            if not refusal and (name in hints or _is_likely_base64(text)):
+                refusal = failed.reason, failed.found
             continue
         if _is_recognised(inside, [hint for hint in hints if hint != name]):
             return name, inside
-        found = Rejected(REASONS[name], f"Found `{_shown(inside)}` inside {name}, expected JSON.")
-        refusal = refusal or (found if name in hints or _is_likely_base64(text) else None)
-    raise refusal or _refusal(text, hints, form_declared)
+        if not refusal and (name in hints or _is_likely_base64(text)):
+            refusal = REASONS[name], f"Found `{_shown(inside)}` inside {name}, expected JSON."
+    raise Rejected(*(refusal or _refusal(text, hints, form_declared)))
 
 
 def _opened(name: str, data: bytes, limits: Limits) -> bytes:
@@ -322,27 +327,27 @@ def _is_likely_base64(text: bytes) -> bool:
     return len(text) >= _BASE64_LIKELY_BYTES and b" " not in text and _base64_spot(text[:_SPOT_BYTES]) is not None
 
 
-def _certain_refusal(data: bytes, text: bytes) -> Rejected | None:
+def _certain_refusal(data: bytes, text: bytes) -> _Refusal | None:
     """For bytes whose beginning says that no layer is left to look for."""
     if data.startswith(_GZIP_AS_TEXT):
-        return Rejected(Reason.BAD_GZIP, "Something on the way decoded the stream as text: it begins 1f ef bf bd.")
+        return (Reason.BAD_GZIP, "Something on the way decoded the stream as text: it begins 1f ef bf bd.")
     if data.startswith(_UTF16_MARKS):
-        return Rejected(Reason.BAD_UTF8, "Found UTF-16, by its byte order mark.")
+        return (Reason.BAD_UTF8, "Found UTF-16, by its byte order mark.")
     if _scalar(text):
-        return Rejected(Reason.BAD_SHAPE, f"Found `{_shown(text)}`.")
+        return (Reason.BAD_SHAPE, f"Found `{_shown(text)}`.")
     return None
 
 
-def _refusal(text: bytes, hints: list[str], form_declared: bool) -> Rejected:
+def _refusal(text: bytes, hints: list[str], form_declared: bool) -> _Refusal:
     """For bytes that are nothing we know."""
     shown = _shown(text)
     if hints:
-        return Rejected(REASONS[hints[0]], f"Expected {hints[0]} as declared, found `{shown}`.")
+        return (REASONS[hints[0]], f"Expected {hints[0]} as declared, found `{shown}`.")
     if form_declared:
-        return Rejected(Reason.BAD_FORM, f"Expected a field `data`, found `{shown}`.")
+        return (Reason.BAD_FORM, f"Expected a field `data`, found `{shown}`.")
     if _is_readable(text):
-        return Rejected(Reason.BAD_JSON, f"expected {{ or [ at the start, found `{shown}`")
-    return Rejected(Reason.BAD_ENCODING, f"Found `{shown}`.")
+        return (Reason.BAD_JSON, f"expected {{ or [ at the start, found `{shown}`")
+    return (Reason.BAD_ENCODING, f"Found `{shown}`.")
 
 
 def _is_readable(text: bytes) -> bool:

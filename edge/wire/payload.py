@@ -31,6 +31,11 @@ EVENTS_MAX: Final = 100_000
 _DENSE_BYTES: Final = 128 * 1024
 """Shorter texts decode to a few megabytes at most, whatever is in them."""
 
+_ELEMENT_BYTES_MIN: Final = 16
+"""Of the smallest elements that are found in one go, at some 70 bytes each. In ordinary JSON commas are farther apart."""
+_LISTED_MAX: Final = 20_000
+"""Of a list, whose elements are built; a batch's are only found."""
+
 NOT_TEXT: Final = object()
 """Stands for a key that is no string, and may be large."""
 _ABSENT: Final = msgspec.Raw(b"")
@@ -97,8 +102,7 @@ def read_plain_key(text: bytes) -> str | None:
 
 def read_payload(text: bytes) -> Payload:
     """`text` begins with `{` or `[`. Raises `Rejected` for what is no JSON, or holds no event or too many."""
-    # A list of so few commas has no more elements.
-    if len(text) > _DENSE_BYTES and text.count(b",") >= EVENTS_MAX:
+    if len(text) > _DENSE_BYTES and _is_dense(text):
         return _read_loose(text)
     if not text.isascii() and not is_utf8(text):
         return _read_loose(text)
@@ -117,6 +121,12 @@ def read_payload(text: bytes) -> Payload:
     if not envelopes:
         raise Rejected(Reason.EMPTY_BATCH)
     return Payload(text, _distinct(_event_token(envelope) for envelope in envelopes), len(envelopes))
+
+
+def _is_dense(text: bytes) -> bool:
+    """Whether its elements, which are no more than its commas, could take much more memory than the text."""
+    commas = text.count(b",")
+    return commas >= min(EVENTS_MAX if text[0] == 0x7B else _LISTED_MAX, len(text) // _ELEMENT_BYTES_MIN)
 
 
 def _read_batch(text: bytes, wrapper: _Envelope, batch: list[msgspec.Raw]) -> Payload:

@@ -122,13 +122,14 @@ def _same_length(token: bytes, stand_in: bytes) -> bytes:
 
 def _broken(text: bytes, error: msgspec.DecodeError) -> Rejected:
     """What is wrong with `text`, which cannot be repaired: `error` is about the repaired text and its offsets."""
+    said = str(error)
     try:
         _validate(_rewritten(text, _same_length))
     except RecursionError:
         return Rejected(Reason.TOO_NESTED)
     except msgspec.DecodeError as in_original:
-        error = in_original
-    position = _position(str(error))
+        said = str(in_original)
+    position = _position(said)
     expected, at = (position[1], min(int(position[2]), len(text))) if position else ("the text ends early", len(text))
     line_start = text.rfind(b"\n", 0, at) + 1
     line = text.count(b"\n", 0, at) + 1

@@ -1,13 +1,16 @@
 import base64
 import gzip
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from edge.segment.record import Record, RecordIds, decode_record
-from edge.wire.capture import Captured, capture, empty_poll, is_terse
+from edge.wire.capture import Captured, capture, capture_plain, empty_poll, is_terse, read_plain_query
 from edge.wire.rejections import Reason, Rejected
 from edge.wire.request import Limits, Request
 from edge.wire.routes import ROUTES, find_route
@@ -189,3 +192,38 @@ POLLS = {
 @pytest.mark.parametrize(("method", "query", "body", "empty"), POLLS.values(), ids=POLLS)
 def test_a_poll_without_data_is_recognised(method: str, query: bytes, body: bytes, empty: bool) -> None:
     assert empty_poll(Request(method, query, body)) is empty
+
+
+MEMBERS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
+    st.sampled_from(["api_key", "token", "$token", "batch", "event", "properties"]),
+    st.sampled_from(["phc_a", "phc_b", " phc_c ", "", "phx_d", 5, None, [], [{}], {"token": "phc_e"}]),
+)
+PLAIN = st.builds(
+    lambda members, tail: msgspec.json.encode(members) + tail, MEMBERS, st.sampled_from([b"", b"\n", b"}"])
+)
+FIELDS = st.sampled_from(
+    ["ip=1", "ver=1.2", "v=2", "retry_count=1", "_=1694769302325", "_=1694769302", "_=x", "_=", "_=1.5", "beacon=1", ""]
+    + ["verbose=1", "data=", "data=e30", "compression=gzip", "compression=lz64", "token=phc_q", "api_key=phc_q"]
+    + ["sent_at=5", "sentAt=5", "%5F=5", "b%65acon=1", "project_id=2"]
+)
+QUERIES = st.lists(FIELDS, max_size=4).map("&".join) | st.integers(95, 105).map(lambda n: "ip=1&" * n + "_=5")
+
+
+@given(PLAIN, QUERIES)
+@example(b'{"api_key":"phc_a","token":"phc_b","$token":"phc_c"}', "")
+@example(b'{"api_key":"phc_a"}', "ip=1&" * 100 + "_=5")
+def test_the_plain_way_stores_what_the_general_way_does_or_nothing(body: bytes, query: str) -> None:
+    sent_at = read_plain_query(query.encode()) if query else ""
+    plain = None if sent_at is None else capture_plain(body, "e", "192.0.2.1", 7, sent_at, RecordIds(1))
+    if plain is None:
+        return
+    route = ROUTES[b"/e/"]
+    general = capture(Request("POST", query.encode(), body, {}, "192.0.2.1", 7), route, Limits(), RecordIds(1))
+    stored, expected = decode_record(plain), decode_record(general.record)
+    stored.data = stored.data.strip()
+    assert stored == expected
+    assert (general.events, general.beacon, general.terse, general.layers) == (1, False, False, ())
+
+
+def test_only_routes_with_one_success_are_plain() -> None:
+    assert not [route.name for route in ROUTES.values() if route.plain_capture and (route.mixpanel or route.replay)]
