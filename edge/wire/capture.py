@@ -52,7 +52,7 @@ def capture(request: Request, route: Route, limits: Limits, ids: RecordIds, choo
     sent_at = user_agent = ""
     beacon = False
     terse = route.mixpanel
-    if request.query or not (text.startswith(_JSON_STARTS) and text.endswith(_JSON_ENDS)):
+    if request.query or request.content_encoding or not (text.startswith(_JSON_STARTS) and text.endswith(_JSON_ENDS)):
         query = parse_fields(request.query)
         decoded = decode_body(request, query, limits)
         text = decoded.text

@@ -23,6 +23,7 @@ from edge.wire.fields import parse_fields
 from edge.wire.lz import TooLarge, decompress_base64
 from edge.wire.rejections import Reason, Rejected
 from edge.wire.request import Limits, Request
+from edge.wire.utf8 import is_utf8
 
 LAYERS_MAX: Final = 4
 GZIP_MEMBERS_MAX: Final = 64
@@ -68,7 +69,7 @@ def decode_body(request: Request, query: Mapping[str, bytes], limits: Limits) ->
     """The JSON text of `request`, whose parsed query is given; its `data` counts before the body. Raises `Rejected`."""
     body = request.body
     if body and not query.get("data"):
-        if body[0] in _OPENINGS:
+        if body[0] in _OPENINGS and not (request.content_encoding or "compression" in query):
             return Decoded(body.strip(_BLANK), {}, ())
         if body.startswith(_GZIP_MAGIC):
             text = _opened("gzip", body, limits)
@@ -215,7 +216,13 @@ def _unwrapped(request: Request, query: Mapping[str, bytes], limits: Limits) -> 
     while True:
         text = _stripped(data)
         if text[:1] and text[0] in _OPENINGS:
-            return Decoded(text, fields, tuple(layers))
+            blind = _opened_blindly(data, text, hints, limits) if len(layers) < LAYERS_MAX else None
+            if blind is None:
+                return Decoded(text, fields, tuple(layers))
+            name, data = blind
+            layers.append(name)
+            hints = [hint for hint in hints if hint != name]
+            continue
         if not text:
             raise Rejected(Reason.NO_DATA, f"Nothing is left inside {' in '.join(reversed(layers))}." if layers else "")
         if len(layers) == LAYERS_MAX:
@@ -233,6 +240,22 @@ def _unwrapped(request: Request, query: Mapping[str, bytes], limits: Limits) -> 
         layers.append(name)
         # Declared twice is still applied once: clients repeat a header's word in the query.
         hints = [hint for hint in hints if hint != name]
+
+
+def _opened_blindly(data: bytes, text: bytes, hints: list[str], limits: Limits) -> tuple[str, bytes] | None:
+    """The declared layer of `data` that has no first byte of its own, and may begin like JSON; `None` for JSON itself."""
+    if text.endswith((b"}", b"]")) and is_utf8(text):
+        return None
+    for name in ("deflate", "br"):
+        if name in hints:
+            try:
+                inside = _opened(name, data, limits)
+            except Rejected as failed:
+                if failed.reason is Reason.DECODED_TOO_LARGE:
+                    raise
+                continue
+            return name, inside
+    return None
 
 
 def _hints(value: bytes) -> list[str]:

@@ -40,6 +40,7 @@ from typing import Any, Final
 from urllib.parse import quote_plus
 from uuid import UUID
 
+import brotli
 import msgspec
 import zstandard
 
@@ -96,6 +97,7 @@ WRAPPINGS: Final[dict[str, Callable[[bytes], bytes]]] = {
     "zlib": zlib.compress,
     "raw deflate": _raw_deflate,
     "zstd": zstandard.ZstdCompressor().compress,
+    "brotli": brotli.compress,
     "lz64": lambda data: compress(data.decode()),
     "base64": b64encode,
     "base64, url-safe": urlsafe_b64encode,
