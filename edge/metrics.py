@@ -15,7 +15,7 @@ from typing import Final
 
 import msgspec
 
-from edge.wire.drops import DROP_REASONS
+from edge.wire.drops import DROP_REASONS, MENDED_FIELDS
 from edge.wire.rejections import REFUSALS, Reason
 from edge.wire.routes import ROUTE_NAMES
 
@@ -91,6 +91,13 @@ METRICS: Final = (
         "Events of accepted requests that are not delivered, by cause.",
         ("cause",),
         (DROP_REASONS,),
+    ),
+    Metric(
+        "capture_events_mended_total",
+        "counter",
+        "Events that are delivered as if a field they have were absent, being unusable.",
+        ("field",),
+        (MENDED_FIELDS,),
     ),
     Metric(
         "edge_rejected_requests_total",

@@ -11,6 +11,7 @@ from edge.wire.drops import DROP_REASONS
 from edge.wire.encoding import LAYERS_MAX
 from edge.wire.rejections import REFUSALS
 from edge.wire.routes import CAPTURE_PATHS, ROUTE_NAMES
+from tests.corpus.cases import load_rows
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted(ROOT.glob("docs/*.md")) + [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md"]
@@ -68,6 +69,23 @@ def test_every_route_and_status_is_described() -> None:
     statuses = {int(status) for status in re.findall(r"^ +'(\d{3})':$", text, re.MULTILINE)}
     # Of what is not described: 404, and an upstream's failures.
     assert statuses == {refusal.status for refusal in REFUSALS.values()} - {404, 502, 504} | {200, 204}
+
+
+def quirks() -> list[tuple[str, str, list[str]]]:
+    """Quirk, who needs it, and the names of what proves it."""
+    section = (ROOT / "docs" / "compatibility.md").read_text().split("\n## Quirks\n", 1)[1].split("\n## ", 1)[0]
+    rows = [line.strip("| ").split(" | ") for line in section.splitlines() if line.startswith("| ")][2:]
+    return [(quirk, clients, re.findall(r"`([^`]+)`", proofs)) for quirk, clients, proofs in rows]
+
+
+@pytest.mark.parametrize(("quirk", "clients", "proofs"), quirks(), ids=[quirk for quirk, _, _ in quirks()])
+def test_every_quirk_names_its_clients_and_a_proof_that_exists(quirk: str, clients: str, proofs: list[str]) -> None:
+    promised = {f"{section}/{row}" for section, rows in load_rows().promised.items() for row in rows}
+    assert clients
+    assert proofs
+    for proof in proofs:
+        path, _, name = proof.partition("::")
+        assert proof in promised or (name and f"def {name}(" in (ROOT / path).read_text()), proof
 
 
 @pytest.mark.parametrize("document", DOCS, ids=lambda path: path.name)

@@ -15,11 +15,12 @@ import msgspec
 import xxhash
 from msgspec import Raw
 
+from edge.drain.mixpanel import GROUP_IDENTIFY, GROUP_PATH, TIMED_PATHS, group_update
 from edge.drain.replay import SNAPSHOT_ITEMS, NotReplay, Snapshot, assemble, decode_snapshot
 from edge.drain.timestamps import normalise, parse_number, parse_sent_at, parse_time
 from edge.drain.v1 import read_v1
 from edge.segment.record import Record
-from edge.wire.drops import DROP_REASONS
+from edge.wire.drops import DROP_REASONS, MENDED_FIELDS
 from edge.wire.routes import V1_PATHS
 
 DISTINCT_ID_CHARS_MAX: Final = 200
@@ -70,6 +71,8 @@ class Expansion(msgspec.Struct, gc=False):
     """Count by reason, of `DROP_REASONS`."""
     merged: int = 0
     """Events that are part of another one in `events`: session replay makes one of all in a record."""
+    mended: dict[str, int] = {}
+    """Delivered events by the field that was unusable in them, of `MENDED_FIELDS`."""
 
 
 class _Judged(msgspec.Struct, gc=False):
@@ -80,6 +83,7 @@ class _Judged(msgspec.Struct, gc=False):
     cookieless_mode: Raw = msgspec.field(name="$cookieless_mode", default=_ABSENT)
     capture_internal: Raw = _ABSENT
     process_person_profile: Raw = msgspec.field(name=_PERSON_PROFILE, default=_ABSENT)
+    time: Raw = _ABSENT
 
 
 class _Dropped(Exception):
@@ -126,7 +130,12 @@ class _Context(msgspec.Struct, gc=False):
 
     record: Record
     sent_at_us: int | None
+    mended: dict[str, int]
     historical: bool = False
+
+    def mend(self, field: str) -> None:
+        assert field in MENDED_FIELDS, field
+        self.mended[field] = self.mended.get(field, 0) + 1
 
 
 def expand(record: Record) -> Expansion:
@@ -142,7 +151,7 @@ def _expand(record: Record, payload: _Payload) -> Expansion:
     if record.path == "s":
         return _expand_replay(record, payload)
     historical = payload.batched and bytes(payload.top.get("historical_migration", _ABSENT)) in (b"true", b'"true"')
-    context = _Context(record, _sent_at(payload.top, record.sent_at), historical)
+    context = _Context(record, _sent_at(payload.top, record.sent_at), {}, historical)
     events: list[Event] = []
     dropped = dict(payload.dropped)
     for index, (body, members) in enumerate(payload.objects):
@@ -153,15 +162,17 @@ def _expand(record: Record, payload: _Payload) -> Expansion:
         else:
             if payload.sessions:
                 events[-1].session_id = payload.sessions[index]
-    return Expansion(events, dropped)
+    return Expansion(events, dropped, 0, context.mended)
 
 
 def _expand_replay(record: Record, payload: _Payload) -> Expansion:
     """One event for the whole request, or none: half a recording cannot be played."""
     if not payload.objects:
         return Expansion([], {})
+    mended: dict[str, int] = {}
     try:
-        return Expansion([_replay_event(record, payload)], {}, len(payload.objects) - 1)
+        event = _replay_event(record, payload, mended)
+        return Expansion([event], {}, len(payload.objects) - 1, mended)
     except (_Dropped, NotReplay) as drop:
         return Expansion([], {drop.reason: len(payload.objects)})
 
@@ -173,19 +184,28 @@ def _event(body: bytes, members: _Members | None, index: int, context: _Context)
     record = context.record
     name = _text(members.get("event"))
     if not name:
-        # Profile updates have no name. They come to a path of their own.
-        if record.path != "engage":
+        # Updates of persons and groups have no name. They come to paths of their own.
+        if record.path == "engage":
+            name = "$identify"
+        elif record.path == GROUP_PATH:
+            name = GROUP_IDENTIFY
+            members = group_update(members)
+            if members is None:
+                raise _Dropped("no_distinct_id")
+            body = _object(members)
+        else:
             raise _Dropped("no_event_name")
-        name = "$identify"
     if name == "$performance_event":
         raise _Dropped("performance_event")
     judged = _judged(members)
     distinct_id = _distinct_id(members, judged)
     timestamp_us = _timestamp(members, judged, context)
+    uuid = _client_uuid(members, context) or _make_uuid(record.id, index, timestamp_us)
+    cookieless = _cookieless(judged, context)
     if _PERSON_PROFILE in members and not judged.process_person_profile:
         body, members = _hoist_person_profile(body, members)
     return Event(
-        _client_uuid(members) or _make_uuid(record.id, index, timestamp_us),
+        uuid,
         name,
         distinct_id,
         timestamp_us,
@@ -195,14 +215,14 @@ def _event(body: bytes, members: _Members | None, index: int, context: _Context)
         _INTERNAL_IP if judged.capture_internal else record.ip,
         _lane(name, context.historical),
         context.historical,
-        _is_true(judged.cookieless_mode),
+        cookieless,
         "",
         body,
         members,
     )
 
 
-def _replay_event(record: Record, payload: _Payload) -> Event:
+def _replay_event(record: Record, payload: _Payload, mended: dict[str, int]) -> Event:
     """Raises `_Dropped` and `NotReplay`."""
     members = payload.objects[0][1]
     snapshots = [_snapshot(event) for _, event in payload.objects]
@@ -214,9 +234,10 @@ def _replay_event(record: Record, payload: _Payload) -> Event:
     sent_at_us = _sent_at(payload.top, "")
     if sent_at_us is None:
         sent_at_us = _sent_at(members, record.sent_at)
-    timestamp_us = _timestamp(members, judged, _Context(record, sent_at_us))
+    context = _Context(record, sent_at_us, mended)
+    timestamp_us = _timestamp(members, judged, context)
     return Event(
-        _client_uuid(members) or _make_uuid(record.id, 0, timestamp_us),
+        _client_uuid(members, context) or _make_uuid(record.id, 0, timestamp_us),
         SNAPSHOT_ITEMS,
         distinct_id,
         timestamp_us,
@@ -226,7 +247,7 @@ def _replay_event(record: Record, payload: _Payload) -> Event:
         _INTERNAL_IP if judged.capture_internal else record.ip,
         "replay",
         False,
-        _is_true(judged.cookieless_mode),
+        _cookieless(judged, context),
         replay.session_id,
         b'{"event":"%b","properties":%b}' % (SNAPSHOT_ITEMS.encode(), replay.properties),
         {"event": Raw(b'"%b"' % SNAPSHOT_ITEMS.encode()), "properties": Raw(replay.properties)},
@@ -317,6 +338,13 @@ def _is_true(raw: Raw) -> bool:
     return bool(raw) and bytes(raw) == b"true"
 
 
+def _cookieless(judged: _Judged, context: _Context) -> bool:
+    raw = judged.cookieless_mode
+    if raw and bytes(raw) not in (b"true", b"false"):
+        context.mend("cookieless_mode")
+    return _is_true(raw)
+
+
 def _distinct_id(members: _Members, judged: _Judged) -> str:
     for raw in (members.get("distinct_id"), members.get("$distinct_id"), judged.distinct_id):
         if not raw:
@@ -349,17 +377,27 @@ def _canonical(value: bytes) -> str:
 
 
 def _timestamp(members: _Members, judged: _Judged, context: _Context) -> int:
-    timestamp_us = None
-    timestamp = members.get("timestamp")
-    if timestamp is not None:
-        try:
-            value = _decode_time(timestamp)
-            timestamp_us = parse_time(value) if isinstance(value, str) else parse_number(value)
-        except msgspec.ValidationError:
-            pass
+    timestamp_us = _instant(members.get("timestamp"), context)
+    if timestamp_us is None and context.record.path in TIMED_PATHS:
+        timestamp_us = _instant(judged.time, context)
     offset = members.get("offset")
     offset_ms = None if offset is None else _number(offset)
     return normalise(context.record.at, timestamp_us, offset_ms, context.sent_at_us, _is_true(judged.ignore_sent_at))
+
+
+def _instant(raw: Raw | None, context: _Context) -> int | None:
+    if not raw:
+        return None
+    instant_us = None
+    try:
+        value = _decode_time(raw)
+        instant_us = parse_time(value) if isinstance(value, str) else parse_number(value)
+    except msgspec.ValidationError:
+        if bytes(raw) == b"null":
+            return None
+    if instant_us is None:
+        context.mend("timestamp")
+    return instant_us
 
 
 def _number(raw: Raw) -> float | None:
@@ -384,7 +422,7 @@ def _sent_at(members: _Members, elsewhere: str) -> int | None:
     return parse_sent_at(elsewhere) if elsewhere else None
 
 
-def _client_uuid(members: _Members) -> str:
+def _client_uuid(members: _Members, context: _Context) -> str:
     """The client's uuid, lower case and hyphenated, empty when there is none or it is none."""
     raw = members.get("uuid")
     if raw is None:
@@ -394,6 +432,8 @@ def _client_uuid(members: _Members) -> str:
     if _UUID_AS_SHIPPED.fullmatch(text):
         return text
     if not _UUID.fullmatch(text):
+        if bytes(raw) not in (b"null", b'""'):
+            context.mend("uuid")
         return ""
     digits = text.lower().removeprefix("urn:uuid:").strip("{}").replace("-", "")
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
@@ -428,4 +468,8 @@ def _hoist_person_profile(body: bytes, members: _Members) -> tuple[bytes, _Membe
     rest = properties[1:-1].strip() if properties.startswith(b"{") else b""
     hoisted = b'{"%b":%b%b}' % (_PERSON_PROFILE.encode(), switch, b"," + rest if rest else b"")
     members = {key: raw for key, raw in members.items() if key != _PERSON_PROFILE} | {"properties": Raw(hoisted)}
-    return b"{%b}" % b",".join(_encode_sorted(key) + b":" + bytes(raw) for key, raw in members.items()), members
+    return _object(members), members
+
+
+def _object(members: _Members) -> bytes:
+    return b"{%b}" % b",".join(_encode_sorted(key) + b":" + bytes(raw) for key, raw in members.items())

@@ -389,6 +389,8 @@ class Shipper:
             row.add("edge_damaged_bytes_total", under_way.damaged_bytes)
             for reason, count in dropped.items():
                 row.add("capture_events_dropped_total", count, reason)
+            for field, count in under_way.mended.items():
+                row.add("capture_events_mended_total", count, field)
 
 
 class _UnderWay:
@@ -401,6 +403,7 @@ class _UnderWay:
         self.damaged_bytes = chunk.damaged_bytes
         self.merged = 0
         self.dropped: dict[str, int] = {}
+        self.mended: dict[str, int] = {}
         self.unreadable: list[bytes] = []
         """Records that are none, or whose events cannot be told apart."""
         self._records: list[tuple[str, list[Event]]] = []
@@ -417,6 +420,8 @@ class _UnderWay:
         self.merged += more.merged
         for reason, count in more.dropped.items():
             self.dropped[reason] = self.dropped.get(reason, 0) + count
+        for field, count in more.mended.items():
+            self.mended[field] = self.mended.get(field, 0) + count
         self.delivery.extend(more.chunks[-1], more.delivery.records)
 
     def _expand(self, chunk: Chunk) -> None:
@@ -435,6 +440,8 @@ class _UnderWay:
             if "unreadable" in expansion.dropped:
                 self.unreadable.append(line)
             self.merged += expansion.merged
+            for field, count in expansion.mended.items():
+                self.mended[field] = self.mended.get(field, 0) + count
             accounted += len(expansion.events) + expansion.merged
             for reason, count in expansion.dropped.items():
                 dropped[reason] = dropped.get(reason, 0) + count

@@ -18,6 +18,7 @@ from typing import Final
 import httptools
 import msgspec
 
+from edge.wire.client_ip import FORWARDING_HEADERS
 from edge.wire.routes import ROUTES, Route
 
 Headers = Mapping[bytes, bytes]
@@ -25,14 +26,13 @@ Headers = Mapping[bytes, bytes]
 KEPT: Final = frozenset(
     (
         *(b"host", b"expect", b"origin", b"content-type", b"content-length", b"content-encoding", b"transfer-encoding"),
-        *(b"upgrade", b"authorization", b"forwarded", b"x-forwarded-for", b"x-real-ip", b"user-agent"),
+        *(b"upgrade", b"authorization", b"user-agent", *FORWARDING_HEADERS),
         *(b"access-control-request-headers", b"access-control-request-private-network"),
         *(b"posthog-sdk-info", b"posthog-attempt", b"posthog-request-id", b"posthog-request-timestamp"),
     )
 )
 """The headers that are looked at."""
 
-_FORWARDING: Final = frozenset((b"forwarded", b"x-forwarded-for", b"x-real-ip"))
 _NOT_ORDINARY: Final = frozenset((b"expect", b"proxy-connection", b"transfer-encoding", b"upgrade"))
 _KEPT_ALIVE: Final = frozenset((b"keep-alive", b"Keep-Alive"))
 _SHAPES_MAX: Final = 256
@@ -167,7 +167,7 @@ def shape_of(names: Sequence[bytes]) -> Shape | None:
         spelled[b"host"],
         spelled.get(b"origin", b""),
         spelled.get(b"x-forwarded-for", b""),
-        not _FORWARDING.isdisjoint(spelled),
+        not FORWARDING_HEADERS.isdisjoint(spelled),
         spelled.get(b"connection", b""),
     )
 

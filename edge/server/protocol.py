@@ -17,7 +17,7 @@ from edge.metrics import METHODS
 from edge.server.forwarding import Forwarding
 from edge.server.heads import KEPT, Familiar, Headers, by_lower_name
 from edge.server.service import Service
-from edge.wire.capture import capture, capture_plain, empty_poll, read_plain_query
+from edge.wire.capture import capture, capture_plain, empty_poll, is_terse, read_plain_query
 from edge.wire.client_ip import forwarded_ip, is_trusted, normalise_ip, plain_ipv4
 from edge.wire.forward import Order, hides_capture, is_sdk_path, origin_form, request_fields
 from edge.wire.quiet import Quiet, quiet_answer
@@ -75,6 +75,7 @@ class Exchange(msgspec.Struct, gc=False):
     close: bool = False
     head: bool = False
     beacon: bool = False
+    terse: bool = False
     v1: V1Answer | None = None
     """Of a request of capture v1, whose answers have a form of their own."""
 
@@ -101,7 +102,9 @@ class Exchange(msgspec.Struct, gc=False):
         if self.v1 is not None:
             self.response = service.v1_success(self.origin, self.v1, close=self.close)
             return
-        self.response = service.special_success(self.origin, close=self.close, head=self.head, beacon=self.beacon)
+        self.response = service.special_success(
+            self.origin, close=self.close, head=self.head, beacon=self.beacon, terse=self.terse
+        )
 
     def is_last(self, service: Service) -> bool:
         """The worker stops, and nothing waits behind this answer."""
@@ -646,6 +649,7 @@ class CaptureConnection(asyncio.Protocol):
             captured = capture(request, exchange.route, service.settings.decoded, service.ids, service.choose_key)
         except Rejected as rejected:
             if rejected.reason is Reason.NO_DATA and empty_poll(request):
+                exchange.terse = is_terse(request, exchange.route)
                 exchange.answer_specially(service)
             else:
                 exchange.refuse(rejected.reason, rejected.detail)
@@ -655,6 +659,8 @@ class CaptureConnection(asyncio.Protocol):
             service.count_layers(captured.layers)
         if captured.beacon:
             exchange.beacon = exchange.special = True
+        if captured.terse:
+            exchange.terse = exchange.special = True
         service.append(captured.record, captured.events, received_us, exchange)
 
     def _capture_v1(self, exchange: Exchange, body: bytes) -> None:
@@ -681,8 +687,7 @@ class CaptureConnection(asyncio.Protocol):
         service.append(captured.record, captured.events, received_us, exchange)
 
     def _forwarded_ip(self, headers: Headers) -> str:
-        get = headers.get
-        return forwarded_ip(get(b"x-forwarded-for"), get(b"forwarded"), get(b"x-real-ip")) or self._peer
+        return forwarded_ip(headers) or self._peer
 
     def _answer_preflight(self, exchange: Exchange) -> None:
         service = self.service

@@ -134,11 +134,11 @@ class Service:
             self.answers[origin] = answer
         return answer
 
-    def special_success(self, origin: bytes, *, close: bool, head: bool, beacon: bool) -> bytes:
+    def special_success(self, origin: bytes, *, close: bool, head: bool, beacon: bool, terse: bool) -> bytes:
         cors = cors_headers(origin)
         if beacon:
             return render_beacon(cors, self.date, close=close)
-        return render_success(cors, self.date, close=close, head=head)
+        return render_success(cors, self.date, terse=terse, close=close, head=head)
 
     def v1_success(self, origin: bytes, answer: V1Answer, *, close: bool) -> bytes:
         return render(200, answer.body, cors_headers(origin), self.date, extra=answer.headers, close=close)

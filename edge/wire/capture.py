@@ -7,7 +7,7 @@ import msgspec
 
 from edge.segment.record import RecordIds, encode_record
 from edge.wire.encoding import decode_body
-from edge.wire.fields import parse_fields
+from edge.wire.fields import FIELDS_MAX, parse_fields
 from edge.wire.payload import read_payload, read_plain_key
 from edge.wire.rejections import Rejected
 from edge.wire.request import Limits, Request
@@ -23,6 +23,8 @@ class Captured(msgspec.Struct, gc=False):
     events: int
     beacon: bool
     """The answer is 204: the client cannot read one."""
+    terse: bool
+    """The answer is `1`: a Mixpanel library that did not ask for JSON."""
     layers: tuple[str, ...]
     """Encodings unwrapped, and `repair` where the JSON needed it: the slow paths, for a metric."""
 
@@ -31,6 +33,7 @@ _JSON_STARTS: Final = (b"{", b"[")
 _JSON_ENDS: Final = (b"}", b"]")
 _SILENT_FIELDS: Final = frozenset((b"ip", b"ver", b"v", b"retry_count"))
 """What browsers put into the query for the server that is not there any more, or for people."""
+_SENT_AT_FIELDS: Final = ("_", "sent_at", "sentAt")
 _NO_FIELDS: Mapping[str, bytes] = {}
 
 
@@ -48,14 +51,17 @@ def capture(request: Request, route: Route, limits: Limits, ids: RecordIds, choo
     layers: tuple[str, ...] = ()
     sent_at = user_agent = ""
     beacon = False
-    if request.query or not (text.startswith(_JSON_STARTS) and text.endswith(_JSON_ENDS)):
+    terse = route.mixpanel
+    if request.query or request.content_encoding or not (text.startswith(_JSON_STARTS) and text.endswith(_JSON_ENDS)):
         query = parse_fields(request.query)
         decoded = decode_body(request, query, limits)
         text = decoded.text
         form = decoded.fields
         layers = decoded.layers
-        sent_at = (query.get("_") or form.get("sent_at") or b"").decode("utf-8", "replace")
+        sent_at = _sent_at(query, form)
         beacon = query.get("beacon") == b"1"
+        if terse:
+            terse = b"1" not in (query.get("verbose"), form.get("verbose"))
     payload = read_payload(text)
     tokens = payload.tokens
     if choose is not None:
@@ -69,13 +75,28 @@ def capture(request: Request, route: Route, limits: Limits, ids: RecordIds, choo
     )
     if payload.repaired:
         layers = (*layers, "repair")
-    return Captured(record, payload.events, beacon, layers)
+    return Captured(record, payload.events, beacon, terse, layers)
+
+
+def _sent_at(query: Mapping[str, bytes], form: Mapping[str, bytes]) -> str:
+    """When the client sent the request, as far as it says so beside the payload. What begins no time is passed over."""
+    for fields in (query, form):
+        for name in _SENT_AT_FIELDS:
+            value = fields.get(name, b"").strip()
+            if value[:1].isdigit():
+                return value.decode("utf-8", "replace")
+    return ""
+
+
+def is_terse(request: Request, route: Route) -> bool:
+    """Whether the success of a request without a payload is `1`."""
+    return route.mixpanel and parse_fields(request.query).get("verbose") != b"1"
 
 
 def read_plain_query(query: bytes) -> str | None:
     """The `sent_at` of a query that says nothing else, as a browser's; `None` when it may, and `capture` must look."""
     sent_at = ""
-    for pair in query.split(b"&"):
+    for pair in query.split(b"&", FIELDS_MAX - 1):
         name, _, value = pair.partition(b"=")
         if name == b"_":
             if sent_at or not value.isdigit():

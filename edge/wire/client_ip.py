@@ -1,6 +1,7 @@
 """The client's address: from forwarding headers when a trusted proxy sent them, else the peer's."""
 
 import re
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
@@ -8,6 +9,13 @@ _OCTET: Final = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
 _leftmost_ipv4: Final = re.compile(rb"[ \t]*(%b(?:\.%b){3})[ \t]*(?:,|\Z)" % (_OCTET, _OCTET)).match
 """Nearly every client's form, read at a fraction of what `ip_address` costs."""
 
+SINGLE_ADDRESS_HEADERS: Final = (b"x-real-ip", b"fly-client-ip", b"true-client-ip", b"cf-connecting-ip")
+"""What some proxies say besides, or instead; the first one counts."""
+
+FORWARDING_HEADERS: Final = frozenset((b"x-forwarded-for", b"forwarded", *SINGLE_ADDRESS_HEADERS))
+"""Every header that is looked at for an address."""
+
+_ENTRIES_MAX: Final = 8
 _ADDRESS_BYTES_MAX: Final = 64
 
 Network = IPv4Network | IPv6Network
@@ -33,27 +41,37 @@ def plain_ipv4(x_forwarded_for: bytes) -> str:
     return "" if found is None else found[1].decode()
 
 
-def forwarded_ip(x_forwarded_for: bytes | None, forwarded: bytes | None, x_real_ip: bytes | None) -> str:
-    """The leftmost address of `X-Forwarded-For`, else of `Forwarded` (RFC 7239), else `X-Real-Ip`; empty when none parses."""
-    if x_forwarded_for is not None and (plain := plain_ipv4(x_forwarded_for)):
+def forwarded_ip(headers: Mapping[bytes, bytes]) -> str:
+    """The leftmost address of `X-Forwarded-For`, else of `Forwarded` (RFC 7239), else the one in a header of a single
+    address; empty when none has one. Names in lower case.
+
+    What stands before the first address, `unknown` for one, is passed over, up to eight entries.
+    """
+    forwarded_for = headers.get(b"x-forwarded-for")
+    if forwarded_for is not None and (plain := plain_ipv4(forwarded_for)):
         return plain
-    leftmost = (x_forwarded_for or b"").partition(b",")[0]
-    for candidate in (leftmost, _forwarded_for(forwarded or b""), x_real_ip):
-        if (
-            candidate
-            and len(candidate) <= _ADDRESS_BYTES_MAX
-            and (address := normalise_ip(candidate.decode("latin-1")))
-        ):
-            return address
-    return ""
+    candidates = [
+        *_entries(forwarded_for or b""),
+        *map(_forwarded_for, _entries(headers.get(b"forwarded", b""))),
+        *(headers.get(name, b"") for name in SINGLE_ADDRESS_HEADERS),
+    ]
+    return next(filter(None, map(_address, candidates)), "")
 
 
-def _forwarded_for(header: bytes) -> bytes:
-    for pair in header.split(b",", 1)[0].split(b";"):
+def _entries(header: bytes) -> list[bytes]:
+    return header.split(b",", _ENTRIES_MAX)[:_ENTRIES_MAX]
+
+
+def _forwarded_for(entry: bytes) -> bytes:
+    for pair in entry.split(b";"):
         name, _, value = pair.strip().partition(b"=")
-        if name.lower() == b"for":
-            return value.strip(b'"')
+        if name.strip().lower() == b"for":
+            return value.strip(b' "')
     return b""
+
+
+def _address(candidate: bytes) -> str:
+    return normalise_ip(candidate.decode("latin-1")) if 0 < len(candidate) <= _ADDRESS_BYTES_MAX else ""
 
 
 def normalise_ip(text: str) -> str:

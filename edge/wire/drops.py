@@ -1,4 +1,4 @@
-"""Why an event of an accepted request is not delivered: the closed list. The answer is 200 either way."""
+"""What becomes of odd events of an accepted request, in closed lists. The answer is 200 either way."""
 
 from typing import Final
 
@@ -18,3 +18,7 @@ DROP_REASONS: Final = (
     "no_snapshot_data",
     "unreadable",
 )
+"""Why an event is not delivered."""
+
+MENDED_FIELDS: Final = ("timestamp", "uuid", "cookieless_mode")
+"""What may be unusable in an event that is delivered: it counts as absent."""

@@ -23,6 +23,7 @@ from edge.wire.fields import parse_fields
 from edge.wire.lz import TooLarge, decompress_base64
 from edge.wire.rejections import Reason, Rejected
 from edge.wire.request import Limits, Request
+from edge.wire.utf8 import is_utf8
 
 LAYERS_MAX: Final = 4
 GZIP_MEMBERS_MAX: Final = 64
@@ -68,7 +69,7 @@ def decode_body(request: Request, query: Mapping[str, bytes], limits: Limits) ->
     """The JSON text of `request`, whose parsed query is given; its `data` counts before the body. Raises `Rejected`."""
     body = request.body
     if body and not query.get("data"):
-        if body[0] in _OPENINGS:
+        if body[0] in _OPENINGS and not (request.content_encoding or "compression" in query):
             return Decoded(body.strip(_BLANK), {}, ())
         if body.startswith(_GZIP_MAGIC):
             text = _opened("gzip", body, limits)
@@ -215,7 +216,13 @@ def _unwrapped(request: Request, query: Mapping[str, bytes], limits: Limits) -> 
     while True:
         text = _stripped(data)
         if text[:1] and text[0] in _OPENINGS:
-            return Decoded(text, fields, tuple(layers))
+            blind = _opened_blindly(data, text, hints, limits) if len(layers) < LAYERS_MAX else None
+            if blind is None:
+                return Decoded(text, fields, tuple(layers))
+            name, data = blind
+            layers.append(name)
+            hints = [hint for hint in hints if hint != name]
+            continue
         if not text:
             raise Rejected(Reason.NO_DATA, f"Nothing is left inside {' in '.join(reversed(layers))}." if layers else "")
         if len(layers) == LAYERS_MAX:
@@ -233,6 +240,22 @@ def _unwrapped(request: Request, query: Mapping[str, bytes], limits: Limits) -> 
         layers.append(name)
         # Declared twice is still applied once: clients repeat a header's word in the query.
         hints = [hint for hint in hints if hint != name]
+
+
+def _opened_blindly(data: bytes, text: bytes, hints: list[str], limits: Limits) -> tuple[str, bytes] | None:
+    """The declared layer of `data` that has no first byte of its own, and may begin like JSON; `None` for JSON itself."""
+    if text.endswith((b"}", b"]")) and is_utf8(text):
+        return None
+    for name in ("deflate", "br"):
+        if name in hints:
+            try:
+                inside = _opened(name, data, limits)
+            except Rejected as failed:
+                if failed.reason is Reason.DECODED_TOO_LARGE:
+                    raise
+                continue
+            return name, inside
+    return None
 
 
 def _hints(value: bytes) -> list[str]:
@@ -261,6 +284,10 @@ def _form_data(fields: dict[str, bytes]) -> bytes:
     return data
 
 
+_Refusal = tuple[Reason, str]
+"""What to raise later. An exception that waits in a variable makes a circle with its frame, and keeps the bytes alive."""
+
+
 def _next_layer(data: bytes, text: bytes, hints: list[str], form_declared: bool, limits: Limits) -> tuple[str, bytes]:
     """The next layer of `data` and what is inside it. Raises `Rejected` for the layer most likely meant."""
     # A magic number is no accident: behind one, a broken stream is broken and nothing else.
@@ -270,20 +297,21 @@ def _next_layer(data: bytes, text: bytes, hints: list[str], form_declared: bool,
         return "zstd", _opened("zstd", data, limits)
     refusal = _certain_refusal(data, text)
     if refusal:
-        raise refusal
+        raise Rejected(*refusal)
     for name in _candidates(text, hints):
         try:
             inside = _opened(name, data if name in ("deflate", "br") else text, limits)
         except Rejected as failed:
             if failed.reason is Reason.DECODED_TOO_LARGE:
                 raise
-            refusal = refusal or (failed if name in hints or _is_likely_base64(text) else None)
+            if not refusal and (name in hints or _is_likely_base64(text)):
+                refusal = failed.reason, failed.found
             continue
         if _is_recognised(inside, [hint for hint in hints if hint != name]):
             return name, inside
-        found = Rejected(REASONS[name], f"Found `{_shown(inside)}` inside {name}, expected JSON.")
-        refusal = refusal or (found if name in hints or _is_likely_base64(text) else None)
-    raise refusal or _refusal(text, hints, form_declared)
+        if not refusal and (name in hints or _is_likely_base64(text)):
+            refusal = REASONS[name], f"Found `{_shown(inside)}` inside {name}, expected JSON."
+    raise Rejected(*(refusal or _refusal(text, hints, form_declared)))
 
 
 def _opened(name: str, data: bytes, limits: Limits) -> bytes:
@@ -322,27 +350,27 @@ def _is_likely_base64(text: bytes) -> bool:
     return len(text) >= _BASE64_LIKELY_BYTES and b" " not in text and _base64_spot(text[:_SPOT_BYTES]) is not None
 
 
-def _certain_refusal(data: bytes, text: bytes) -> Rejected | None:
+def _certain_refusal(data: bytes, text: bytes) -> _Refusal | None:
     """For bytes whose beginning says that no layer is left to look for."""
     if data.startswith(_GZIP_AS_TEXT):
-        return Rejected(Reason.BAD_GZIP, "Something on the way decoded the stream as text: it begins 1f ef bf bd.")
+        return (Reason.BAD_GZIP, "Something on the way decoded the stream as text: it begins 1f ef bf bd.")
     if data.startswith(_UTF16_MARKS):
-        return Rejected(Reason.BAD_UTF8, "Found UTF-16, by its byte order mark.")
+        return (Reason.BAD_UTF8, "Found UTF-16, by its byte order mark.")
     if _scalar(text):
-        return Rejected(Reason.BAD_SHAPE, f"Found `{_shown(text)}`.")
+        return (Reason.BAD_SHAPE, f"Found `{_shown(text)}`.")
     return None
 
 
-def _refusal(text: bytes, hints: list[str], form_declared: bool) -> Rejected:
+def _refusal(text: bytes, hints: list[str], form_declared: bool) -> _Refusal:
     """For bytes that are nothing we know."""
     shown = _shown(text)
     if hints:
-        return Rejected(REASONS[hints[0]], f"Expected {hints[0]} as declared, found `{shown}`.")
+        return (REASONS[hints[0]], f"Expected {hints[0]} as declared, found `{shown}`.")
     if form_declared:
-        return Rejected(Reason.BAD_FORM, f"Expected a field `data`, found `{shown}`.")
+        return (Reason.BAD_FORM, f"Expected a field `data`, found `{shown}`.")
     if _is_readable(text):
-        return Rejected(Reason.BAD_JSON, f"expected {{ or [ at the start, found `{shown}`")
-    return Rejected(Reason.BAD_ENCODING, f"Found `{shown}`.")
+        return (Reason.BAD_JSON, f"expected {{ or [ at the start, found `{shown}`")
+    return (Reason.BAD_ENCODING, f"Found `{shown}`.")
 
 
 def _is_readable(text: bytes) -> bool:

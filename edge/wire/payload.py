@@ -3,14 +3,15 @@
 Everything else, properties above all, is checked for syntax and left as the bytes it is.
 """
 
-from collections.abc import Iterable
-from typing import Any, Final
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final
 
 import msgspec
-import orjson
 
 from edge.wire.rejections import Reason, Rejected
 from edge.wire.repair import repair_json
+from edge.wire.utf8 import is_utf8
 
 
 class Payload(msgspec.Struct, gc=False, frozen=True):
@@ -23,6 +24,21 @@ class Payload(msgspec.Struct, gc=False, frozen=True):
     events: int
     """Elements of the list or batch, 1 for a single event."""
     repaired: bool = False
+
+
+EVENTS_MAX: Final = 100_000
+"""Of one request. Clients send some hundreds; megabytes of `{}` must not become gigabytes of objects."""
+_DENSE_BYTES: Final = 128 * 1024
+"""Shorter texts decode to a few megabytes at most, whatever is in them."""
+
+_ELEMENT_BYTES_MIN: Final = 16
+"""Of the smallest elements that are found in one go, at some 70 bytes each. In ordinary JSON commas are farther apart."""
+_LISTED_MAX: Final = 20_000
+"""Of a list, whose elements are built; a batch's are only found."""
+
+NOT_TEXT: Final = object()
+"""Stands for a key that is no string, and may be large."""
+_ABSENT: Final = msgspec.Raw(b"")
 
 
 class _Properties(msgspec.Struct, gc=False):
@@ -48,9 +64,29 @@ class _Keys(msgspec.Struct, gc=False):
     batch: msgspec.Raw | None = None
 
 
+class _LooseProperties(msgspec.Struct, gc=False):
+    token: msgspec.Raw = _ABSENT
+
+
+class _Loose(msgspec.Struct, gc=False):
+    """The same members of any types. Nothing is decoded, so nothing fails and nothing is built."""
+
+    api_key: msgspec.Raw = _ABSENT
+    token: msgspec.Raw = _ABSENT
+    dollar_token: msgspec.Raw = msgspec.field(name="$token", default=_ABSENT)
+    batch: msgspec.Raw = _ABSENT
+    properties: msgspec.Raw = _ABSENT
+
+
 _decode_keys: Final = msgspec.json.Decoder(_Keys).decode
 _decode_object: Final = msgspec.json.Decoder(_Envelope).decode
 _decode_list: Final = msgspec.json.Decoder(list[_Envelope]).decode
+_decode_loose: Final = msgspec.json.Decoder(_Loose).decode
+_decode_loose_properties: Final = msgspec.json.Decoder(_LooseProperties).decode
+_decode_text: Final = msgspec.json.Decoder(str).decode
+_skip: Final = msgspec.json.Decoder(msgspec.Raw).decode
+_value_end: Final = re.compile(r".* trailing characters \(byte ([0-9]+)\)").fullmatch
+_blanks: Final = re.compile(rb"[ \t\r\n]*+").match
 
 
 def read_plain_key(text: bytes) -> str | None:
@@ -61,23 +97,25 @@ def read_plain_key(text: bytes) -> str | None:
         keys = _decode_keys(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return (keys.api_key or keys.token or keys.dollar_token) if keys.batch is None else None
+    return (keys.dollar_token or keys.token or keys.api_key) if keys.batch is None else None
 
 
 def read_payload(text: bytes) -> Payload:
-    """`text` begins with `{` or `[`. Raises `Rejected` for what is no JSON or holds no event."""
+    """`text` begins with `{` or `[`. Raises `Rejected` for what is no JSON, or holds no event or too many."""
+    if len(text) > _DENSE_BYTES and _is_dense(text):
+        return _read_loose(text)
+    if not text.isascii() and not is_utf8(text):
+        return _read_loose(text)
     try:
-        if not text.isascii():
-            text.decode()
         if text[0] == 0x7B:
             envelope = _decode_object(text)
-            key = envelope.api_key or envelope.token or envelope.dollar_token
-            if key and envelope.batch is None:
-                return Payload(text, (key,), 1)
-            return _read_object(text, envelope, key)
+            if envelope.batch is None:
+                key = envelope.dollar_token or envelope.token or envelope.api_key or _event_token(envelope)
+                return Payload(text, () if key is None else (key,), 1)
+            return _read_batch(text, envelope, envelope.batch)
         envelopes = _decode_list(text)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return _read_lenient(text)
+    except msgspec.MsgspecError:
+        return _read_loose(text)
     except RecursionError:
         raise Rejected(Reason.TOO_NESTED) from None
     if not envelopes:
@@ -85,15 +123,18 @@ def read_payload(text: bytes) -> Payload:
     return Payload(text, _distinct(_event_token(envelope) for envelope in envelopes), len(envelopes))
 
 
-def _read_object(text: bytes, envelope: _Envelope, key: str | None) -> Payload:
-    """A batch, or an event that does not carry its key at the top."""
-    if envelope.batch is None:
-        key = _event_token(envelope)
-        return Payload(text, () if key is None else (key,), 1)
-    if not envelope.batch:
+def _is_dense(text: bytes) -> bool:
+    """Whether its elements, which are no more than its commas, could take much more memory than the text."""
+    commas = text.count(b",")
+    return commas >= min(EVENTS_MAX if text[0] == 0x7B else _LISTED_MAX, len(text) // _ELEMENT_BYTES_MIN)
+
+
+def _read_batch(text: bytes, wrapper: _Envelope, batch: list[msgspec.Raw]) -> Payload:
+    if not batch:
         raise Rejected(Reason.EMPTY_BATCH)
-    inside = (key,) if key else map(_event_token, map(_decode_object, envelope.batch))
-    return Payload(text, _distinct(inside), len(envelope.batch))
+    key = wrapper.api_key or wrapper.token or wrapper.dollar_token
+    inside = (key,) if key else map(_event_token, map(_decode_object, batch))
+    return Payload(text, _distinct(inside), len(batch))
 
 
 def _event_token(envelope: _Envelope) -> str | None:
@@ -105,57 +146,95 @@ def _event_token(envelope: _Envelope) -> str | None:
     return next((token for token in empty if token is not None), None)
 
 
-def _read_lenient(text: bytes) -> Payload:
-    """The same for what the strict reader refused: members of unexpected types, or text that needs repair."""
-    repaired = False
+def _read_loose(text: bytes) -> Payload:
+    """The same for members of unexpected types, text that needs repair, and lists too long to be built.
+
+    Goes from element to element, at some microseconds each, and keeps none.
+    """
     try:
-        value: Any = orjson.loads(text)
-    except orjson.JSONDecodeError:
-        text = repair_json(text)
+        repaired = not is_utf8(text)
+        _skip(text)
+    except msgspec.DecodeError:
         repaired = True
-        try:
-            value = orjson.loads(text)
-        except orjson.JSONDecodeError as error:
-            # Repaired text is JSON; what orjson still refuses is its depth.
-            raise Rejected(Reason.TOO_NESTED) from error
-    if isinstance(value, dict):
-        batch = value.get("batch")
-        if not isinstance(batch, list):
-            return Payload(text, _distinct([_lenient_token(value)]), 1, repaired)
-        key = _first_key(value, ("api_key", "token", "$token"))
-        tokens = _distinct(map(_lenient_token, batch)) if key is None or key == "" else (key,)
-        value = batch
-    else:
-        tokens = _distinct(map(_lenient_token, value))
-    if not value:
+    except RecursionError:
+        raise Rejected(Reason.TOO_NESTED) from None
+    if repaired:
+        text = repair_json(text)
+    elements = memoryview(text)
+    key: object | None = None
+    if text[0] == 0x7B:
+        envelope = _decode_loose(text)
+        elements = memoryview(envelope.batch)
+        if not _begins(envelope.batch, b"["):
+            return Payload(text, _distinct([_loose_token(envelope)]), 1, repaired)
+        key = _first_key(envelope.api_key, envelope.token, envelope.dollar_token)
+    count = 0
+    tokens: tuple[object, ...] = (key,) if key else ()
+    for element in _each(elements):
+        count += 1
+        if count > EVENTS_MAX:
+            raise Rejected(Reason.TOO_MANY_EVENTS, f"Expected at most {EVENTS_MAX}.")
+        if not key and len(tokens) < 2 and NOT_TEXT not in tokens and _begins(element, b"{"):
+            tokens = _distinct((*tokens, _loose_token(_decode_loose(element))))
+    if not count:
         raise Rejected(Reason.EMPTY_BATCH)
-    return Payload(text, tokens, len(value), repaired)
+    return Payload(text, tokens, count, repaired)
 
 
-def _lenient_token(event: object) -> object | None:
-    if not isinstance(event, dict):
-        return None
-    key = _first_key(event, ("$token", "token", "api_key"))
-    properties = event.get("properties")
-    if not key and isinstance(properties, dict):
-        found = properties.get("token")
+def _each(array: memoryview) -> Iterator[memoryview]:
+    """The elements of a JSON array that is known to be one, found by where a decoder of one value stops."""
+    at = _behind_blanks(array, 1)
+    while array[at] != 0x5D:
+        try:
+            _skip(array[at:])
+        except msgspec.DecodeError as error:
+            stop = _value_end(str(error))
+        assert stop is not None
+        # It has read what stopped it: a comma or the end of the array.
+        end = at + int(stop[1]) - 1
+        yield array[at:end]
+        at = _behind_blanks(array, end + 1) if array[end] == 0x2C else end
+
+
+def _behind_blanks(text: memoryview, at: int) -> int:
+    found = _blanks(text, at)
+    assert found is not None
+    return found.end()
+
+
+def _begins(value: memoryview | msgspec.Raw, character: bytes) -> bool:
+    return bytes(memoryview(value)[:1]) == character
+
+
+def _loose_token(event: _Loose) -> object | None:
+    key = _first_key(event.dollar_token, event.token, event.api_key)
+    if not key and _begins(event.properties, b"{"):
+        found = _first_key(_decode_loose_properties(event.properties).token)
         return key if found is None else found
     return key
 
 
-def _first_key(members: dict[str, Any], names: tuple[str, ...]) -> object | None:
+def _first_key(*values: msgspec.Raw) -> object | None:
     """The first that is a non-empty string; failing that the first that is there at all, for the error it deserves."""
-    present = [members[name] for name in names if members.get(name) is not None]
-    return next((key for key in present if key and isinstance(key, str)), present[0] if present else None)
+    present = [value for value in values if value and not _begins(value, b"n")]
+    texts = (_decode_text(value) for value in present if _begins(value, b'"'))
+    if key := next(filter(None, texts), None):
+        return key
+    if not present:
+        return None
+    return "" if _begins(present[0], b'"') else NOT_TEXT
 
 
 def _distinct(tokens: Iterable[object | None]) -> tuple[object, ...]:
+    """The different ones, two at the most; an empty one counts only where there is no other."""
     found: list[object] = []
+    empty = False
     for token in tokens:
-        if token is None or token in found:
-            continue
-        found.append(token)
-        # What is no text is refused as that, and not compared: it may be large. Two are as wrong as more.
-        if len(found) > 1 or not isinstance(token, str):
-            break
-    return tuple(found)
+        if not token:
+            empty = empty or token is not None
+        elif token not in found:
+            found.append(token)
+            # Two are as wrong as more, and what is no text is wrong alone.
+            if len(found) > 1 or token is NOT_TEXT:
+                break
+    return ("",) if empty and not found else tuple(found)

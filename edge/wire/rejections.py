@@ -36,6 +36,7 @@ class Reason(Enum):
     TOO_NESTED = "too_nested"
     BAD_SHAPE = "bad_shape"
     EMPTY_BATCH = "empty_batch"
+    TOO_MANY_EVENTS = "too_many_events"
     NO_TOKEN = "no_token"  # noqa: S105 - a cause, not a secret
     MULTIPLE_TOKENS = "multiple_tokens"
     TOKEN_EMPTY = "token_empty"  # noqa: S105
@@ -117,6 +118,7 @@ REFUSALS: Final[dict[Reason, Refusal]] = {
     Reason.TOO_NESTED: _invalid("Invalid JSON: nested too deeply."),
     Reason.BAD_SHAPE: _invalid("Expected an event object, a list of events or a batch."),
     Reason.EMPTY_BATCH: _invalid("The request holds no event."),
+    Reason.TOO_MANY_EVENTS: Refusal(413, "client_error", "request_too_large", "Too many events in one request."),
     Reason.NO_TOKEN: Refusal(401, "authentication_error", "missing_api_key", "API key not provided. " + _KEY_HINT),
     Reason.MULTIPLE_TOKENS: Refusal(
         401, "authentication_error", "invalid_api_key", "Batch submitted with inconsistent API key values."

@@ -18,6 +18,7 @@ from typing import Final
 import msgspec
 
 from edge.wire.rejections import Reason, Rejected
+from edge.wire.utf8 import is_utf8, mend_cesu8
 
 REPAIRS_MAX: Final = 1_000_000
 """Tokens looked at one by one, about a microsecond each: above what any client sends, below what holds a loop for long."""
@@ -66,18 +67,13 @@ def repair_json(text: bytes) -> bytes:
 
 def _utf8(text: bytes) -> bytes:
     """CESU-8 halves joined, lone ones U+FFFD."""
-    if text.isascii():
+    if is_utf8(text):
         return text
     try:
-        text.decode()
-    except UnicodeDecodeError:
-        try:
-            halves = text.decode("utf-8", "surrogatepass")
-        except UnicodeDecodeError as error:
-            found = f"Byte {error.start} is 0x{text[error.start]:02x}, near `{_excerpt(text, error.start)}`."
-            raise Rejected(Reason.BAD_UTF8, found) from None
-        return halves.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").encode()
-    return text
+        return mend_cesu8(text)
+    except ValueError as error:
+        at = int(str(error))
+        raise Rejected(Reason.BAD_UTF8, f"Byte {at} is 0x{text[at]:02x}, near `{_excerpt(text, at)}`.") from None
 
 
 def _rewritten(text: bytes, replace: Callable[[bytes, bytes], bytes]) -> bytes:
@@ -85,25 +81,25 @@ def _rewritten(text: bytes, replace: Callable[[bytes, bytes], bytes]) -> bytes:
 
     On text that is no JSON it stops at the first byte that can begin no token; the rest follows unchanged.
     """
-    parts: list[bytes] = []
+    rewritten = bytearray()
     sound = _sound_outside(text, 0)
     for _ in range(REPAIRS_MAX):
         # Both patterns match the empty string, so there is always a match.
         assert sound is not None
-        parts.append(sound[0])
+        rewritten += sound[0]
         at = sound.end()
         if token := _lone_surrogate(text, at):
-            parts.append(replace(token[0], b"\\ufffd"))
+            rewritten += replace(token[0], b"\\ufffd")
             sound = _sound_inside(text, token.end())
         elif token := _constant(text, at):
-            parts.append(replace(token[0], b"null"))
+            rewritten += replace(token[0], b"null")
             sound = _sound_outside(text, token.end())
         elif (token := _number(text, at)) and (overflows := _overflows(token[0])) is not None:
-            parts.append(replace(token[0], b"null") if overflows else token[0])
+            rewritten += replace(token[0], b"null") if overflows else token[0]
             sound = _sound_outside(text, token.end())
         else:
-            parts.append(text[at:])
-            return b"".join(parts)
+            rewritten += memoryview(text)[at:]
+            return bytes(rewritten)
     raise Rejected(Reason.BAD_JSON, f"expected at most {REPAIRS_MAX} values that strict JSON forbids")
 
 
@@ -126,13 +122,14 @@ def _same_length(token: bytes, stand_in: bytes) -> bytes:
 
 def _broken(text: bytes, error: msgspec.DecodeError) -> Rejected:
     """What is wrong with `text`, which cannot be repaired: `error` is about the repaired text and its offsets."""
+    said = str(error)
     try:
         _validate(_rewritten(text, _same_length))
     except RecursionError:
         return Rejected(Reason.TOO_NESTED)
     except msgspec.DecodeError as in_original:
-        error = in_original
-    position = _position(str(error))
+        said = str(in_original)
+    position = _position(said)
     expected, at = (position[1], min(int(position[2]), len(text))) if position else ("the text ends early", len(text))
     line_start = text.rfind(b"\n", 0, at) + 1
     line = text.count(b"\n", 0, at) + 1

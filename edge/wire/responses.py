@@ -11,6 +11,8 @@ import msgspec
 from edge.wire.rejections import REFUSALS, Reason
 
 SUCCESS_BODY: Final = b'{"status":1}'
+TERSE_SUCCESS_BODY: Final = b"1"
+"""What Mixpanel's libraries compare with, unless they ask for JSON by `verbose=1`."""
 _JSON: Final = b"application/json"
 _TEXT: Final = b"text/plain; charset=utf-8"
 
@@ -59,8 +61,8 @@ def render(
     )
 
 
-def render_success(cors: bytes, date: bytes, *, close: bool = False, head: bool = False) -> bytes:
-    return render(200, SUCCESS_BODY, cors, date, close=close, head=head)
+def render_success(cors: bytes, date: bytes, *, terse: bool = False, close: bool = False, head: bool = False) -> bytes:
+    return render(200, TERSE_SUCCESS_BODY if terse else SUCCESS_BODY, cors, date, close=close, head=head)
 
 
 def render_beacon(cors: bytes, date: bytes, *, close: bool = False) -> bytes:

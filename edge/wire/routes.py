@@ -28,6 +28,8 @@ class Route(msgspec.Struct, frozen=True):
     methods: frozenset[str]
     replay: bool = False
     """Session replay: bodies are large and have a limit of their own."""
+    mixpanel: bool = False
+    """Mixpanel's libraries send here, and some of them take nothing but `1` for a success."""
     plain_capture: bool = False
     """Takes events, with nothing special about it: nearly all requests."""
 
@@ -36,7 +38,9 @@ _CAPTURE_METHODS: Final = frozenset({"GET", "HEAD", "POST", "OPTIONS"})
 _V1_METHODS: Final = frozenset({"POST", "OPTIONS"})
 _PAGE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
-CAPTURE_PATHS: Final = ("e", "capture", "track", "engage", "i/v0/e", "batch", "i/v0/ai/batch", "s")
+MIXPANEL_PATHS: Final = ("track", "engage", "groups", "import")
+CAPTURE_PATHS: Final = ("e", "capture", *MIXPANEL_PATHS, "i/v0/e", "batch", "i/v0/ai/batch", "s")
+_SPECIAL: Final = {"s", *MIXPANEL_PATHS}
 V1_PATHS: Final = ("i/v1/analytics/events", "i/v1/ai/events")
 
 _PAGES: Final = {
@@ -47,7 +51,10 @@ _PAGES: Final = {
 }
 
 _NAMED: Final = [
-    *(Route(name, Kind.CAPTURE, _CAPTURE_METHODS, name == "s", name != "s") for name in CAPTURE_PATHS),
+    *(
+        Route(name, Kind.CAPTURE, _CAPTURE_METHODS, name == "s", name in MIXPANEL_PATHS, name not in _SPECIAL)
+        for name in CAPTURE_PATHS
+    ),
     *(Route(name, Kind.CAPTURE_V1, _V1_METHODS) for name in V1_PATHS),
     *(Route(name or "/", kind, _PAGE_METHODS) for name, kind in _PAGES.items()),
 ]

@@ -350,6 +350,69 @@ class TestTime:
         assert (None if sent_at_us is None else format_time(sent_at_us)) == expected
 
 
+class TestMixpanel:
+    @pytest.mark.parametrize("path", ["track", "import"])
+    @pytest.mark.parametrize(
+        ("properties", "others", "expected"),
+        [
+            pytest.param({"time": 1751367598}, {}, "2025-07-01T10:59:58Z", id="seconds"),
+            pytest.param({"time": 1751367598.25}, {}, "2025-07-01T10:59:58.250Z", id="fraction of seconds"),
+            pytest.param({"time": 1751367598250}, {}, "2025-07-01T10:59:58.250Z", id="milliseconds"),
+            pytest.param({"time": "2025-07-01T10:59:58Z"}, {}, "2025-07-01T10:59:58Z", id="iso"),
+            pytest.param({"time": 1}, {"timestamp": NEW_YEAR}, NEW_YEAR, id="beside a timestamp"),
+            pytest.param({"time": None}, {}, NOW_TEXT, id="null"),
+            pytest.param({"time": {}}, {}, NOW_TEXT, id="unreadable"),
+        ],
+    )
+    def test_the_time_stands_among_the_properties(
+        self, path: str, properties: dict[str, object], others: dict[str, object], expected: str
+    ) -> None:
+        event = event_of(with_id(properties=properties, **others), path)
+        assert format_time(event.timestamp_us) == expected
+
+    def test_elsewhere_time_is_a_property_like_others(self) -> None:
+        assert event_of(with_properties(time=1751367598)).timestamp_us == NOW
+
+    def test_a_group_update_is_an_event_about_the_group(self) -> None:
+        update = {"$token": "t", "$group_key": "company", "$group_id": "acme", "$set": {"plan": "pro"}}
+        event = event_of(update, "groups")
+        assert (event.event, event.distinct_id, event.lane) == ("$groupidentify", "$company_acme", "main")
+        properties = {"$group_type": "company", "$group_key": "acme", "$group_set": {"plan": "pro"}}
+        assert json.loads(bytes(event.members["properties"])) == properties
+        assert json.loads(event.body)["properties"] == properties
+        assert "$set" not in event.members
+
+    def test_an_update_of_no_group_is_about_nobody(self) -> None:
+        assert expanded({"$set": {}}, "groups").dropped == {"no_distinct_id": 1}
+        assert expanded({"$group_key": "c", "$group_id": "a"}, "e").dropped == {"no_event_name": 1}
+
+
+class TestMended:
+    @pytest.mark.parametrize(
+        ("event", "mended"),
+        [
+            pytest.param(with_id(timestamp="2025-07-01", uuid=UUID), {}, id="nothing"),
+            pytest.param(with_id(timestamp=None, uuid=None), {}, id="null is absent"),
+            pytest.param(with_id(uuid=""), {}, id="so is an empty uuid"),
+            pytest.param(with_properties(**{"$cookieless_mode": False}), {}, id="cookieless, a boolean"),
+            pytest.param(with_properties(**{"$cookieless_mode": None}), {"cookieless_mode": 1}, id="cookieless, null"),
+            pytest.param(
+                with_properties(**{"$cookieless_mode": "true"}), {"cookieless_mode": 1}, id="cookieless, text"
+            ),
+            pytest.param(with_id(uuid="123"), {"uuid": 1}, id="uuid"),
+            pytest.param(with_id(uuid=7), {"uuid": 1}, id="uuid, a number"),
+            pytest.param(with_id(timestamp="yesterday"), {"timestamp": 1}, id="timestamp"),
+            pytest.param([with_id(timestamp=True, uuid=[])] * 3, {"timestamp": 3, "uuid": 3}, id="of several events"),
+        ],
+    )
+    def test_what_was_unusable_is_counted(self, event: object, mended: dict[str, int]) -> None:
+        assert expanded(event).mended == mended
+
+    def test_in_session_replay_it_is_that_of_the_first_event(self) -> None:
+        snapshot = with_properties(**{"$session_id": "s", "$snapshot_data": [], "$cookieless_mode": 1})
+        assert expanded([snapshot, snapshot], "s").mended == {"cookieless_mode": 1}
+
+
 class TestLane:
     @pytest.mark.parametrize(
         ("name", "lane"),

@@ -856,6 +856,14 @@ def test_a_client_that_does_not_read_is_let_go_and_costs_others_nothing(tmp_path
         assert patient.ask(OTHER).status == 200
 
 
+@pytest.mark.parametrize(("trusted", "address"), [("10.0.0.0/8", "127.0.0.1"), ("127.0.0.1", "203.0.113.7")])
+def test_only_a_trusted_peer_is_believed(tmp_path: Path, trusted: str, address: str) -> None:
+    sent = post(OTHER_EVENT, b"X-Forwarded-For: 203.0.113.7", b"X-Real-Ip: 203.0.113.8")
+    with running(tmp_path, "--trusted-proxies", trusted) as server:
+        assert server.ask(sent).status == 200
+        assert [record.ip for record in server.records()] == [address]
+
+
 # --- what is counted
 
 

@@ -93,19 +93,22 @@ def test_origins_made_up_do_not_fill_the_memory(service: Service) -> None:
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [
-        ((True, False, False), b"200 OK"),
-        ((False, True, False), b"200 OK"),
-        ((False, False, True), b"204 No Content"),
-        ((True, False, True), b"204 No Content"),
+        ((True, False, False, False), b"200 OK"),
+        ((False, True, False, False), b"200 OK"),
+        ((False, False, True, False), b"204 No Content"),
+        ((True, False, True, False), b"204 No Content"),
+        ((False, False, False, True), b"200 OK"),
+        ((False, False, True, True), b"204 No Content"),
     ],
-    ids=["closed", "head", "beacon", "beacon, closed"],
+    ids=["closed", "head", "beacon", "beacon, closed", "terse", "beacon, terse"],
 )
-def test_special_successes(service: Service, arguments: tuple[bool, bool, bool], status: bytes) -> None:
-    close, head, beacon = arguments
-    answer = service.special_success(b"https://a.example", close=close, head=head, beacon=beacon)
+def test_special_successes(service: Service, arguments: tuple[bool, bool, bool, bool], status: bytes) -> None:
+    close, head, beacon, terse = arguments
+    answer = service.special_success(b"https://a.example", close=close, head=head, beacon=beacon, terse=terse)
     assert answer.startswith(b"HTTP/1.1 " + status)
     assert (b"connection: close" in answer) == close
     assert answer.endswith(b"\r\n\r\n") == (head or beacon)
+    assert answer.endswith(b"\r\n\r\n1") == (terse and not beacon)
     assert b"access-control-allow-origin: https://a.example\r\n" in answer
 
 

@@ -1,13 +1,16 @@
 import base64
 import gzip
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import quote
 
 import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from edge.segment.record import Record, RecordIds, decode_record
-from edge.wire.capture import Captured, capture, empty_poll
+from edge.wire.capture import Captured, capture, capture_plain, empty_poll, is_terse, read_plain_query
 from edge.wire.rejections import Reason, Rejected
 from edge.wire.request import Limits, Request
 from edge.wire.routes import ROUTES, find_route
@@ -31,7 +34,7 @@ def captured(
 def test_an_event_becomes_a_record() -> None:
     found, record = captured(b"/e/", EVENT)
     assert record == Record("000000000000000a-0", AT, "phc_x", "e", "203.0.113.7", EVENT)
-    assert (found.events, found.beacon, found.layers) == (1, False, ())
+    assert (found.events, found.beacon, found.terse, found.layers) == (1, False, False, ())
 
 
 def test_the_bytes_of_the_client_are_kept_but_for_line_breaks() -> None:
@@ -73,10 +76,16 @@ def test_what_was_unwrapped_is_told(target: bytes, body: bytes, layers: tuple[st
 
 TIMES = {
     "query": (b"/e/?_=1751367600000", EVENT, "1751367600000"),
-    "query, not a number": (b"/e/?_=soon", EVENT, "soon"),
-    "query, not UTF-8": (b"/e/?_=%FF", EVENT, "\ufffd"),
+    "query, a date": (b"/e/?_=2025-07-01T11:00:00%2B02:00", EVENT, "2025-07-01T11:00:00+02:00"),
+    "query, no time": (b"/e/?_=soon", EVENT, ""),
+    "query, partly not UTF-8": (b"/e/?_=1%FF", EVENT, "1\ufffd"),
+    "query, by name": (b"/e/?sent_at=1751367600000", EVENT, "1751367600000"),
+    "query, by its other name": (b"/e/?sentAt=1751367600000", EVENT, "1751367600000"),
     "form": (b"/e/", b"data=" + quote(PACKED).encode() + b"&sent_at=1751367600001", "1751367600001"),
     "query before form": (b"/e/?_=1", b"data=" + quote(PACKED).encode() + b"&sent_at=2", "1"),
+    "form, its other name": (b"/e/", b"data=" + quote(PACKED).encode() + b"&sentAt=1751367600001", "1751367600001"),
+    "form, as queries have it": (b"/e/", b"_=1751367600001&data=" + quote(PACKED).encode(), "1751367600001"),
+    "no time in the query before form": (b"/e/?_=soon", b"data=" + quote(PACKED).encode() + b"&sent_at=2", "2"),
     "none": (b"/e/?ver=1", EVENT, ""),
 }
 
@@ -134,6 +143,34 @@ def test_what_cannot_be_stored_is_refused(target: bytes, body: bytes, reason: Re
     assert raised.value.reason is reason
 
 
+FORM = b"data=" + quote(PACKED).encode()
+TERSE = {
+    "PostHog's": (b"/e/", EVENT, False),
+    "PostHog's, a form": (b"/e/", FORM, False),
+    "Mixpanel's, JSON": (b"/track", EVENT, True),
+    "Mixpanel's, a form": (b"/engage/", FORM, True),
+    "Mixpanel's, the query": (b"/track/?verbose=0&data=" + quote(PACKED).encode(), b"", True),
+    "Mixpanel's, verbose in the query": (b"/import?verbose=1", FORM, False),
+    "Mixpanel's, verbose in the form": (b"/groups/", FORM + b"&verbose=1&ip=0", False),
+    "Mixpanel's, verbose in both": (b"/track/?verbose=1", FORM + b"&verbose=0", False),
+    "Mixpanel's, a value that is not 1": (b"/track?verbose=true", FORM, True),
+}
+
+
+@pytest.mark.parametrize(("target", "body", "terse"), TERSE.values(), ids=TERSE)
+def test_mixpanels_libraries_get_the_success_they_ask_for(target: bytes, body: bytes, terse: bool) -> None:
+    assert captured(target, body)[0].terse is terse
+
+
+@pytest.mark.parametrize(
+    ("target", "terse"), [(b"/track", True), (b"/track?verbose=1", False), (b"/e/", False), (b"/e/?verbose=0", False)]
+)
+def test_a_poll_is_answered_as_its_route_answers(target: bytes, terse: bool) -> None:
+    route, query = find_route(target)
+    assert route is not None
+    assert is_terse(Request("GET", query), route) is terse
+
+
 def test_records_are_numbered_on() -> None:
     ids = RecordIds(1)
     route = ROUTES[b"/e"]
@@ -155,3 +192,38 @@ POLLS = {
 @pytest.mark.parametrize(("method", "query", "body", "empty"), POLLS.values(), ids=POLLS)
 def test_a_poll_without_data_is_recognised(method: str, query: bytes, body: bytes, empty: bool) -> None:
     assert empty_poll(Request(method, query, body)) is empty
+
+
+MEMBERS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
+    st.sampled_from(["api_key", "token", "$token", "batch", "event", "properties"]),
+    st.sampled_from(["phc_a", "phc_b", " phc_c ", "", "phx_d", 5, None, [], [{}], {"token": "phc_e"}]),
+)
+PLAIN = st.builds(
+    lambda members, tail: msgspec.json.encode(members) + tail, MEMBERS, st.sampled_from([b"", b"\n", b"}"])
+)
+FIELDS = st.sampled_from(
+    ["ip=1", "ver=1.2", "v=2", "retry_count=1", "_=1694769302325", "_=1694769302", "_=x", "_=", "_=1.5", "beacon=1", ""]
+    + ["verbose=1", "data=", "data=e30", "compression=gzip", "compression=lz64", "token=phc_q", "api_key=phc_q"]
+    + ["sent_at=5", "sentAt=5", "%5F=5", "b%65acon=1", "project_id=2"]
+)
+QUERIES = st.lists(FIELDS, max_size=4).map("&".join) | st.integers(95, 105).map(lambda n: "ip=1&" * n + "_=5")
+
+
+@given(PLAIN, QUERIES)
+@example(b'{"api_key":"phc_a","token":"phc_b","$token":"phc_c"}', "")
+@example(b'{"api_key":"phc_a"}', "ip=1&" * 100 + "_=5")
+def test_the_plain_way_stores_what_the_general_way_does_or_nothing(body: bytes, query: str) -> None:
+    sent_at = read_plain_query(query.encode()) if query else ""
+    plain = None if sent_at is None else capture_plain(body, "e", "192.0.2.1", 7, sent_at, RecordIds(1))
+    if plain is None:
+        return
+    route = ROUTES[b"/e/"]
+    general = capture(Request("POST", query.encode(), body, {}, "192.0.2.1", 7), route, Limits(), RecordIds(1))
+    stored, expected = decode_record(plain), decode_record(general.record)
+    stored.data = stored.data.strip()
+    assert stored == expected
+    assert (general.events, general.beacon, general.terse, general.layers) == (1, False, False, ())
+
+
+def test_only_routes_with_one_success_are_plain() -> None:
+    assert not [route.name for route in ROUTES.values() if route.plain_capture and (route.mixpanel or route.replay)]

@@ -45,26 +45,41 @@ def test_no_text_breaks_a_record(text: str) -> None:
     assert set(normalise_ip(text)) <= set("0123456789abcdef.:")
 
 
-HEADERS = {
-    "none": (None, None, None, ""),
-    "X-Forwarded-For": (b"203.0.113.7", None, None, "203.0.113.7"),
-    "the leftmost": (b"203.0.113.7, 10.0.0.1, 10.0.0.2", b"for=1.1.1.1", b"2.2.2.2", "203.0.113.7"),
-    "Forwarded": (None, b"by=10.0.0.1;For=203.0.113.7;proto=https, for=10.0.0.2", b"2.2.2.2", "203.0.113.7"),
-    "Forwarded, quoted": (None, b'for="[2001:db8::1]:443"', None, "2001:db8::1"),
-    "X-Real-Ip": (None, None, b"203.0.113.7", "203.0.113.7"),
-    "X-Forwarded-For that is no address": (b"unknown, 10.0.0.1", b"for=203.0.113.7", None, "203.0.113.7"),
-    "Forwarded that names nobody": (None, b"proto=https", b"203.0.113.7", "203.0.113.7"),
-    "nothing but nonsense": (b"a", b"for=_hidden", b"", ""),
-    "an enormous one": (b"x" * 10_000, None, b"203.0.113.7", "203.0.113.7"),
-    "one behind which something enormous stands": (b"203.0.113.7," + b"x" * 10_000, None, None, "203.0.113.7"),
+FOR = b"x-forwarded-for"
+REAL = b"x-real-ip"
+HEADERS: dict[str, tuple[dict[bytes, bytes], str]] = {
+    "none": ({}, ""),
+    "X-Forwarded-For": ({FOR: b"203.0.113.7"}, "203.0.113.7"),
+    "the leftmost": (
+        {FOR: b"203.0.113.7, 10.0.0.1, 10.0.0.2", b"forwarded": b"for=1.1.1.1", REAL: b"2.2.2.2"},
+        "203.0.113.7",
+    ),
+    "the leftmost that is an address": ({FOR: b"unknown, ,203.0.113.7:80, 10.0.0.1"}, "203.0.113.7"),
+    "the leftmost, IPv6": ({FOR: b"[2001:db8::1]:443, 10.0.0.1"}, "2001:db8::1"),
+    "Forwarded": (
+        {b"forwarded": b"by=10.0.0.1;For=203.0.113.7;proto=https, for=10.0.0.2", REAL: b"2.2.2.2"},
+        "203.0.113.7",
+    ),
+    "Forwarded, quoted": ({b"forwarded": b'for="[2001:db8::1]:443"'}, "2001:db8::1"),
+    "Forwarded, the first hidden": ({b"forwarded": b"for=_hidden, for = 203.0.113.7"}, "203.0.113.7"),
+    "X-Real-Ip": ({REAL: b"203.0.113.7", b"cf-connecting-ip": b"1.1.1.1"}, "203.0.113.7"),
+    "Fly": ({b"fly-client-ip": b"203.0.113.7"}, "203.0.113.7"),
+    "Akamai": ({b"true-client-ip": b"203.0.113.7", b"cf-connecting-ip": b"1.1.1.1"}, "203.0.113.7"),
+    "Cloudflare": ({b"cf-connecting-ip": b"2001:db8::1", REAL: b"nobody"}, "2001:db8::1"),
+    "X-Forwarded-For that is no address": ({FOR: b"unknown", b"forwarded": b"for=203.0.113.7"}, "203.0.113.7"),
+    "Forwarded that names nobody": ({b"forwarded": b"proto=https", REAL: b"203.0.113.7"}, "203.0.113.7"),
+    "nothing but nonsense": ({FOR: b"a", b"forwarded": b"for=_hidden", REAL: b""}, ""),
+    "an enormous one": ({FOR: b"x" * 10_000, REAL: b"203.0.113.7"}, "203.0.113.7"),
+    "one behind which something enormous stands": ({FOR: b"203.0.113.7," + b"x" * 10_000}, "203.0.113.7"),
+    "an address behind very many that are none": ({FOR: b"x," * 1000 + b"203.0.113.7"}, ""),
 }
 
 
-@pytest.mark.parametrize(("x_forwarded_for", "forwarded", "x_real_ip", "address"), HEADERS.values(), ids=HEADERS)
+@pytest.mark.parametrize(("headers", "address"), HEADERS.values(), ids=HEADERS)
 def test_the_client_is_the_first_address_of_the_first_header_that_has_one(
-    x_forwarded_for: bytes | None, forwarded: bytes | None, x_real_ip: bytes | None, address: str
+    headers: dict[bytes, bytes], address: str
 ) -> None:
-    assert forwarded_ip(x_forwarded_for, forwarded, x_real_ip) == address
+    assert forwarded_ip(headers) == address
 
 
 TRUST = {

@@ -30,6 +30,10 @@ LZ64 = b"N4IgpgbmB2AuIC5wgDQgCYEsDOtPQGNYB9TdRDEAXyA="
 LZ64_JSON = b'{"event":"e","distinct_id":"d"}'
 ZSTD = zstandard.ZstdCompressor().compress(JSON)
 
+# Its first byte says how large the window is and the text.
+BROTLI_LIKE_JSON = brotli.compress(JSON + b" " * 70_000)
+assert BROTLI_LIKE_JSON.startswith(b"[")
+
 
 def raw_deflate(data: bytes) -> bytes:
     stream = zlib.compressobj(wbits=-15)
@@ -86,6 +90,8 @@ ACCEPTED = {
         request(gzip.compress(zlib.compress(JSON)), content_encoding=b"deflate, gzip"),
         ("gzip", "deflate"),
     ),
+    "brotli that begins like JSON": (request(BROTLI_LIKE_JSON, content_encoding=b"br"), ("br",)),
+    "JSON that is said to be brotli": (request(JSON, content_encoding=b"br"), ()),
     "brotli": (request(brotli.compress(JSON), content_encoding=b"BR"), ("br",)),
     "brotli declared but absent": (request(JSON, content_encoding=b"br"), ()),
     "base64 of brotli": (request(b64encode(brotli.compress(JSON)), content_encoding=b"br"), ("base64", "br")),

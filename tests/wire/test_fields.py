@@ -1,4 +1,4 @@
-from urllib.parse import urlencode
+from urllib.parse import unquote_to_bytes, urlencode
 
 import pytest
 from hypothesis import given
@@ -34,6 +34,13 @@ CASES = {
 @pytest.mark.parametrize(("text", "fields"), CASES.values(), ids=CASES)
 def test_fields_are_read_as_browsers_write_them(text: bytes, fields: dict[str, bytes]) -> None:
     assert parse_fields(text) == fields
+
+
+@pytest.mark.parametrize("unit", [b"%41", b"%", b"x%4", b"%%41"])
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_no_escape_of_a_long_text_is_cut_in_two(unit: bytes, before: int) -> None:
+    text = b"y" * before + unit * 20_000
+    assert parse_fields(b"a=" + text) == {"a": unquote_to_bytes(text)}
 
 
 def test_pairs_past_the_maximum_are_ignored() -> None:

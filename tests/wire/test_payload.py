@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.wire.payload import read_payload
+from edge.wire.payload import EVENTS_MAX, NOT_TEXT, read_payload
 from edge.wire.rejections import Reason, Rejected
 
 SHAPES: dict[str, tuple[bytes, tuple[object, ...], int]] = {
@@ -16,6 +16,8 @@ SHAPES: dict[str, tuple[bytes, tuple[object, ...], int]] = {
     "event, in its properties": (b'{"event":"e","properties":{"token":"a"}}', ("a",), 1),
     "event, its own before its properties'": (b'{"token":"a","properties":{"token":"b"}}', ("a",), 1),
     "event, an empty key before its properties'": (b'{"token":"","properties":{"token":"b"}}', ("b",), 1),
+    "event, its keys in their order": (b'{"api_key":"c","token":"b","$token":"a"}', ("a",), 1),
+    "event, an empty one before the next": (b'{"$token":"","token":"b"}', ("b",), 1),
     "event, none": (b'{"event":"e"}', (), 1),
     "event, null": (b'{"event":"e","api_key":null}', (), 1),
     "event, empty": (b'{"event":"e","api_key":""}', ("",), 1),
@@ -27,6 +29,8 @@ SHAPES: dict[str, tuple[bytes, tuple[object, ...], int]] = {
     "batch, some of its events'": (b'{"batch":[{},{"token":"a"},{}]}', ("a",), 3),
     "batch, an empty one and its events'": (b'{"api_key":"","batch":[{"token":"a"}]}', ("a",), 1),
     "batch of odd things, an empty one and its events'": (b'{"api_key":"","batch":[1,{"token":"a"}]}', ("a",), 2),
+    "batch, an event with an empty one": (b'{"batch":[{"token":""},{"token":"a"}]}', ("a",), 2),
+    "batch, empty ones": (b'{"batch":[{"token":""},{"token":""}]}', ("",), 2),
     "batch, none": (b'{"batch":[{},{}]}', (), 2),
     "batch, different ones": (b'{"batch":[{"token":"a"},{"token":"b"}]}', ("a", "b"), 2),
     "batch that is null is an event": (b'{"api_key":"a","batch":null}', ("a",), 1),
@@ -35,15 +39,20 @@ SHAPES: dict[str, tuple[bytes, tuple[object, ...], int]] = {
     "list, none": (b"[{}]", (), 1),
     "list, three different ones are two too many": (b'[{"token":"a"},{"token":"b"},{"token":"c"}]', ("a", "b"), 3),
     # members of odd types take the lenient way, to the same result
-    "key is a number": (b'{"api_key":7,"event":"e"}', (7,), 1),
+    "key is a number": (b'{"api_key":7,"event":"e"}', (NOT_TEXT,), 1),
     "key is a number, another one is text": (b'{"api_key":7,"token":"a"}', ("a",), 1),
-    "key is a number in a list": (b'[{"token":"a"},{"token":7}]', ("a", 7), 2),
+    "key is a number in a list": (b'[{"token":"a"},{"token":7}]', ("a", NOT_TEXT), 2),
     "properties are text": (b'{"token":"a","properties":"p"}', ("a",), 1),
-    "token of properties is a number": (b'{"event":"e","properties":{"token":7}}', (7,), 1),
+    "token of properties is a number": (b'{"event":"e","properties":{"token":7}}', (NOT_TEXT,), 1),
     "batch is an object": (b'{"token":"a","batch":{}}', ("a",), 1),
     "batch of odd things": (b'{"api_key":"a","batch":[1,null,"x",[],{"event":1}]}', ("a",), 5),
     "batch of odd things, a key inside": (b'{"batch":[1,{"token":"a"}]}', ("a",), 2),
     "list of odd things": (b'[1,null,{"token":"a"}]', ("a",), 3),
+    "event of odd types, its keys in their order": (b'{"api_key":7,"token":"b","$token":"a"}', ("a",), 1),
+    "batch of odd things and blanks": (b'{"batch": [ 1 ,\n{"token":"a"} , null ] }', ("a",), 3),
+    "batch of odd things, keys that differ": (b'[1,{"token":"a"},{"token":"b"},{"token":"c"}]', ("a", "b"), 4),
+    "batch of odd things, a key that is null": (b'{"api_key":null,"token":"a","batch":[1]}', ("a",), 1),
+    "list of a list": (b"[[]]", (), 1),
     "key twice, the last counts": (b'{"api_key":"a","api_key":"b"}', ("b",), 1),
 }
 
@@ -93,8 +102,8 @@ def test_many_different_keys_take_no_longer_than_two() -> None:
 
 
 def test_keys_that_are_no_text_are_not_compared() -> None:
-    """Nested as deeply as may be, comparing two of them would exhaust the stack."""
-    nested = b"[" * 1000 + b"]" * 1000
+    """Nested deeply, comparing two of them could exhaust the stack."""
+    nested = b"[" * 500 + b"]" * 500
     assert len(read_payload(b'[{"token":%b},{"token":%b}]' % (nested, nested)).tokens) == 1
 
 
@@ -124,12 +133,45 @@ def reference_token(event: dict[str, Any], names: tuple[str, ...]) -> object:
 def test_well_typed_events_have_the_keys_a_plain_reading_finds(events: list[dict[str, Any]], shape: str) -> None:
     if shape == "one":
         events = events[:1]
-        expected = {reference_token(events[0], ("api_key", "token", "$token"))}
         text = msgspec.json.encode(events[0])
     else:
-        expected = {reference_token(event, ("$token", "token", "api_key")) for event in events}
         text = msgspec.json.encode(events if shape == "list" else {"batch": events})
+    expected = {reference_token(event, ("$token", "token", "api_key")) for event in events} - {None}
+    if len(expected) > 1:
+        expected -= {""}
     payload = read_payload(text)
     assert payload.events == len(events)
-    assert set(payload.tokens) <= expected
-    assert len(payload.tokens) == min(2, len(expected - {None})) or any(not isinstance(t, str) for t in payload.tokens)
+    assert {None if token is NOT_TEXT else token for token in payload.tokens} <= {*expected, None}
+    assert NOT_TEXT in payload.tokens or len(payload.tokens) == min(2, len(expected))
+
+
+DENSE = {
+    "objects": b"{}",
+    "nulls": b"null",
+    "digits": b"1",
+    "lists": b"[]",
+    "events": b'{"token":"a","event":"e"}',
+}
+
+
+@pytest.mark.parametrize("wrapped", [True, False], ids=["batch", "list"])
+@pytest.mark.parametrize("element", DENSE.values(), ids=DENSE)
+def test_events_are_counted_up_to_their_maximum(element: bytes, wrapped: bool) -> None:
+    begin, end = (b'{"api_key":"a","batch":[', b"]}") if wrapped else (b"[", b"]")
+    text = begin + b",".join([element] * EVENTS_MAX)
+    assert read_payload(text + end).events == EVENTS_MAX
+    with pytest.raises(Rejected) as raised:
+        read_payload(text + b"," + element + end)
+    assert raised.value.reason is Reason.TOO_MANY_EVENTS
+
+
+def test_a_dense_text_is_read_as_others_are() -> None:
+    """Many commas make it long, not many events."""
+    text = b'[{"event":"e","properties":{"x":[%b1]}},{"token":"a"},{"token":"b"}]' % (b"1," * EVENTS_MAX)
+    payload = read_payload(text)
+    assert (payload.tokens, payload.events, payload.repaired) == (("a", "b"), 3, False)
+    payload = read_payload(b'{"token":"a","properties":{"x":[%bNaN]}}' % (b"1," * EVENTS_MAX))
+    assert (payload.tokens, payload.events, payload.repaired) == (("a",), 1, True)
+    with pytest.raises(Rejected) as raised:
+        read_payload(text[:-1])
+    assert raised.value.reason is Reason.BAD_JSON

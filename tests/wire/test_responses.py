@@ -56,6 +56,11 @@ def test_success() -> None:
     )
 
 
+def test_the_terse_success_is_one_digit() -> None:
+    status, _, headers, body = parse(render_success(CORS, DATE, terse=True))
+    assert (status, headers["content-type"], body) == (200, "application/json", b"1")
+
+
 def test_a_head_answer_has_the_length_and_not_the_body() -> None:
     whole, head = render_success(CORS, DATE), render_success(CORS, DATE, head=True)
     assert whole == head + b'{"status":1}'

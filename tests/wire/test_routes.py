@@ -1,6 +1,6 @@
 import pytest
 
-from edge.wire.routes import CAPTURE_PATHS, OTHER, ROUTE_NAMES, ROUTES, Kind, allow, find_route
+from edge.wire.routes import CAPTURE_PATHS, MIXPANEL_PATHS, OTHER, ROUTE_NAMES, ROUTES, Kind, allow, find_route
 
 
 @pytest.mark.parametrize("path", CAPTURE_PATHS)
@@ -12,9 +12,10 @@ def test_a_capture_path_is_one_with_and_without_its_slash(path: str, slash: str)
     assert route.methods == {"GET", "HEAD", "POST", "OPTIONS"}
 
 
-def test_only_session_replay_has_the_larger_bodies() -> None:
+def test_only_what_needs_nothing_special_is_plain() -> None:
     assert {route.name for route in ROUTES.values() if route.replay} == {"s"}
-    assert {route.name for route in ROUTES.values() if route.plain_capture} == {*CAPTURE_PATHS} - {"s"}
+    assert {route.name for route in ROUTES.values() if route.mixpanel} == {*MIXPANEL_PATHS}
+    assert {route.name for route in ROUTES.values() if route.plain_capture} == {*CAPTURE_PATHS} - {"s", *MIXPANEL_PATHS}
 
 
 TARGETS = {
