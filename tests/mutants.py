@@ -80,6 +80,11 @@ MUTANTS: Final = (
         ),
     ),
     Mutant(
+        "quarantine without a sync",
+        "edge/drain/quarantine.py",
+        (("                self._disk.sync(fd)\n", ""),),
+    ),
+    Mutant(
         "append to a segment that met an error",
         "edge/spool/writer.py",
         (
@@ -207,7 +212,7 @@ def verdict(mutant: Mutant | None) -> str:
         if mutant is not None:
             planted(mutant, folder)
         status, output = run_suite(folder)
-        caught = re.search(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", output, re.MULTILINE)
+        caught = re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$", output, re.MULTILINE)
         if status == 0:
             return ""
         if status != 1 or caught is None:
