@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-integration soak mutants check fmt bench bench-hot clean
+.PHONY: help setup run test test-integration soak mutants kafka check fmt bench bench-hot clean
 
 help: ## list the verbs
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,7 +17,7 @@ $(VENV)/run.stamp: pyproject.toml
 	touch $@
 
 $(VENV)/dev.stamp: pyproject.toml | $(VENV)/run.stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,integration]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,integration,kafka]'
 	touch $@
 
 setup: $(VENV)/dev.stamp ## install everything the other verbs need into .venv
@@ -29,7 +29,7 @@ test: $(VENV)/dev.stamp ## the fast suite (ARGS="-k name")
 	@mkdir -p .cache
 	$(BIN)/python -m pytest --basetemp=.cache/pytest $(ARGS)
 
-test-integration: $(VENV)/dev.stamp ## real SDKs in Python, Node and Chromium, kill -9 cycles, the documentation's examples; needs node, npm, chromium and its driver
+test-integration: $(VENV)/dev.stamp ## real SDKs in Python, Node and Chromium, kill -9 cycles, the documentation's examples, Kafka, balancers; needs what .ci/run installs
 	@mkdir -p .cache
 	$(BIN)/python -m pytest --basetemp=.cache/pytest-integration tests/integration -p no:randomly --override-ini='addopts=--strict-markers' -v -rA $(ARGS)
 
@@ -39,6 +39,9 @@ soak: $(VENV)/dev.stamp ## the long versions of what test-integration runs, with
 
 mutants: $(VENV)/dev.stamp ## plant known faults in a copy and see which test catches each
 	$(BIN)/python -m tests.mutants
+
+kafka: ## a real Kafka broker on 127.0.0.1:9092, for --to kafka://127.0.0.1:9092; needs Java 17 and Maven (ARGS="--port ...")
+	@exec deploy/kafka/run $(ARGS)
 
 check: $(VENV)/dev.stamp ## formatter, linter, strict types
 	$(BIN)/ruff format --check edge bench tests

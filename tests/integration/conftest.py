@@ -79,4 +79,7 @@ PACKAGES = {
     "npm": "npm",
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
+    "haproxy": "haproxy",
+    "nginx": "nginx",
+    "openssl": "openssl",
 }
