@@ -14,6 +14,7 @@ from edge import __version__, logs
 from edge.config import DRAIN, SERVE, ConfigError, add_options, load
 from edge.disk import RealDisk
 from edge.drain.drainer import Drainer, InUse
+from edge.drain.sink import without_secrets
 from edge.drain.sinks.table import make_sink
 from edge.layout import Layout
 from edge.metrics import SINKS_MAX, Board
@@ -52,9 +53,10 @@ def sink_urls(settings: dict[str, Any]) -> list[str]:
         except ValueError as error:
             raise ConfigError(f"--to: {error}") from error
         except OSError as error:
-            raise Unavailable(f"{url}: {error.strerror}: {error.filename}") from error
+            raise Unavailable(f"{without_secrets(url)}: {error.strerror}: {error.filename}") from error
         if sink_id in first:
-            raise ConfigError(f"--to: expected different destinations, found {first[sink_id]} and {url}")
+            found = " and ".join(map(without_secrets, (first[sink_id], url)))
+            raise ConfigError(f"--to: expected different destinations, found {found}")
         first[sink_id] = url
     return urls
 

@@ -11,6 +11,9 @@
      "token":"phc_x","event":"$pageview","timestamp":"…Z","is_cookieless_mode":true,"historical_migration":true}
 
 In both, `sent_at` is left out when unknown and flags when false. The client's JSON is copied, not decoded.
+
+Consumers of before 2025 work out an event's time themselves, and would correct one that is worked out already a second time.
+For them `captured_line_2023` leaves out `event`, `timestamp` and the flags.
 """
 
 from collections.abc import Callable
@@ -20,7 +23,7 @@ import msgspec
 from msgspec import Raw
 
 from edge.drain.expand import Event
-from edge.drain.timestamps import format_time
+from edge.drain.timestamps import format_request_time, format_time
 
 _EMPTY_OBJECT: Final = Raw(b"{}")
 
@@ -53,6 +56,16 @@ class _Captured(msgspec.Struct, gc=False, kw_only=True, omit_defaults=True):
     historical_migration: bool = False
 
 
+class _Captured2023(msgspec.Struct, gc=False, kw_only=True, omit_defaults=True):
+    uuid: str
+    distinct_id: str
+    ip: str
+    data: str
+    now: str
+    sent_at: str = ""
+    token: str
+
+
 _REPRESENTED: Final = frozenset(_Flat.__struct_fields__) | {"$distinct_id", "$token", "api_key", "offset", "sentAt"}
 """Members whose meaning the flat shape's own keys carry."""
 
@@ -71,8 +84,8 @@ def event_line(event: Event) -> bytes:
             timestamp=format_time(event.timestamp_us),
             token=event.token,
             ip=event.ip,
-            now=format_time(event.received_us),
-            sent_at="" if event.sent_at_us is None else format_time(event.sent_at_us),
+            now=format_request_time(event.received_us),
+            sent_at="" if event.sent_at_us is None else format_request_time(event.sent_at_us),
             lane=event.lane,
             historical_migration=event.historical,
             properties=_EMPTY_OBJECT if bytes(properties) == b"null" else properties,
@@ -95,13 +108,28 @@ def captured_line(event: Event) -> bytes:
             distinct_id=event.distinct_id,
             ip=event.ip,
             data=event.body.decode(),
-            now=format_time(event.received_us),
-            sent_at="" if event.sent_at_us is None else format_time(event.sent_at_us),
+            now=format_request_time(event.received_us),
+            sent_at="" if event.sent_at_us is None else format_request_time(event.sent_at_us),
             token=event.token,
             event=event.event,
             timestamp=format_time(event.timestamp_us),
             is_cookieless_mode=event.cookieless,
             historical_migration=event.historical,
+        )
+    )
+
+
+def captured_line_2023(event: Event) -> bytes:
+    """The value of a message to PostHog's ingestion of before 2025."""
+    return _encode(
+        _Captured2023(
+            uuid=event.uuid,
+            distinct_id=event.distinct_id,
+            ip=event.ip,
+            data=event.body.decode(),
+            now=format_request_time(event.received_us),
+            sent_at="" if event.sent_at_us is None else format_request_time(event.sent_at_us),
+            token=event.token,
         )
     )
 

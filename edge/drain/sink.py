@@ -150,9 +150,12 @@ def split_url(text: str) -> SinkUrl:
 
 HIDDEN: Final = "***"
 _USER: Final = re.compile(r"//[^/?@]*@")
-_SECRET: Final = re.compile(r"([?&][^=&]*(?:password|passwd|secret|token|key)[^=&]*=)[^&]*", re.IGNORECASE)
+_SECRET: Final = re.compile(
+    r"([?&][^=&]*(?:password|passwd|secret|token|key|[.]pem|oauthbearer[.]config)[^=&]*=)(?!env:|file:)[^&]*",
+    re.IGNORECASE,
+)
 
 
 def without_secrets(text: str) -> str:
-    """A sink's URL as it may be logged and shown."""
+    """A sink's URL as it may be logged and shown; where a secret is to be found stays in it."""
     return _SECRET.sub(rf"\1{HIDDEN}", _USER.sub(f"//{HIDDEN}@", text))

@@ -135,6 +135,12 @@ def format_time(us: int) -> str:
     return f"{text}.{micros:06d}Z" if micros % 1000 else f"{text}.{micros // 1000:03d}Z"
 
 
+@lru_cache(maxsize=64)
+def format_request_time(us: int) -> str:
+    """`format_time` for an instant the events of a request share: 0.05 µs for all but the first, instead of 0.4."""
+    return format_time(us)
+
+
 # Receive, send and event times of a busy minute share few seconds: 0.4 µs a time instead of 1.5.
 @lru_cache(maxsize=1024)
 def _format_second(seconds: int) -> str:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.drain.expand import expand
-from edge.drain.shapes import SHAPES
+from edge.drain.shapes import SHAPES, captured_line_2023
 from edge.segment.record import Record, RecordIds, decode_record, encode_record
 
 NOW = 1_751_367_600_123_456
@@ -183,3 +183,18 @@ def test_any_event_comes_out_as_it_went_in(
 def test_the_property_above_sees_events() -> None:
     """Its loop is over what was kept, so it says nothing unless this holds."""
     assert len(lines([{"event": "e", "distinct_id": []}, {"event": "e", "distinct_id": {"a": 1}}], "event")) == 2
+
+
+def test_consumers_of_2023_get_what_they_work_out_times_from_and_no_time_worked_out() -> None:
+    text = b'{"event":"e","distinct_id":"u","uuid":"%b","timestamp":"2025-07-01T10:59:58Z"}' % UUID.encode()
+    stored = encode_record(RecordIds(1), NOW, "phc_x", "e", "203.0.113.7", text, "1751367600000")
+    [event] = expand(decode_record(stored)).events
+    assert json.loads(captured_line_2023(event)) == {
+        "uuid": UUID,
+        "distinct_id": "u",
+        "ip": "203.0.113.7",
+        "data": text.decode(),
+        "now": "2025-07-01T11:00:00.123456Z",
+        "sent_at": "2025-07-01T11:00:00Z",
+        "token": "phc_x",
+    }

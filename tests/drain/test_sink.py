@@ -1,6 +1,6 @@
 import pytest
 
-from edge.drain.sink import Paused, Refusal, Refused, Retryable, TooLarge, split_url
+from edge.drain.sink import Paused, Refusal, Refused, Retryable, TooLarge, split_url, without_secrets
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,21 @@ def test_no_event_is_both_taken_and_refused() -> None:
 def test_a_refusal_that_knows_no_culprit_is_not_one_that_names_none() -> None:
     assert Refused("no").indexes is None
     assert Refused("no", []).indexes == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("file:./events?shape=event", "file:./events?shape=event"),
+        (
+            "kafka://h:1?rdkafka.sasl.username=u&rdkafka.sasl.password=a%26b&topics=main",
+            "kafka://h:1?rdkafka.sasl.username=u&rdkafka.sasl.password=***&topics=main",
+        ),
+        ("kafka://h:1?rdkafka.sasl.password=env:KAFKA", "kafka://h:1?rdkafka.sasl.password=env:KAFKA"),
+        ("kafka://h:1?rdkafka.ssl.key.pem=-----BEGIN", "kafka://h:1?rdkafka.ssl.key.pem=***"),
+        ("clickhouse+http://user:pw@h:1/db.t?a=b", "clickhouse+http://***@h:1/db.t?a=b"),
+        ("posthog+http://h:1?a=x:y@z", "posthog+http://h:1?a=x:y@z"),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown

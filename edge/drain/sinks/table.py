@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from edge.drain.sink import Sink, SinkUrl, split_url
-from edge.drain.sinks import file, null, posthog, stdout
+from edge.drain.sinks import file, kafka, null, posthog, stdout
 
 SINKS: Final[dict[str, Callable[[SinkUrl], tuple[str, Sink]]]] = {
     "file": file.make,
@@ -12,6 +12,7 @@ SINKS: Final[dict[str, Callable[[SinkUrl], tuple[str, Sink]]]] = {
     "posthog+http": posthog.make,
     "stdout": stdout.make,
     "null": null.make,
+    "kafka": kafka.make,
 }
 
 

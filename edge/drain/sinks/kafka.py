@@ -1,0 +1,336 @@
+"""`kafka://HOST:PORT[,HOST:PORT]`: the messages PostHog's ingestion consumes, by librdkafka's idempotent producer.
+
+A batch goes out in full before anything is waited for, and counts as shipped once the brokers in sync have every message of it
+(acks=all). Messages never expire, and what broke on the way is sent again by the producer, in order and without doubles, for as
+long as its process lives. So an outage is lag: `ship` says `Retryable` from time to time, and what was handed to the producer
+stays there and is not handed over again when the same events are offered again.
+
+After a crash the batch under way is sent again, which consumers recognise by uuid, event, timestamp and distinct_id.
+
+Options of the URL:
+
+    envelope=2025|2023        the value for consumers of since 2025, or for those that work out times themselves
+    topics=lanes|main         a topic per lane, or everything but replays in the topic of `main`
+    topic.LANE=NAME           the topic of one lane, which wins over `topics`
+    overflow=TOKEN[:ID],...   hot keys: to the topic of `overflow`, without a key, persons left alone
+    rdkafka.NAME=VALUE        any property of librdkafka that does not touch the promises above; VALUE may be env:VARIABLE or
+                              file:PATH, which keeps a secret out of process listings, logs and checkpoints
+"""
+
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import xxhash
+
+from edge.drain.expand import Event
+from edge.drain.messages import ENVELOPES, TOPICS, Messages
+from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, Sink, SinkUrl, TooLarge
+from edge.segment.name import SegmentName
+
+if TYPE_CHECKING:
+    from confluent_kafka import KafkaError, Message, Producer
+
+log = logging.getLogger(__name__)
+
+LINGER_S: Final = 0.05
+READ_BYTES: Final = 1024 * 1024
+"""Compressed: some ten thousand events, a few tenths of a second of work, and what is sent twice after a crash."""
+QUEUE_KBYTES: Final = 65_536
+"""What the producer holds at most; above, `ship` waits for room."""
+PATIENCE_S: Final = 5.0
+"""Without a single message confirmed. Below the time the drainer has to stop."""
+_POLL_S: Final = 0.1
+
+DEFAULTS: Final[dict[str, str]] = {
+    "client.id": "edge",
+    "linger.ms": "20",
+    "queue.buffering.max.kbytes": str(QUEUE_KBYTES),
+    "queue.buffering.max.messages": "1000000",
+    # A broker that comes back is noticed this soon.
+    "reconnect.backoff.max.ms": "2000",
+}
+"""Properties that `rdkafka.NAME` may change."""
+
+PROMISES: Final[dict[str, str | bool]] = {
+    "enable.idempotence": True,
+    "acks": "all",
+    "message.timeout.ms": "0",
+    "partitioner": "murmur2_random",
+    "delivery.report.only.error": True,
+}
+"""Properties that it may not: nothing is lost, the order of a key is kept, a key has the partition Java clients give it."""
+
+_RESERVED: Final = PROMISES.keys() | {
+    *("bootstrap.servers", "metadata.broker.list", "request.required.acks", "delivery.timeout.ms", "transactional.id"),
+    *("enable.gapless.guarantee", "retries", "message.send.max.retries", "max.in.flight"),
+    "max.in.flight.requests.per.connection",
+}
+
+_PROPERTY: Final = "rdkafka."
+_BROKER: Final = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}")
+_TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
+
+# Names of librdkafka and of the protocol; looked up when the library is there.
+_TOO_LARGE: Final = ("MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE", "INVALID_MSG_SIZE")
+_UNACCEPTABLE: Final = ("INVALID_RECORD", "INVALID_TIMESTAMP")
+_MISCONFIGURED: Final = (
+    *("_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "UNSUPPORTED_SASL_MECHANISM", "ILLEGAL_SASL_STATE", "_SSL"),
+    *("TOPIC_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED", "SECURITY_DISABLED", "POLICY_VIOLATION"),
+    *("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION", "TOPIC_EXCEPTION", "_UNSUPPORTED_FEATURE"),
+)
+
+
+class KafkaSink:
+    linger_s = LINGER_S
+    read_bytes = READ_BYTES
+
+    def __init__(self, properties: Mapping[str, Any], messages: Messages, patience_s: float = PATIENCE_S) -> None:
+        from confluent_kafka import KafkaError
+
+        self._properties = dict(properties)
+        self._message = messages.of
+        self._patience_s = patience_s
+        self._too_large = frozenset(getattr(KafkaError, name) for name in _TOO_LARGE)
+        self._unacceptable = frozenset(getattr(KafkaError, name) for name in _UNACCEPTABLE)
+        self._misconfigured = frozenset(getattr(KafkaError, name) for name in _MISCONFIGURED)
+        self._producer: Producer | None = None
+        # Of one producer.
+        self._under_way: dict[int, Event] = {}
+        """By identity: handed over by an earlier `ship` that did not see the end of it."""
+        self._bytes = 0
+        """Handed over and not yet told."""
+        # Of one `ship`.
+        self._failures: list[tuple[KafkaError, bytes]] = []
+        """Of messages, with their value."""
+        self._trouble: KafkaError | None = None
+        """The last thing that went wrong with a connection."""
+        self._fatal = False
+        """The producer will never send anything again."""
+
+    def already(self, slot: int, name: SegmentName, start: int) -> int | None:
+        return None
+
+    def cut(self, events: list[Event]) -> list[list[Event]]:
+        return [events]
+
+    def ship(self, batch: Batch) -> int:
+        if not batch.events:
+            return 0
+        if self._producer is None:
+            self._producer = open_producer(self._properties, self._on_failure, self._on_error)
+        self._failures, self._trouble, self._fatal = [], None, False
+        oversized = self._hand_over(self._producer, batch.events)
+        self._wait(self._producer, batch.events, oversized)
+        self._under_way.clear()
+        if oversized or self._failures:
+            raise self._refusal(batch.events, oversized)
+        size, self._bytes = self._bytes, 0
+        return size
+
+    def close(self) -> None:
+        producer, self._producer = self._producer, None
+        self._under_way.clear()
+        if producer is not None:
+            # Or closing waits for what an absent broker may not take for hours.
+            producer.purge()
+            producer.close()
+
+    def _hand_over(self, producer: "Producer", events: list[Event]) -> set[int]:
+        """The places of events the producer finds too large. Raises `Refusal` when it has no room for too long."""
+        from confluent_kafka import KafkaException
+
+        oversized: set[int] = set()
+        message_of, produce, under_way = self._message, producer.produce, self._under_way
+        for index, event in enumerate(events):
+            if under_way and id(event) in under_way:
+                continue
+            message = message_of(event)
+            full_since_s: float | None = None
+            while True:
+                try:
+                    produce(message.topic, message.value, message.key, headers=message.headers)
+                except BufferError:
+                    now_s = time.monotonic()
+                    held = len(producer)
+                    if self._turn(producer, producer.poll) < held or full_since_s is None:
+                        full_since_s = now_s
+                    elif now_s - full_since_s > self._patience_s:
+                        self._remember(events[:index], oversized)
+                        raise self._not_now() from None
+                    continue
+                except KafkaException as error:
+                    found: KafkaError = error.args[0]
+                    if found.code() in self._too_large:
+                        oversized.add(index)
+                        break
+                    self._fatal = self._fatal or found.fatal()
+                    self._failures.append((found, message.value))
+                    break
+                self._bytes += len(message.value) + len(message.key or b"")
+                break
+        return oversized
+
+    def _wait(self, producer: "Producer", events: list[Event], oversized: set[int]) -> None:
+        """Until the fate of every message is known. Raises `Refusal` when nothing moves for too long."""
+        left, since_s = len(producer), time.monotonic()
+        while now_left := self._turn(producer, producer.flush):
+            now_s = time.monotonic()
+            if self._fatal:
+                producer.purge()
+            elif now_left < left:
+                left, since_s = now_left, now_s
+            elif now_s - since_s > self._patience_s:
+                self._remember(events, oversized)
+                raise self._not_now()
+
+    def _turn(self, producer: "Producer", serve: "Callable[[float], int]") -> int:
+        """Let it send and tell for a moment; the number of messages whose fate is not known."""
+        from confluent_kafka import KafkaException
+
+        try:
+            serve(_POLL_S)
+        except KafkaException as error:
+            self._on_error(error.args[0])
+        return len(producer)
+
+    def _remember(self, events: list[Event], oversized: set[int]) -> None:
+        self._under_way |= {id(event): event for index, event in enumerate(events) if index not in oversized}
+
+    def _not_now(self) -> Refusal:
+        why = f"no message was confirmed for {self._patience_s:g} s"
+        if self._trouble is None:
+            return Retryable(why)
+        why += f": {self._trouble.str()}"
+        return Paused(why) if self._trouble.code() in self._misconfigured else Retryable(why)
+
+    def _refusal(self, events: list[Event], oversized: set[int]) -> Refusal:
+        """What the failed messages mean for the batch. They are offered again, so one cause at a time will do."""
+        failed = self._places(events)
+        taken = [index for index in range(len(events)) if index not in failed and index not in oversized]
+        errors = {error.code(): error.str() for error, _ in self._failures}
+        if self._fatal:
+            # What it did is known message by message; the next producer begins with what is left.
+            self.close()
+        if not errors:
+            return Refused("larger than a message may be, see rdkafka.message.max.bytes", oversized, taken=taken)
+        if found := errors.keys() & self._misconfigured:
+            return Paused(errors[min(found)], taken=taken)
+        if found := errors.keys() - self._too_large - self._unacceptable:
+            return Retryable(errors[min(found)], taken=taken)
+        # A broker refuses a whole set of messages because of one of them, so the event at fault is not known yet.
+        if found := errors.keys() & self._too_large:
+            return TooLarge(errors[min(found)], taken=taken)
+        return Refused(errors[min(errors)], taken=taken)
+
+    def _places(self, events: list[Event]) -> set[int]:
+        """Where the events of the failed messages stand; as many as failed of those that are equal."""
+        if not self._failures:
+            return set()
+        places: dict[bytes, list[int]] = {}
+        for index, event in enumerate(events):
+            places.setdefault(self._message(event).value, []).append(index)
+        return {places[value].pop() for _, value in self._failures if places.get(value)}
+
+    def _on_failure(self, error: "KafkaError | None", message: "Message") -> None:
+        if error is not None:
+            self._fatal = self._fatal or error.fatal()
+            self._failures.append((error, message.value() or b""))
+
+    def _on_error(self, error: "KafkaError") -> None:
+        self._trouble = error
+        self._fatal = self._fatal or error.fatal()
+
+
+def open_producer(
+    properties: Mapping[str, Any],
+    on_failure: "Callable[[KafkaError | None, Message], None]",
+    on_error: "Callable[[KafkaError], None]",
+) -> "Producer":
+    """It connects by itself, now or when it can. Raises `KafkaException` for a property librdkafka does not take."""
+    from confluent_kafka import Producer
+
+    return Producer({**properties, "on_delivery": on_failure, "error_cb": on_error, "logger": log})
+
+
+def make(url: SinkUrl) -> tuple[str, Sink]:
+    try:
+        from confluent_kafka import KafkaException
+    except ImportError as error:
+        raise ValueError(
+            f'kafka: expected the package confluent-kafka: pip install "capture-edge[kafka]" ({error})'
+        ) from error
+    brokers = url.target.removeprefix("//").rstrip("/").split(",")
+    for broker in brokers:
+        if not _BROKER.fullmatch(broker):
+            raise ValueError(f"kafka: expected brokers as kafka://HOST:PORT,HOST:PORT, found {broker!r}")
+    messages, topics = _messages(url)
+    properties: dict[str, Any] = {**DEFAULTS, **_properties(url.options), **PROMISES}
+    try:
+        # Without an address it connects to nobody, and says what is wrong with the other properties.
+        open_producer({**properties, "log_level": "0"}, lambda error, message: None, lambda error: None).close()
+    except KafkaException as error:
+        raise ValueError(f"kafka: {error.args[0].str()}") from None
+    destination = " ".join(sorted(brokers) + sorted(set(topics.values())))
+    sink_id = f"kafka-{xxhash.xxh3_64_hexdigest(destination.encode())}"
+    return sink_id, KafkaSink({**properties, "bootstrap.servers": ",".join(brokers)}, messages)
+
+
+def _messages(url: SinkUrl) -> tuple[Messages, dict[str, str]]:
+    """Raises `ValueError` for an option or value there is not."""
+    named = {lane: "topic." + lane for lane in TOPICS}
+    chosen = SinkUrl(
+        url.scheme, url.target, {key: url.options[key] for key in ("envelope", "topics") if key in url.options}
+    )
+    options = chosen.take(envelope=tuple(ENVELOPES), topics=("lanes", "main"))
+    for name in url.options:
+        if name not in ("envelope", "topics", "overflow", *named.values()) and not name.startswith(_PROPERTY):
+            known = f"envelope, topics, {', '.join(named.values())}, overflow, {_PROPERTY}NAME"
+            raise ValueError(f"kafka: expected the options {known}, found {name!r}")
+    topics = dict(TOPICS)
+    main = url.options.get("topic.main", TOPICS["main"])
+    if options["topics"] == "main":
+        topics.update((lane, main) for lane in TOPICS if lane != "replay")
+    elif topics["ai"] == topics["main"]:
+        topics["ai"] = main
+    topics.update((lane, url.options[name]) for lane, name in named.items() if name in url.options)
+    for lane, topic in topics.items():
+        if not _TOPIC.fullmatch(topic) or topic in (".", ".."):
+            raise ValueError(
+                f"kafka: expected topic.{lane} to be 1 to 249 letters, digits, dots, underscores and hyphens, found {topic!r}"
+            )
+    overflow = frozenset(filter(None, url.options.get("overflow", "").split(",")))
+    return Messages(topics, options["envelope"], overflow), topics
+
+
+def _properties(options: Mapping[str, str]) -> dict[str, str]:
+    """What `rdkafka.NAME` says, secrets fetched. Raises `ValueError`, without the value: it may be one."""
+    properties = {}
+    for option, value in options.items():
+        if not option.startswith(_PROPERTY):
+            continue
+        name = option.removeprefix(_PROPERTY)
+        if name in _RESERVED:
+            raise ValueError(
+                f"kafka: expected {option} to be left alone: delivery in order and without loss depends on it"
+            )
+        properties[name] = _fetched(option, value)
+    return properties
+
+
+def _fetched(option: str, value: str) -> str:
+    kind, _, where = value.partition(":")
+    if kind == "env":
+        if where not in os.environ:
+            raise ValueError(f"kafka: expected a variable {where} in the environment for {option}")
+        return os.environ[where]
+    if kind == "file":
+        try:
+            return Path(where).read_text().rstrip("\r\n")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"kafka: expected a file for {option}: {error}") from error
+    return value

@@ -1,0 +1,318 @@
+"""Against librdkafka's mock brokers, which answer as real ones do on bad days. Real ones: `tests/integration/test_kafka.py`."""
+
+import json
+import logging
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge.drain.expand import Event, expand
+from edge.drain.messages import TOPICS, Messages
+from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, TooLarge, split_url
+from edge.drain.sinks import kafka
+from edge.drain.sinks.kafka import DEFAULTS, PROMISES, KafkaSink, make
+from edge.segment.name import SegmentName
+from edge.segment.record import RecordIds, decode_record, encode_record
+from tests.kafka_mock import MockCluster, consume
+
+MAIN = TOPICS["main"]
+PATIENCE_S = 0.6
+"""Of the tests that wait for its end."""
+
+MSG_SIZE_TOO_LARGE = 10
+TOPIC_AUTHORIZATION_FAILED = 29
+OUT_OF_ORDER_SEQUENCE_NUMBER = 45
+INVALID_RECORD = 87
+NOT_LEADER_FOR_PARTITION = 6
+REQUEST_TIMED_OUT = 7
+NOT_ENOUGH_REPLICAS_AFTER_APPEND = 20
+
+
+@pytest.fixture
+def cluster() -> Iterator[MockCluster]:
+    with MockCluster() as cluster:
+        cluster.topic(MAIN, partitions=1)
+        yield cluster
+
+
+@pytest.fixture
+def sink(cluster: MockCluster) -> Iterator[KafkaSink]:
+    sink = sink_to(cluster)
+    yield sink
+    sink.close()
+
+
+@pytest.fixture
+def impatient(cluster: MockCluster) -> Iterator[KafkaSink]:
+    sink = sink_to(cluster, PATIENCE_S)
+    ship_in_the_end(sink, events("before"))
+    yield sink
+    sink.close()
+
+
+def sink_to(cluster: MockCluster, patience_s: float = 60.0, **properties: str) -> KafkaSink:
+    given = {key.replace("_", "."): value for key, value in properties.items()}
+    return KafkaSink(
+        {**DEFAULTS, **given, **PROMISES, "bootstrap.servers": cluster.bootstrap}, Messages(TOPICS), patience_s
+    )
+
+
+def events(*names: str, size: int = 0) -> list[Event]:
+    found = [{"event": name, "distinct_id": "u", "properties": {"filler": "x" * size}} for name in names]
+    stored = encode_record(RecordIds(1), 1_763_690_000_000_000, "phc_x", "batch", "", json.dumps(found).encode())
+    return expand(decode_record(stored)).events
+
+
+def batch(events: list[Event]) -> Batch:
+    return Batch(0, SegmentName(1, 0xABC), 0, 100, events)
+
+
+def delivered(cluster: MockCluster, topic: str = MAIN) -> list[str]:
+    return [json.loads(message.value() or b"")["event"] for message in consume(cluster.bootstrap, topic)]
+
+
+def refusal(sink: KafkaSink, events: list[Event]) -> Refusal:
+    with pytest.raises(Refusal) as raised:
+        sink.ship(batch(events))
+    return raised.value
+
+
+def ship_in_the_end(sink: KafkaSink, events: list[Event], within_s: float = 60.0) -> list[Refusal]:
+    """Offer the events until they are taken, as the drainer does; what was said before."""
+    said: list[Refusal] = []
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            sink.ship(batch(events))
+        except Retryable as refusal:
+            said.append(refusal)
+            events = [event for index, event in enumerate(events) if index not in refusal.taken]
+        else:
+            return said
+        assert time.monotonic() < deadline, f"expected the events to be taken within {within_s} s: {said[-1]}"
+
+
+def test_events_are_there_in_their_order_when_ship_returns(cluster: MockCluster, sink: KafkaSink) -> None:
+    names = [f"e{number}" for number in range(3000)]
+    assert sink.ship(batch(events(*names))) == sum(
+        len(message.value() or b"") + len(message.key() or b"") for message in consume(cluster.bootstrap, MAIN)
+    )
+    assert delivered(cluster) == names
+
+
+def test_what_holds_no_event_needs_no_broker() -> None:
+    sink = KafkaSink({"bootstrap.servers": "127.0.0.1:1"}, Messages(TOPICS))
+    assert sink.ship(batch([])) == 0
+
+
+@pytest.mark.parametrize(
+    "code", [NOT_LEADER_FOR_PARTITION, REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS_AFTER_APPEND], ids=str
+)
+def test_what_passes_is_tried_again_inside_ship(cluster: MockCluster, sink: KafkaSink, code: int) -> None:
+    cluster.fail(code, code, code)
+    ship_in_the_end(sink, events("a", "b", "c"))
+    assert delivered(cluster) == ["a", "b", "c"]
+
+
+def test_an_absent_broker_is_said_and_what_was_handed_over_is_not_doubled(
+    cluster: MockCluster, impatient: KafkaSink
+) -> None:
+    cluster.down()
+    waiting = events("a", "b", "c")
+    for _ in range(2):
+        found = refusal(impatient, waiting)
+        assert isinstance(found, Retryable)
+        assert "no message was confirmed for 0.6 s" in str(found)
+        assert not found.taken
+    cluster.up()
+    ship_in_the_end(impatient, waiting)
+    assert delivered(cluster) == ["before", "a", "b", "c"]
+
+
+def test_a_slow_answer_is_waited_for_over_several_offers(cluster: MockCluster, impatient: KafkaSink) -> None:
+    cluster.slow(1500)
+    said = ship_in_the_end(impatient, events("a", "b"))
+    assert said
+    cluster.slow(0)
+    assert delivered(cluster) == ["before", "a", "b"]
+
+
+def test_no_room_in_the_producer_is_waited_for(cluster: MockCluster) -> None:
+    sink = sink_to(cluster, queue_buffering_max_messages="10")
+    names = [f"e{number}" for number in range(100)]
+    ship_in_the_end(sink, events(*names))
+    assert delivered(cluster) == names
+    sink.close()
+
+
+def test_no_room_while_the_broker_is_gone_is_said_and_nothing_is_doubled(cluster: MockCluster) -> None:
+    sink = sink_to(cluster, PATIENCE_S, queue_buffering_max_messages="10")
+    ship_in_the_end(sink, events("before"))
+    cluster.down()
+    names = [f"e{number}" for number in range(35)]
+    waiting = events(*names)
+    for _ in range(2):
+        assert isinstance(refusal(sink, waiting), Retryable)
+    cluster.up()
+    ship_in_the_end(sink, waiting)
+    assert delivered(cluster) == ["before", *names]
+    sink.close()
+
+
+def test_an_event_above_the_producers_limit_is_named_and_the_others_are_taken(
+    cluster: MockCluster, sink: KafkaSink
+) -> None:
+    found = refusal(sink, [*events("a", "b"), *events("huge", size=1_000_000), *events("c")])
+    assert isinstance(found, Refused)
+    assert found.indexes == frozenset({2})
+    assert found.taken == {0, 1, 3}
+    assert "rdkafka.message.max.bytes" in str(found)
+    assert delivered(cluster) == ["a", "b", "c"]
+
+
+def test_the_producers_limit_counts_the_escaped_event(cluster: MockCluster, sink: KafkaSink) -> None:
+    """Quotes double inside the value, which is what a broker measures."""
+    [event] = events("quotes")
+    fits = 480_000
+    event.body = b'{"p":"%b"}' % (b'\\"' * fits)
+    assert len(event.body) < 1_000_000
+    assert isinstance(refusal(sink, [event]), Refused)
+
+
+def test_a_set_of_messages_the_broker_finds_too_large_is_to_be_halved(cluster: MockCluster, sink: KafkaSink) -> None:
+    cluster.fail(MSG_SIZE_TOO_LARGE)
+    found = refusal(sink, events("a", "b"))
+    assert isinstance(found, TooLarge)
+    assert not found.taken
+    assert delivered(cluster) == []
+
+
+def test_what_the_broker_finds_invalid_is_refused_without_a_culprit(cluster: MockCluster, sink: KafkaSink) -> None:
+    cluster.fail(INVALID_RECORD)
+    found = refusal(sink, events("a", "b"))
+    assert isinstance(found, Refused)
+    assert found.indexes is None
+
+
+def test_what_was_taken_is_told_when_another_topic_fails(cluster: MockCluster, sink: KafkaSink) -> None:
+    cluster.topic(TOPICS["exceptions"])
+    cluster.break_topic(TOPICS["exceptions"], TOPIC_AUTHORIZATION_FAILED)
+    found = refusal(sink, events("a", "$exception", "b", "$exception"))
+    assert isinstance(found, Paused)
+    assert found.taken == {0, 2}
+    assert delivered(cluster) == ["a", "b"]
+
+
+def test_of_equal_events_as_many_failed_as_failed(cluster: MockCluster, sink: KafkaSink) -> None:
+    [event] = events("$exception")
+    cluster.topic(TOPICS["exceptions"])
+    cluster.break_topic(TOPICS["exceptions"], TOPIC_AUTHORIZATION_FAILED)
+    found = refusal(sink, [event, *events("a"), event])
+    assert found.taken == {1}
+
+
+def test_a_producer_that_gave_up_is_replaced(cluster: MockCluster, sink: KafkaSink) -> None:
+    """A hole in the sequence of messages that the producer cannot explain: the broker lost some."""
+    sink.ship(batch(events("before")))
+    first = sink._producer
+    cluster.fail(OUT_OF_ORDER_SEQUENCE_NUMBER)
+    said = ship_in_the_end(sink, events("a", "b"))
+    assert said
+    assert sink._producer is not first
+    assert delivered(cluster) == ["before", "a", "b"]
+
+
+def test_closing_does_not_wait_for_an_absent_broker(cluster: MockCluster) -> None:
+    sink = sink_to(cluster, PATIENCE_S)
+    ship_in_the_end(sink, events("before"))
+    cluster.down()
+    refusal(sink, events("a"))
+    began = time.monotonic()
+    sink.close()
+    # The producer would wait for ever.
+    assert time.monotonic() - began < 20
+
+
+def test_a_sink_that_is_made_holds_nothing_open(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    _, sink = make(split_url("kafka://127.0.0.1:1"))
+    assert isinstance(sink, KafkaSink)
+    assert sink._producer is None
+    assert not caplog.records
+
+
+def test_one_destination_has_one_id_however_it_is_written() -> None:
+    first, _ = make(split_url("kafka://a:9092,b:9092"))
+    assert make(split_url("kafka://b:9092,a:9092?rdkafka.linger.ms=5"))[0] == first
+    assert make(split_url("kafka://a:9092,b:9092?topic.main=other"))[0] != first
+
+
+def test_one_topic_for_everything_but_replays() -> None:
+    _, topics = kafka._messages(split_url("kafka://h:1?topics=main&topic.main=m&topic.exceptions=x"))
+    assert topics.pop("replay") == TOPICS["replay"]
+    assert topics.pop("exceptions") == "x"
+    assert set(topics.values()) == {"m"}
+
+
+def test_ai_events_follow_the_main_topic_unless_they_have_their_own() -> None:
+    assert kafka._messages(split_url("kafka://h:1?topic.main=m"))[1]["ai"] == "m"
+    assert kafka._messages(split_url("kafka://h:1?topic.main=m&topic.ai=a"))[1]["ai"] == "a"
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("kafka://", "expected brokers as kafka://HOST:PORT,HOST:PORT, found ''"),
+        ("kafka://h", "expected brokers as kafka://HOST:PORT,HOST:PORT, found 'h'"),
+        ("kafka://h:1,", "found ''"),
+        ("kafka://h:1?topic=x", "expected the options .*, found 'topic'"),
+        ("kafka://h:1?topic.replays=x", "expected the options .*, found 'topic.replays'"),
+        ("kafka://h:1?envelope=2024", "expected envelope to be one of 2025, 2023, found '2024'"),
+        ("kafka://h:1?topics=all", "expected topics to be one of lanes, main, found 'all'"),
+        ("kafka://h:1?topic.main=a%20b", "expected topic.main to be 1 to 249 letters, .*, found 'a b'"),
+        ("kafka://h:1?rdkafka.acks=1", "expected rdkafka.acks to be left alone"),
+        ("kafka://h:1?rdkafka.bogus=1", 'No such configuration property: "bogus"'),
+        ("kafka://h:1?rdkafka.linger.ms=soon", "Invalid value"),
+        ("kafka://h:1?rdkafka.sasl.password=env:NO_SUCH_NAME", "expected a variable NO_SUCH_NAME .* rdkafka.sasl.pass"),
+        (
+            "kafka://h:1?rdkafka.sasl.password=file:/no/such",
+            "expected a file for rdkafka.sasl.password: .*No such file",
+        ),
+    ],
+)
+def test_a_url_that_cannot_be_used_says_why(url: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        make(split_url(url))
+
+
+@pytest.mark.parametrize("name", sorted(PROMISES))
+def test_no_option_weakens_what_is_promised(name: str) -> None:
+    with pytest.raises(ValueError, match="left alone"):
+        make(split_url(f"kafka://h:1?rdkafka.{name}=1"))
+
+
+def test_secrets_come_from_a_variable_or_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "password").write_text("s3cret\n")
+    monkeypatch.setenv("KAFKA_USER", "alice")
+    options = {
+        "rdkafka.sasl.username": "env:KAFKA_USER",
+        "rdkafka.sasl.password": f"file:{tmp_path}/password",
+        "rdkafka.client.id": "edge:7",
+    }
+    assert kafka._properties(options) == {"sasl.username": "alice", "sasl.password": "s3cret", "client.id": "edge:7"}
+
+
+def test_without_the_package_the_error_names_the_extra() -> None:
+    code = (
+        "import sys; sys.modules['confluent_kafka'] = None\n"
+        "from edge.drain.sinks.table import make_sink\n"
+        "make_sink('null:')\n"
+        "try: make_sink('kafka://h:1')\n"
+        "except ValueError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert 'pip install "capture-edge[kafka]"' in done.stdout, done.stderr
