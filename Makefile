@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-integration soak mutants check fmt bench bench-hot clean
+.PHONY: help setup run test test-integration soak mutants kafka check fmt bench bench-hot clean
 
 help: ## list the verbs
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ soak: $(VENV)/dev.stamp ## the long versions of what test-integration runs, with
 
 mutants: $(VENV)/dev.stamp ## plant known faults in a copy and see which test catches each
 	$(BIN)/python -m tests.mutants
+
+kafka: ## a real Kafka broker on 127.0.0.1:9092, for --to kafka://127.0.0.1:9092; needs Java 17 and Maven (ARGS="--port ...")
+	@exec deploy/kafka/run $(ARGS)
 
 check: $(VENV)/dev.stamp ## formatter, linter, strict types
 	$(BIN)/ruff format --check edge bench tests

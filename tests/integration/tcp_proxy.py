@@ -1,0 +1,92 @@
+"""A TCP proxy in front of one server that can lose what the server answers."""
+
+import socket
+import threading
+from typing import Final, Self
+
+_RECEIVE_BYTES: Final = 65536
+
+
+class TcpProxy:
+    """Listens on `port` and copies bytes both ways, a thread for each, until `__exit__`."""
+
+    def __init__(self, server: tuple[str, int]) -> None:
+        self._server = server
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.lost_bytes = 0
+        """Answers that the server gave and nobody received."""
+        self._losing = threading.Event()
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._threads = [threading.Thread(target=self._accept)]
+
+    def __enter__(self) -> Self:
+        self._threads[0].start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        # A blocked accept does not notice that its socket is closed, a shutdown it does.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self.cut()
+        for thread in self._threads:
+            thread.join(20)
+            assert not thread.is_alive()
+
+    def lose_answers(self) -> None:
+        """What clients send goes through, what the server answers does not."""
+        self._losing.set()
+
+    def mend(self) -> None:
+        """End the connections that lost something; new ones work."""
+        self._losing.clear()
+        self.cut()
+
+    def cut(self) -> None:
+        with self._lock:
+            for connection in self._open:
+                try:
+                    connection.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    # The other side was faster.
+                    continue
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            try:
+                server = socket.create_connection(self._server, 20)
+                server.settimeout(None)
+            except OSError:
+                client.close()
+                continue
+            with self._lock:
+                self._open |= {client, server}
+            for source, target, answers in ((client, server, False), (server, client, True)):
+                thread = threading.Thread(target=self._copy, args=(source, target, answers))
+                self._threads.append(thread)
+                thread.start()
+
+    def _copy(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
+        try:
+            while data := source.recv(_RECEIVE_BYTES):
+                if answers and self._losing.is_set():
+                    self.lost_bytes += len(data)
+                    continue
+                target.sendall(data)
+        except OSError:
+            # Cut by the test or by either side; what was to be said to the other side is the same.
+            pass
+        finally:
+            with self._lock:
+                self._open.discard(source)
+            for end in (source, target):
+                try:
+                    end.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    continue
+            source.close()
