@@ -130,6 +130,10 @@ class EdgeProcess:
     def drainers(self) -> list[int]:
         return self._children("edge.drain.process")
 
+    def pids(self) -> list[int]:
+        """Of all its processes."""
+        return process_tree(self._running().pid)
+
     def _children(self, module: str) -> list[int]:
         return [pid for pid in process_tree(self._running().pid) if module in command_line(pid)]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, Self
 
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 RUN: Final = Path(__file__).parents[2] / "deploy" / "kafka" / "run"
 START_S: Final = 120.0
@@ -30,8 +30,11 @@ def free_port() -> int:
 class KafkaBroker:
     """One data folder and its ports, and the broker on them while it runs."""
 
-    def __init__(self, folder: Path, partitions: int = 4, settings: Sequence[str] = ()) -> None:
-        self.port = free_port()
+    def __init__(
+        self, folder: Path, partitions: int = 4, settings: Sequence[str] = (), port: int | None = None
+    ) -> None:
+        """`settings` are lines of the broker's configuration; `{controller}` in them is the controller's port."""
+        self.port = port or free_port()
         self._controller_port = free_port()
         self._data = folder / "kafka"
         self._log = folder / "kafka.log"
@@ -54,8 +57,20 @@ class KafkaBroker:
         """It takes messages when this returns."""
         assert self._process is None, "expected one broker at a time on a folder"
         ports = ("--port", str(self.port), "--controller-port", str(self._controller_port))
-        settings = [word for setting in self._settings for word in ("--set", setting)]
-        command = [RUN, *ports, "--data", self._data, "--partitions", str(self._partitions), *settings]
+        settings = [
+            word
+            for setting in self._settings
+            for word in ("--set", setting.replace("{controller}", str(self._controller_port)))
+        ]
+        command: list[str | Path] = [
+            RUN,
+            *ports,
+            "--data",
+            self._data,
+            "--partitions",
+            str(self._partitions),
+            *settings,
+        ]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         deadline = time.monotonic() + START_S
@@ -63,6 +78,13 @@ class KafkaBroker:
             assert self._process.poll() is None, f"the broker did not start:\n{self.log_tail()}"
             assert time.monotonic() < deadline, f"the broker did not start within {START_S:.0f} s:\n{self.log_tail()}"
             time.sleep(0.05)
+
+    def restore(self) -> None:
+        """It runs when this returns, whatever was done to it."""
+        if self._process is None:
+            self.start()
+        else:
+            self.resume()
 
     def stop(self) -> None:
         process, self._process = self._running(), None
