@@ -102,6 +102,17 @@ def consume(bootstrap: str, *topics: str) -> list[Message]:
         consumer.close()
 
 
+def count(bootstrap: str, topic: str) -> int:
+    """How many messages the topic has."""
+    consumer = Consumer({"bootstrap.servers": bootstrap, "group.id": "tests"})
+    try:
+        partitions = consumer.list_topics(topic, timeout=_READ_S).topics[topic].partitions or {}
+        marks = [consumer.get_watermark_offsets(TopicPartition(topic, each), timeout=_READ_S) for each in partitions]
+        return sum(high - low for low, high in marks)
+    finally:
+        consumer.close()
+
+
 def _partitions(consumer: Consumer, topic: str) -> Iterator[Message]:
     for partition in sorted(consumer.list_topics(topic, timeout=_READ_S).topics[topic].partitions or {}):
         low, high = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=_READ_S)

@@ -79,4 +79,6 @@ PACKAGES = {
     "npm": "npm",
     "chromium": "chromium",
     "chromedriver": "chromium-driver",
+    "haproxy": "haproxy",
+    "nginx": "nginx",
 }
