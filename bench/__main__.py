@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Final
 
-from bench import hot, instructions, load
+from bench import hot, instructions, load, ship
 
 Verb = Callable[[Sequence[str]], int]
 
 BENCHMARKS: Final[dict[str, Verb]] = {"hot": hot.main}
-TOOLS: Final[dict[str, Verb]] = {"instructions": instructions.main, "load": load.main}
+TOOLS: Final[dict[str, Verb]] = {"instructions": instructions.main, "load": load.main, "ship": ship.main}
 
 
 def main(argv: Sequence[str]) -> int:

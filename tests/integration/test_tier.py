@@ -23,7 +23,7 @@ from tests.integration.kafka_broker import KafkaBroker, free_port
 from tests.integration.python_traffic import TOKEN
 from tests.integration.scale import scaled
 from tests.integration.streams import Streams
-from tests.kafka_mock import consume
+from tests.kafka_mock import consume, count
 
 EDGES = 3
 SHIPPED_S = 180.0
@@ -85,6 +85,8 @@ def test_the_tier_delivers_what_it_acknowledged(
     libraries = [traffic(balancer.url, stack) for _ in range(2)]
 
     streams.wait_for(scaled(300, 5000))
+    wait_for_messages(broker)
+    # In the second between shipping and the checkpoint of what was shipped.
     tier.edges[1].kill_everything()
     time.sleep(scaled(2, 20))
     tier.start(1)
@@ -133,6 +135,13 @@ def test_the_tier_delivers_what_it_acknowledged(
     assert all(sink["shipped"] > 0 for sink in sinks)
     assert sum(sink["shipped"] for sink in sinks) <= len(messages)
     assert [sink["quarantined"] for sink in sinks] == [0] * EDGES
+
+
+def wait_for_messages(broker: KafkaBroker) -> None:
+    deadline = time.monotonic() + SHIPPED_S
+    while not count(broker.address, TOPIC):
+        assert time.monotonic() < deadline, "nothing was shipped"
+        time.sleep(0.05)
 
 
 def traffic(url: str, stack: ExitStack) -> "subprocess.Popen[bytes]":

@@ -1,0 +1,24 @@
+import re
+from pathlib import Path
+
+import pytest
+
+from bench import payloads, ship
+
+
+@pytest.mark.parametrize("name", ship.PAYLOADS)
+def test_a_spool_that_was_made_is_shipped_whole(name: str, tmp_path: Path) -> None:
+    payload = payloads.build(name, variants=3)
+    assert ship.make_spool(tmp_path / "data", payload, 200) > 0
+    ship.drain(tmp_path / "data", f"file:{tmp_path}/out")
+    lines = [line for path in (tmp_path / "out").iterdir() for line in path.read_bytes().splitlines()]
+    assert len(lines) == 200
+
+
+def test_every_sink_gets_a_row(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    sinks = ["--to", "null:", "--to", "null:?shape=captured"]
+    assert ship.main(["--events", "2000", "--payload", "A", "--runs", "1", "--dir", str(tmp_path), *sinks]) == 0
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| A")]
+    assert len(rows) == 2
+    assert all(re.search(r"\| -?\d+\.\d\d \| [\d,]+ \| \d+ \|$", row) for row in rows)
+    assert not list(tmp_path.iterdir())
