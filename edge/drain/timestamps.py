@@ -7,7 +7,7 @@ and forms without separators are refused, because their digits are also valid nu
 """
 
 import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from functools import lru_cache
 from math import isfinite
 from typing import Final
@@ -25,6 +25,9 @@ _EPOCH_LOCAL: Final = datetime(1970, 1, 1)  # noqa: DTZ001 - formatting needs no
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 _MIN_US: Final = (date.min.toordinal() - _EPOCH_DAY) * _DAY_US
 _MAX_US: Final = (date.max.toordinal() + 1 - _EPOCH_DAY) * _DAY_US - 1
+
+_MINUTES: Final = tuple(f"T{hour:02d}:{minute:02d}:" for hour in range(24) for minute in range(60))
+_SECONDS: Final = tuple(f"{second:02d}" for second in range(60))
 
 # What nearly every client sends, held to the part of ISO 8601 that `fromisoformat` reads alike in every Python version.
 _COMMON: Final = re.compile(
@@ -129,7 +132,8 @@ def format_time(us: int) -> str:
     if not _MIN_US <= us <= _MAX_US:
         us = 0
     seconds, micros = divmod(us, _SECOND_US)
-    text = _format_second(seconds)
+    days, second = divmod(seconds, 86_400)
+    text = _format_day(days) + _MINUTES[second // 60] + _SECONDS[second % 60]
     if not micros:
         return text + "Z"
     return f"{text}.{micros:06d}Z" if micros % 1000 else f"{text}.{micros // 1000:03d}Z"
@@ -141,10 +145,10 @@ def format_request_time(us: int) -> str:
     return format_time(us)
 
 
-# Receive, send and event times of a busy minute share few seconds: 0.4 µs a time instead of 1.5.
+# Days and tables cost 0.6 µs for any time; the calendar each time would be 1.5.
 @lru_cache(maxsize=1024)
-def _format_second(seconds: int) -> str:
-    return (_EPOCH_LOCAL + timedelta(seconds=seconds)).isoformat()
+def _format_day(days: int) -> str:
+    return date.fromordinal(_EPOCH_DAY + days).isoformat()
 
 
 def _scale(value: float, unit_us: int) -> int | None:
