@@ -388,6 +388,12 @@ def test_what_is_too_large_is_set_aside_alone_and_delivered_when_it_may_be(
     assert "larger than a message may be" in why
     assert "Message size too large" in why
 
+    broker.create(f"{topic}-wide", max_message_bytes="3000000")
+    wide = f"kafka://{broker.address}?topics=main&topic.main={topic}-wide&rdkafka.message.max.bytes=3000000"
+    edge.verb("segments", "replay", "--quarantine", "--yes", "--to", wide)
+    assert sorted(names(consume(broker.address, f"{topic}-wide"))) == ["e1", "e3"]
+    assert not list((edge.data / "quarantine").rglob("*.json"))
+
 
 def test_a_topic_nobody_made_pauses_the_sink_and_costs_nothing(edge: EdgeProcess, tmp_path: Path) -> None:
     with KafkaBroker(tmp_path, settings=["auto.create.topics.enable=false"]) as broker:
