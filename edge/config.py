@@ -127,7 +127,7 @@ TO: Final = Option(
     _text,
     "",
     "where to ship: file:DIR, stdout:, null: with ?format=ndjson|ndjson.zst and ?shape=event|captured;"
-    " posthog+https://HOST; may be repeated"
+    " posthog+https://HOST; kafka://HOST:PORT,...; may be repeated"
     " (default: file:DATA/events)",
     "URL",
     multiple=True,
