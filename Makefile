@@ -29,7 +29,7 @@ test: $(VENV)/dev.stamp ## the fast suite (ARGS="-k name")
 	@mkdir -p .cache
 	$(BIN)/python -m pytest --basetemp=.cache/pytest $(ARGS)
 
-test-integration: $(VENV)/dev.stamp ## real SDKs in Python, Node and Chromium, kill -9 cycles, the documentation's examples; needs node, npm, chromium and its driver
+test-integration: $(VENV)/dev.stamp ## real SDKs in Python, Node and Chromium, kill -9 cycles, the documentation's examples, Kafka, balancers; needs what .ci/run installs
 	@mkdir -p .cache
 	$(BIN)/python -m pytest --basetemp=.cache/pytest-integration tests/integration -p no:randomly --override-ini='addopts=--strict-markers' -v -rA $(ARGS)
 

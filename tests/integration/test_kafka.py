@@ -340,6 +340,9 @@ def test_the_drainer_may_be_anywhere_when_the_broker_goes_and_the_power_fails(
     for number in range(scaled(2, 20)):
         streams.wait_for(len(streams.acknowledged) + 300)
         broker.kill()
+        streams.wait_for(len(streams.acknowledged) + 300)
+        # Time enough for a checkpoint that says more than the broker has confirmed to be on the disk.
+        time.sleep(2)
         edge.kill_everything()
         if number % 2:
             broker.start()
