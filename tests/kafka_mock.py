@@ -37,8 +37,12 @@ def _library() -> ctypes.CDLL:
             ctypes.c_size_t,
             ctypes.POINTER(ctypes.c_int),
         ],
+        "rd_kafka_mock_broker_push_request_error_rtts": [
+            *(ctypes.c_void_p, ctypes.c_int32, ctypes.c_int16, ctypes.c_size_t, ctypes.c_int, ctypes.c_int),
+        ],
         "rd_kafka_mock_broker_set_down": [ctypes.c_void_p, ctypes.c_int32],
         "rd_kafka_mock_broker_set_up": [ctypes.c_void_p, ctypes.c_int32],
+        "rd_kafka_mock_partition_set_leader": [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int32, ctypes.c_int32],
         "rd_kafka_mock_broker_set_rtt": [ctypes.c_void_p, ctypes.c_int32, ctypes.c_int],
     }.items():
         getattr(library, name).argtypes = arguments
@@ -79,6 +83,13 @@ class MockCluster:
         array = (ctypes.c_int * len(codes))(*codes)
         self._library.rd_kafka_mock_push_request_errors_array(self._cluster, request, len(codes), array)
 
+    def fail_at(self, broker: int, code: int, request: int = PRODUCE) -> None:
+        """The next request of the kind that this broker gets has this answer."""
+        push = self._library.rd_kafka_mock_broker_push_request_error_rtts
+        one, delay_ms = ctypes.c_size_t(1), ctypes.c_int(0)
+        error = push(self._cluster, ctypes.c_int32(broker), ctypes.c_int16(request), one, ctypes.c_int(code), delay_ms)
+        assert error == 0
+
     def down(self) -> None:
         for broker in self._brokers:
             assert self._library.rd_kafka_mock_broker_set_down(self._cluster, broker) == 0
@@ -87,9 +98,13 @@ class MockCluster:
         for broker in self._brokers:
             assert self._library.rd_kafka_mock_broker_set_up(self._cluster, broker) == 0
 
-    def slow(self, milliseconds: int) -> None:
-        """Every answer leaves so much later; what was asked is done at once."""
-        for broker in self._brokers:
+    def lead(self, topic: str, broker: int) -> None:
+        """The broker has the first partition of the topic."""
+        assert self._library.rd_kafka_mock_partition_set_leader(self._cluster, topic.encode(), 0, broker) == 0
+
+    def slow(self, milliseconds: int, *brokers: int) -> None:
+        """Every answer of these brokers, or of all, leaves so much later; what was asked is done at once."""
+        for broker in brokers or self._brokers:
             assert self._library.rd_kafka_mock_broker_set_rtt(self._cluster, broker, milliseconds) == 0
 
 

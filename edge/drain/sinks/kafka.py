@@ -104,13 +104,13 @@ class KafkaSink:
         """By identity: handed over by an earlier `ship` that did not see the end of it."""
         self._bytes = 0
         """Handed over and not yet told."""
-        # Of one `ship`.
         self._failures: list[tuple[KafkaError, bytes]] = []
-        """Of messages, with their value."""
-        self._trouble: KafkaError | None = None
-        """The last thing that went wrong with a connection."""
+        """Messages that will not be delivered, by their value; told when nothing is under way any more."""
         self._fatal = False
         """The producer will never send anything again."""
+        # Of one `ship`.
+        self._trouble: KafkaError | None = None
+        """The last thing that went wrong with a connection."""
 
     def already(self, slot: int, name: SegmentName, start: int) -> int | None:
         return None
@@ -122,8 +122,8 @@ class KafkaSink:
         if not batch.events:
             return 0
         if self._producer is None:
-            self._producer = open_producer(self._properties, self._on_failure, self._on_error)
-        self._failures, self._trouble, self._fatal = [], None, False
+            self._producer = self._open()
+        self._trouble = None
         oversized = self._hand_over(self._producer, batch.events)
         self._wait(self._producer, batch.events, oversized)
         self._under_way.clear()
@@ -135,10 +135,21 @@ class KafkaSink:
     def close(self) -> None:
         producer, self._producer = self._producer, None
         self._under_way.clear()
+        self._failures, self._fatal = [], False
         if producer is not None:
             # Or closing waits for what an absent broker may not take for hours.
             producer.purge()
             producer.close()
+
+    def _open(self) -> "Producer":
+        """Raises `Paused`."""
+        from confluent_kafka import KafkaException
+
+        try:
+            return open_producer(self._properties, self._on_failure, self._on_error)
+        except KafkaException as error:
+            # It worked when the URL was checked, so a certificate's file is gone, or something like it.
+            raise Paused(error.args[0].str()) from error
 
     def _hand_over(self, producer: "Producer", events: list[Event]) -> set[int]:
         """The places of events the producer finds too large. Raises `Refusal` when it has no room for too long."""
@@ -210,9 +221,10 @@ class KafkaSink:
 
     def _refusal(self, events: list[Event], oversized: set[int]) -> Refusal:
         """What the failed messages mean for the batch. They are offered again, so one cause at a time will do."""
-        failed = self._places(events)
+        failures, self._failures = self._failures, []
+        failed = self._places(events, [value for _, value in failures])
         taken = [index for index in range(len(events)) if index not in failed and index not in oversized]
-        errors = {error.code(): error.str() for error, _ in self._failures}
+        errors = {error.code(): error.str() for error, _ in failures}
         if self._fatal:
             # What it did is known message by message; the next producer begins with what is left.
             self.close()
@@ -227,14 +239,14 @@ class KafkaSink:
             return TooLarge(errors[min(found)], taken=taken)
         return Refused(errors[min(errors)], taken=taken)
 
-    def _places(self, events: list[Event]) -> set[int]:
-        """Where the events of the failed messages stand; as many as failed of those that are equal."""
-        if not self._failures:
+    def _places(self, events: list[Event], values: list[bytes]) -> set[int]:
+        """Where the events stand whose messages have these values; of equal ones as many as there are values."""
+        if not values:
             return set()
         places: dict[bytes, list[int]] = {}
         for index, event in enumerate(events):
             places.setdefault(self._message(event).value, []).append(index)
-        return {places[value].pop() for _, value in self._failures if places.get(value)}
+        return {places[value].pop() for value in values if places.get(value)}
 
     def _on_failure(self, error: "KafkaError | None", message: "Message") -> None:
         if error is not None:

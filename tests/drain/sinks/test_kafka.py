@@ -207,6 +207,34 @@ def test_what_was_taken_is_told_when_another_topic_fails(cluster: MockCluster, s
     assert delivered(cluster) == ["a", "b"]
 
 
+def test_a_failure_is_not_forgotten_while_others_are_waited_for() -> None:
+    """One broker refuses at once, the other answers when the patience for the first offer is long over."""
+    exceptions = TOPICS["exceptions"]
+    with MockCluster(brokers=2) as cluster:
+        for broker, topic in enumerate((MAIN, exceptions), 1):
+            cluster.topic(topic)
+            cluster.lead(topic, broker)
+        sink = sink_to(cluster, PATIENCE_S)
+        ship_in_the_end(sink, events("before", "$exception"))
+        cluster.slow(3000, 1)
+        cluster.fail_at(2, TOPIC_AUTHORIZATION_FAILED)
+        waiting = events("a", "$exception")
+        found = refusal(sink, waiting)
+        assert isinstance(found, Retryable)
+        while isinstance(found, Retryable):
+            found = refusal(sink, waiting)
+        assert isinstance(found, Paused)
+        assert found.taken == {0}
+        sink.close()
+
+
+def test_a_certificate_that_is_gone_pauses(cluster: MockCluster) -> None:
+    sink = sink_to(cluster, security_protocol="ssl", ssl_ca_location="/no/such/file")
+    found = refusal(sink, events("a"))
+    assert isinstance(found, Paused)
+    assert "ssl.ca.location" in str(found)
+
+
 def test_of_equal_events_as_many_failed_as_failed(cluster: MockCluster, sink: KafkaSink) -> None:
     [event] = events("$exception")
     cluster.topic(TOPICS["exceptions"])
