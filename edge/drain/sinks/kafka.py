@@ -35,8 +35,6 @@ from edge.segment.name import SegmentName
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message, Producer
 
-log = logging.getLogger(__name__)
-
 LINGER_S: Final = 0.05
 READ_BYTES: Final = 1024 * 1024
 """Compressed: some ten thousand events, a few tenths of a second of work, and what is sent twice after a crash."""
@@ -83,6 +81,17 @@ _MISCONFIGURED: Final = (
     *("TOPIC_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED", "SECURITY_DISABLED", "POLICY_VIOLATION"),
     *("UNKNOWN_TOPIC_OR_PART", "_UNKNOWN_TOPIC", "_UNKNOWN_PARTITION", "TOPIC_EXCEPTION", "_UNSUPPORTED_FEATURE"),
 )
+
+
+class _NotSaidElsewhere(logging.Filter):
+    """Without the attempts to connect, several a second for as long as a broker is away: the sink says the last one's error."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(("FAIL ", "ERROR "))
+
+
+library_log: Final = logging.getLogger(__name__ + ".librdkafka")
+library_log.addFilter(_NotSaidElsewhere())
 
 
 class KafkaSink:
@@ -266,7 +275,7 @@ def open_producer(
     """It connects by itself, now or when it can. Raises `KafkaException` for a property librdkafka does not take."""
     from confluent_kafka import Producer
 
-    return Producer({**properties, "on_delivery": on_failure, "error_cb": on_error, "logger": log})
+    return Producer({**properties, "on_delivery": on_failure, "error_cb": on_error, "logger": library_log})
 
 
 def make(url: SinkUrl) -> tuple[str, Sink]:

@@ -133,6 +133,15 @@ def test_an_absent_broker_is_said_and_what_was_handed_over_is_not_doubled(
     assert delivered(cluster) == ["before", "a", "b", "c"]
 
 
+def test_attempts_to_connect_do_not_fill_the_log(
+    cluster: MockCluster, impatient: KafkaSink, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster.down()
+    waiting = events("a")
+    assert "failed" in str(refusal(impatient, waiting)) + str(refusal(impatient, waiting))
+    assert "Connect to" not in caplog.text
+
+
 def test_a_slow_answer_is_waited_for_over_several_offers(cluster: MockCluster, impatient: KafkaSink) -> None:
     cluster.slow(1500)
     said = ship_in_the_end(impatient, events("a", "b"))
