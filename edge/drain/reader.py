@@ -170,7 +170,11 @@ class SlotReader:
         )
 
     def _finished(self, name: SegmentName) -> bool:
-        return any(found == name and state in _FINISHED for found, state in self._names())
+        """Nothing more is written to it. One that is gone was finished, shipped and deleted since this reader looked last."""
+        states = [state for found, state in self._names() if found == name]
+        if not states:
+            return all(found != name for found, _ in self._readable())
+        return any(state in _FINISHED for state in states)
 
     def _vanished(self, name: SegmentName) -> bool:
         return self._offset == 0 and all(found != name or state is State.BAD for found, state in self._names())

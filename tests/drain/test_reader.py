@@ -240,3 +240,17 @@ def test_an_open_segment_that_vanishes_empty_is_forgotten_with_its_counter(slot:
     slot.commit("b")
     assert names(next_chunk(reading)) == ["b"]
     reading.close()
+
+
+def test_a_segment_finished_and_deleted_since_the_last_look_is_done_with(slot: Slot) -> None:
+    """A sink that was left alone for a while looks again when everybody else is done with the segment."""
+    slot.commit("a")
+    reading = reader(slot)
+    assert names(next_chunk(reading)) == ["a"]
+    slot.seal()
+    [finished] = slot.files
+    finished.unlink()
+    assert next_chunk(reading) is None
+    slot.commit("b")
+    assert names(next_chunk(reading)) == ["b"]
+    reading.close()
