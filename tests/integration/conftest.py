@@ -81,4 +81,5 @@ PACKAGES = {
     "chromedriver": "chromium-driver",
     "haproxy": "haproxy",
     "nginx": "nginx",
+    "openssl": "openssl",
 }

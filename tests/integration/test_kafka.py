@@ -5,7 +5,7 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -418,9 +418,11 @@ def test_a_topic_nobody_made_pauses_the_sink_and_costs_nothing(edge: EdgeProcess
 # --- passwords and certificates
 
 
-def test_tls_and_a_password_that_is_shown_nowhere(edge: EdgeProcess, tmp_path: Path) -> None:
+def test_tls_and_a_password_that_is_shown_nowhere(
+    edge: EdgeProcess, tmp_path: Path, program: Callable[[str], str]
+) -> None:
     secret = "s3cret-wörd&"
-    certificate, key = self_signed(tmp_path)
+    certificate, key = self_signed(program("openssl"), tmp_path)
     pem = tmp_path / "broker.pem"
     pem.write_text(key.read_text() + certificate.read_text())
     port = free_port()
@@ -470,10 +472,10 @@ def test_tls_and_a_password_that_is_shown_nowhere(edge: EdgeProcess, tmp_path: P
         edge.stop()
 
 
-def self_signed(folder: Path) -> tuple[Path, Path]:
+def self_signed(openssl: str, folder: Path) -> tuple[Path, Path]:
     """Certificate and key for 127.0.0.1."""
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     names = ("-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1")
-    command = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *names)
+    command = (openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", *names)
     subprocess.run([*command, "-keyout", key, "-out", certificate], check=True, capture_output=True, timeout=60)
     return certificate, key
