@@ -8,12 +8,11 @@ so that the client sees the answer and the connection stays usable.
 import asyncio
 import logging
 from collections import deque
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import httptools
-import msgspec
 
-from edge.metrics import METHODS
+from edge.server.exchange import Exchange
 from edge.server.forwarding import Forwarding
 from edge.server.heads import KEPT, Familiar, Headers, by_lower_name
 from edge.server.service import Service
@@ -23,9 +22,9 @@ from edge.wire.forward import Order, hides_capture, is_sdk_path, origin_form, re
 from edge.wire.quiet import Quiet, quiet_answer
 from edge.wire.rejections import REFUSALS, Reason, Rejected
 from edge.wire.request import Request
-from edge.wire.responses import CONTINUE, cors_headers, render, render_preflight, render_refusal, render_text
+from edge.wire.responses import CONTINUE, cors_headers, render, render_preflight, render_text
 from edge.wire.routes import OTHER, Kind, Route, allow, find_route
-from edge.wire.v1 import V1Answer, capture_batch, error_body, error_headers, request_id_header
+from edge.wire.v1 import V1Answer, capture_batch, request_id_header
 
 if TYPE_CHECKING:
     from edge.server.upstream import Forwarder
@@ -59,80 +58,6 @@ _UPSTREAM_NOT_TAKING: Final = 16
 _PAUSED: Final = _PIPELINE_FULL | _CLIENT_NOT_READING | _UPSTREAM_NOT_TAKING
 _CONTINUE_DUE: Final = 4
 _GONE: Final = 8
-
-
-class Exchange(msgspec.Struct, gc=False):
-    """A request's place in the order of answers; waits for its commit."""
-
-    connection: "CaptureConnection"
-    route: Any
-    """The `Route`; `None` only for requests that are refused, which no reader of it meets."""
-    method: str
-    origin: bytes = b""
-    response: bytes | None = None
-    special: bool = False
-    """The answer is not the ready-made one: any of the following."""
-    close: bool = False
-    head: bool = False
-    beacon: bool = False
-    terse: bool = False
-    v1: V1Answer | None = None
-    """Of a request of capture v1, whose answers have a form of their own."""
-
-    def stored(self) -> None:
-        connection = self.connection
-        service = connection.service
-        if self.special or service.stopping:
-            self.answer_specially(service)
-        else:
-            service.posted(self.route.name)
-            answer = service.answers.get(self.origin) or service.success(self.origin)
-            queue = connection.queue
-            if len(queue) == 1 and not connection.hindered:
-                queue.clear()
-                connection.transport.write(answer)  # type: ignore[union-attr]
-                return
-            self.response = answer
-        connection.flush()
-
-    def answer_specially(self, service: Service) -> None:
-        assert self.route is not None
-        self.close = self.close or self.is_last(service)
-        service.count_answer(self.method, self.route.name, 204 if self.beacon else 200)
-        if self.v1 is not None:
-            self.response = service.v1_success(self.origin, self.v1, close=self.close)
-            return
-        self.response = service.special_success(
-            self.origin, close=self.close, head=self.head, beacon=self.beacon, terse=self.terse
-        )
-
-    def is_last(self, service: Service) -> bool:
-        """The worker stops, and nothing waits behind this answer."""
-        return service.stopping and self.connection.ends_with(self)
-
-    def not_stored(self) -> None:
-        self.refuse(Reason.STORAGE, REFUSALS[Reason.STORAGE].detail)
-        self.connection.flush()
-
-    def refuse(self, reason: Reason, detail: str, *, allowed: str = "") -> None:
-        """Fill in an error answer."""
-        service = self.connection.service
-        self.close = self.close or self.is_last(service)
-        service.count_refusal(
-            reason, self.method if self.method in METHODS else "other", self.route.name if self.route else OTHER
-        )
-        self.response = render_refusal(
-            reason,
-            detail,
-            cors_headers(self.origin),
-            service.date,
-            retry_after=service.retry_after(),
-            allow=allowed,
-            body=b"" if self.v1 is None else error_body(reason, detail),
-            extra=b"" if self.v1 is None else self.v1.headers + error_headers(reason),
-            close=self.close,
-            head=self.head,
-        )
 
 
 class CaptureConnection(asyncio.Protocol):
