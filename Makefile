@@ -17,7 +17,7 @@ $(VENV)/run.stamp: pyproject.toml
 	touch $@
 
 $(VENV)/dev.stamp: pyproject.toml | $(VENV)/run.stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,integration,kafka]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,integration,kafka,s3,sql]'
 	touch $@
 
 setup: $(VENV)/dev.stamp ## install everything the other verbs need into .venv

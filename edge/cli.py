@@ -19,6 +19,8 @@ VERBS: Final = {
     "drain": "ship what was accepted",
     "send": "send a test event and show what was stored",
     "status": "what is in the spool, and how far each sink has come",
+    "sql": "ask what was accepted, shipped or not",
+    "schema": "the table a database needs: clickhouse",
     "segments": "look inside the spool, mend it, send out of it again: ls, stat, cat, verify, repair, replay",
     "projects": "the registry of project keys: hash a personal key, check a file",
     "version": "versions of edge, Python and the libraries",

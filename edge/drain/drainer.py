@@ -134,7 +134,7 @@ class Drainer:
         finish_s = float("inf")
         while time.monotonic() < finish_s:
             try:
-                moved = shipper.step()
+                moved = shipper.step(linger=not self._stop.is_set())
             except SinkGone as gone:
                 self._gone = str(gone)
                 break
@@ -144,9 +144,8 @@ class Drainer:
                 continue
             if self._stop.is_set():
                 finish_s = min(finish_s, time.monotonic() + FINISH_S)
-                if shipper.failures or not (moved or shipper.lingering):
+                if shipper.failures or not moved:
                     break
-                moved = moved and not shipper.lingering
             if not moved or shipper.waits:
                 time.sleep(POLL_S)
         try:
@@ -163,13 +162,13 @@ class Drainer:
         idle_since_s = time.monotonic()
         while behind():
             try:
-                moved = shipper.step()
+                moved = shipper.step(linger=False)
             except SinkGone as gone:
                 log.error("sink %s: %s", shipper.sink_id, gone)
                 break
             if shipper.failures >= ATTEMPTS_ONCE:
                 break
-            if moved or shipper.lingering:
+            if moved:
                 idle_since_s = time.monotonic()
             elif time.monotonic() - idle_since_s > IDLE_ONCE_S:
                 log.error("sink %s: what was committed is not there any more", shipper.sink_id)

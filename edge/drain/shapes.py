@@ -12,6 +12,10 @@
 
 In both, `sent_at` is left out when unknown and flags when false. The client's JSON is copied, not decoded.
 
+A row, for tables with a column per key: the flat shape with JSON as text, and all other members the client sent in one column:
+
+    {"uuid":"…",…,"sent_at":null,"lane":"main","historical_migration":false,"properties":"{…}","members":"{\"$set\":{…}}"}
+
 Consumers of before 2025 work out an event's time themselves, and would correct one that is worked out already a second time.
 For them `captured_line_2023` leaves out `event`, `timestamp` and the flags.
 """
@@ -42,6 +46,21 @@ class _Flat(msgspec.Struct, gc=False, kw_only=True, omit_defaults=True):
     properties: Raw
 
 
+class _Row(msgspec.Struct, gc=False, kw_only=True):
+    uuid: str
+    event: str
+    distinct_id: str
+    timestamp: str
+    token: str
+    ip: str
+    now: str
+    sent_at: str | None
+    lane: str
+    historical_migration: bool
+    properties: str
+    members: str
+
+
 class _Captured(msgspec.Struct, gc=False, kw_only=True, omit_defaults=True):
     uuid: str
     distinct_id: str
@@ -69,6 +88,8 @@ class _Captured2023(msgspec.Struct, gc=False, kw_only=True, omit_defaults=True):
 _REPRESENTED: Final = frozenset(_Flat.__struct_fields__) | {"$distinct_id", "$token", "api_key", "offset", "sentAt"}
 """Members whose meaning the flat shape's own keys carry."""
 
+COLUMNS: Final = _Row.__struct_fields__
+
 _encode: Final = msgspec.json.Encoder().encode
 
 
@@ -91,13 +112,36 @@ def event_line(event: Event) -> bytes:
             properties=_EMPTY_OBJECT if bytes(properties) == b"null" else properties,
         )
     )
-    others = members.keys() - _REPRESENTED
-    if not others:
-        return line
-    return b"%b,%b}" % (
-        line[:-1],
-        b",".join([_encode(key) + b":" + bytes(raw) for key, raw in members.items() if key in others]),
+    others = _others(members)
+    return b"%b,%b}" % (line[:-1], others) if others else line
+
+
+def row_line(event: Event, timestamp_us: int | None = None) -> bytes:
+    """A row of a table. `timestamp_us` takes the place of a time the table could not hold."""
+    members = event.members
+    properties = members.get("properties", _EMPTY_OBJECT)
+    return _encode(
+        _Row(
+            uuid=event.uuid,
+            event=event.event,
+            distinct_id=event.distinct_id,
+            timestamp=format_time(event.timestamp_us if timestamp_us is None else timestamp_us),
+            token=event.token,
+            ip=event.ip,
+            now=format_request_time(event.received_us),
+            sent_at=None if event.sent_at_us is None else format_request_time(event.sent_at_us),
+            lane=event.lane,
+            historical_migration=event.historical,
+            properties="{}" if bytes(properties) == b"null" else bytes(properties).decode(),
+            members=(b"{%b}" % _others(members)).decode(),
+        )
     )
+
+
+def _others(members: dict[str, Raw]) -> bytes:
+    """The members no key of ours carries, without the braces."""
+    others = members.keys() - _REPRESENTED
+    return b",".join([_encode(key) + b":" + bytes(raw) for key, raw in members.items() if key in others])
 
 
 def captured_line(event: Event) -> bytes:

@@ -87,8 +87,10 @@ class Shipper:
             totals.accepted = -totals.imbalance
         self._balance()
 
-    def step(self) -> bool:
+    def step(self, *, linger: bool = True) -> bool:
         """Ship what is there, one batch a slot at the most. Whether anything was shipped or is still refused.
+
+        Without `linger` nothing is waited for that would make a larger batch.
 
         Raises `SinkGone`, and `OSError` when the spool, the quarantine or the checkpoint cannot be read or written.
         """
@@ -101,7 +103,7 @@ class Shipper:
         else:
             moved = False
             for reader in self._slots():
-                if now - self._shipped_s.get(reader.slot, float("-inf")) < self._sink.linger_s:
+                if linger and now - self._shipped_s.get(reader.slot, float("-inf")) < self._sink.linger_s:
                     continue
                 moved = self._next(reader) or moved
                 if self._delivery is not None or self._not_before_s > now:
@@ -121,11 +123,6 @@ class Shipper:
         self.durable = slots
         self._dirty_since_s = None
         self._dirty_bytes = 0
-
-    @property
-    def lingering(self) -> bool:
-        """There may be records that wait for the sink's linger to pass."""
-        return any(self._clock() - at < self._sink.linger_s for at in self._shipped_s.values())
 
     @property
     def waits(self) -> bool:
@@ -161,7 +158,11 @@ class Shipper:
     # --- one batch
 
     def _next(self, reader: SlotReader) -> bool:
-        found = self._read(reader)
+        try:
+            found = self._read(reader)
+        except (Retryable, Paused) as refusal:
+            self._hold(refusal)
+            return True
         if found is None:
             return False
         self._last_slot = reader.slot
@@ -180,13 +181,13 @@ class Shipper:
         under_way = self._delivery
         assert under_way is not None
         delivery = under_way.delivery
-        if self._looks_further:
-            self._looks_further = False
-            self._look_further(under_way)
         now = self._clock()
         shipped = delivery.shipped
         splits = dict(delivery.splits)
         try:
+            if self._looks_further:
+                self._looks_further = False
+                self._look_further(under_way)
             if not delivery.offered_all:
                 delivery.offer(now)
             if delivery.offered_all and delivery.suspects and not self._breaker.believes:
@@ -206,7 +207,7 @@ class Shipper:
     def _look_further(self, under_way: "_UnderWay") -> None:
         """After a pause: suspects get another chance, beside whatever came in meanwhile."""
         under_way.delivery.acquit()
-        if under_way.delivery.waiting < EXTEND_EVENTS_MAX:
+        if not self._sink.by_range and under_way.delivery.waiting < EXTEND_EVENTS_MAX:
             more = self._read(self._readers[under_way.delivery.slot])
             if more is not None:
                 under_way.extend(more)
@@ -330,6 +331,9 @@ class Shipper:
         if delivery.bytes:
             # What needed no shipping, having been shipped before or holding no event, need not be gathered either.
             self._shipped_s[delivery.slot] = self._clock()
+        if delivery.end - delivery.start >= self._sink.read_bytes // 2:
+            # As large as they get: there is more.
+            self._shipped_s.pop(delivery.slot, None)
         self._count(under_way, quarantined)
         self._balance()
 

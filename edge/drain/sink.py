@@ -96,13 +96,20 @@ class Sink(Protocol):
     check a URL and then forgotten."""
 
     linger_s: float
-    """Shortest time between two batches of a slot: gathers what a sink takes better in larger pieces."""
+    """Shortest time between two batches of a slot, unless there is enough for a large one: gathers what a sink takes better in
+    larger pieces. Nothing is gathered once the order to stop came."""
 
     read_bytes: int
     """About how much of a segment to read for a batch: what is sent again after a crash, and what a batch costs in memory."""
 
+    by_range: bool
+    """It names what it keeps by the batch's range, so a batch is never made larger after it was offered."""
+
     def already(self, slot: int, name: SegmentName, start: int) -> int | None:
-        """The end of the batch that begins there, if it was shipped before and the checkpoint does not know."""
+        """The end of the batch that begins there, if it was shipped before and the checkpoint does not know.
+
+        Raises `Retryable` and `Paused` when that cannot be found out.
+        """
         ...
 
     def cut(self, events: list[Event]) -> list[list[Event]]:

@@ -22,6 +22,7 @@ class ScriptedSink:
 
     linger_s = 0.0
     read_bytes = READ_BYTES
+    by_range = False
 
     def __init__(self, rule: Callable[[list[Event]], None] = lambda events: None, piece_max: int = 10**6) -> None:
         self.taken: list[Event] = []

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.drain.expand import expand
-from edge.drain.shapes import SHAPES, captured_line_2023
+from edge.drain.shapes import COLUMNS, SHAPES, captured_line_2023, row_line
 from edge.segment.record import Record, RecordIds, decode_record, encode_record
 
 NOW = 1_751_367_600_123_456
@@ -198,3 +198,19 @@ def test_consumers_of_2023_get_what_they_work_out_times_from_and_no_time_worked_
         "sent_at": "2025-07-01T11:00:00Z",
         "token": "phc_x",
     }
+
+
+def test_a_row_has_every_column_and_json_as_the_clients_text() -> None:
+    text = b'{"event":"e","distinct_id":"u","properties":{ "n":1e999 },"$set": {"x":1},"odd":null}'
+    for data, properties, members in (
+        (text, '{ "n":1e999 }', '{"$set":{"x":1},"odd":null}'),
+        (b'{"event":"e","distinct_id":"u","properties":null}', "{}", "{}"),
+    ):
+        stored = encode_record(RecordIds(0x5C0D2E88B1F09A37), NOW, "phc_x", "e", "203.0.113.7", data, "")
+        [event] = expand(decode_record(stored)).events
+        row = json.loads(row_line(event))
+        assert tuple(row) == COLUMNS
+        assert (row["properties"], row["members"]) == (properties, members)
+        assert (row["sent_at"], row["historical_migration"]) == (None, False)
+        assert row["timestamp"] == "2025-07-01T11:00:00.123456Z"
+        assert json.loads(row_line(event, 0))["timestamp"] == "1970-01-01T00:00:00Z"

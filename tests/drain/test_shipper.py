@@ -29,6 +29,7 @@ class MemorySink:
 
     linger_s = 0.0
     read_bytes = READ_BYTES
+    by_range = False
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -41,8 +42,11 @@ class MemorySink:
         self.takes_s = 0.0
         self.clock = Clock()
         self.refuse_all: Refusal | None = None
+        self.cannot_tell: Refusal | None = None
 
     def already(self, slot: int, name: SegmentName, start: int) -> int | None:
+        if self.cannot_tell is not None:
+            raise self.cannot_tell
         return None
 
     def cut(self, events: list[Event]) -> list[list[Event]]:
@@ -255,11 +259,47 @@ def test_a_sink_that_lingers_gets_larger_batches(
     for name in "bcd":
         slot.commit(name)
         assert not shipping.step()
-    assert shipping.lingering
     clock.now += 0.5
     shipping.step()
     assert sink.names == ["a", "b", "c", "d"]
     assert len(sink.batches) == 2
+    shipping.close()
+
+
+def test_a_sink_that_lingers_does_not_hold_up_the_end_or_a_large_batch(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock
+) -> None:
+    sink.linger_s = 60.0
+    slot.commit("a")
+    shipping = shipper()
+    shipping.step()
+    slot.commit("b")
+    assert not shipping.step()
+    assert shipping.step(linger=False)
+    assert sink.names == ["a", "b"]
+    sink.read_bytes = 64
+    slot.commit("c")
+    shipping.step(linger=False)
+    slot.commit("d")
+    assert shipping.step()
+    assert sink.names == ["a", "b", "c", "d"]
+    shipping.close()
+
+
+@pytest.mark.parametrize("refusal", [Retryable("a"), Paused("b")], ids=["busy", "not allowed"])
+def test_a_sink_that_cannot_tell_what_it_has_is_asked_again(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock, refusal: Refusal
+) -> None:
+    sink.cannot_tell = refusal
+    slot.commit("a")
+    shipping = shipper()
+    assert shipping.step()
+    assert shipping.failures == 1
+    sink.cannot_tell = None
+    clock.now += 100
+    assert shipping.step()
+    assert sink.names == ["a"]
+    assert shipping.failures == 0
     shipping.close()
 
 

@@ -18,18 +18,22 @@ from edge.disk import Disk, RealDisk, write_durably
 from edge.drain.expand import Event
 from edge.drain.shapes import SHAPES
 from edge.drain.sink import READ_BYTES, Batch, Retryable, Sink, SinkUrl
+from edge.drain.sinks.parquet import PARQUET_EVERY, ParquetSink, linger_of, require_duckdb
 from edge.segment.name import SegmentName
 
 LINGER_S: Final = 0.4
 """A batch is a file: at most two or three a second and slot, and still within a second of the acknowledgement."""
 
 _SUFFIXES: Final = {"ndjson": ".ndjson", "ndjson.zst": ".ndjson.zst"}
+_PARQUET: Final = "parquet"
+_EVERY: Final = "every"
 _NAME: Final = re.compile(r"slot-(\d+)-(\d+)-([0-9a-f]{16})-(\d+)-(\d+)\.ndjson(?:\.zst)?")
 
 
 class FileSink:
     linger_s = LINGER_S
     read_bytes = READ_BYTES
+    by_range = True
 
     def __init__(self, disk: Disk, directory: str, shape: str, file_format: str) -> None:
         self._disk = disk
@@ -70,10 +74,19 @@ class FileSink:
 
 
 def make(url: SinkUrl) -> tuple[str, Sink]:
-    options = url.take(shape=tuple(SHAPES), format=tuple(_SUFFIXES))
+    chosen = {name: value for name, value in url.options.items() if name != _EVERY}
+    parquet = chosen.get("format") == _PARQUET
+    if parquet:
+        SinkUrl(url.scheme, url.target, chosen).take(format=(_PARQUET,))
+        require_duckdb("file")
+    options = SinkUrl(url.scheme, url.target, url.options if not parquet else {}).take(
+        shape=tuple(SHAPES), format=(*_SUFFIXES, _PARQUET)
+    )
     target = url.target.removeprefix("//")
     if not target:
         raise ValueError("file: expected a folder, as in file:./edge-data/events")
     directory = str(Path(target).absolute())
     sink_id = f"file-{xxhash.xxh3_64_hexdigest(directory.encode())}"
+    if parquet:
+        return sink_id, ParquetSink(RealDisk(), directory, linger_of(url, PARQUET_EVERY))
     return sink_id, FileSink(RealDisk(), directory, options["shape"], options["format"])

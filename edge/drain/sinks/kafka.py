@@ -97,6 +97,7 @@ library_log.addFilter(_NotSaidElsewhere())
 class KafkaSink:
     linger_s = LINGER_S
     read_bytes = READ_BYTES
+    by_range = False
 
     def __init__(self, properties: Mapping[str, Any], messages: Messages, patience_s: float = PATIENCE_S) -> None:
         from confluent_kafka import KafkaError

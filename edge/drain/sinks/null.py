@@ -9,6 +9,7 @@ from edge.segment.name import SegmentName
 class NullSink:
     linger_s = 0.0
     read_bytes = READ_BYTES
+    by_range = False
 
     def __init__(self, shape: str) -> None:
         self._line = SHAPES[shape]

@@ -86,6 +86,7 @@ _decode_answer: Final = msgspec.json.Decoder(_Answer).decode
 class PostHogSink:
     linger_s = LINGER_S
     read_bytes = READ_BYTES
+    by_range = False
 
     def __init__(self, secure: bool, host: str, port: int | None, prefix: str, with_ip: bool) -> None:
         self._secure = secure

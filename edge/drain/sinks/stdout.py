@@ -14,6 +14,7 @@ _STDOUT: Final = 1
 class StdoutSink:
     linger_s = 0.0
     read_bytes = READ_BYTES
+    by_range = False
 
     def __init__(self, shape: str) -> None:
         self._line = SHAPES[shape]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from edge.drain.sink import Sink, SinkUrl, split_url
-from edge.drain.sinks import file, kafka, null, posthog, stdout
+from edge.drain.sinks import clickhouse, file, kafka, null, objects, posthog, stdout
 
 SINKS: Final[dict[str, Callable[[SinkUrl], tuple[str, Sink]]]] = {
     "file": file.make,
@@ -13,6 +13,11 @@ SINKS: Final[dict[str, Callable[[SinkUrl], tuple[str, Sink]]]] = {
     "stdout": stdout.make,
     "null": null.make,
     "kafka": kafka.make,
+    "s3": objects.make,
+    "gs": objects.make,
+    "az": objects.make,
+    "clickhouse+http": clickhouse.make,
+    "clickhouse+https": clickhouse.make,
 }
 
 

@@ -100,9 +100,10 @@ def test_a_full_disk_is_worth_a_retry_and_leaves_no_file_a_reader_would_see(tmp_
     ("url", "message"),
     [
         ("file:", "expected a folder"),
-        ("file:x?format=parquet", "expected format to be one of ndjson, ndjson.zst, found 'parquet'"),
+        ("file:x?format=csv", "expected format to be one of ndjson, ndjson.zst, parquet, found 'csv'"),
         ("file:x?shape=flat", "expected shape to be one of event, captured, found 'flat'"),
         ("file:x?formt=ndjson", "expected the options shape, format, found 'formt'"),
+        ("file:x?every=1s", "expected the options shape, format, found 'every'"),
     ],
 )
 def test_a_url_that_cannot_be_used_says_what_was_expected(url: str, message: str) -> None:
