@@ -53,6 +53,13 @@ class Address(msgspec.Struct, frozen=True):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
+class Retention(msgspec.Struct, frozen=True):
+    """Which shipped segments are kept: those that are within every limit there is; none without limits."""
+
+    age_s: float | None = None
+    bytes: int | None = None
+
+
 _SIZE: Final = re.compile(r"(\d+)\s*([KMG]i?B|B|)", re.IGNORECASE)
 _SIZE_UNITS: Final = {
     "": 1,
@@ -81,6 +88,21 @@ def parse_duration(text: str) -> float:
     if match is None or float(match[1]) == 0:
         raise ValueError("expected a duration above zero such as 5s")
     return float(match[1]) * _DURATION_UNITS[match[2]]
+
+
+def parse_retention(text: str) -> Retention:
+    """`none`, a time, a size, or both with a comma between."""
+    parts = text.split(",")
+    if text.strip() == "none":
+        return Retention()
+    sizes = [part for part in parts if part.strip().lower().endswith("b")]
+    times = [part for part in parts if part.strip().endswith(("s", "m", "h"))]
+    if len(sizes) > 1 or len(times) > 1 or len(sizes) + len(times) < len(parts):
+        raise ValueError("expected none, a time such as 1h, a size such as 10GiB, or both as 1h,10GiB")
+    return Retention(
+        parse_duration(times[0]) if times else None,
+        parse_size(sizes[0]) if sizes else None,
+    )
 
 
 def parse_address(text: str) -> Address:
@@ -126,11 +148,18 @@ TO: Final = Option(
     "to",
     _text,
     "",
-    "where to ship: file:DIR, stdout:, null: with ?format=ndjson|ndjson.zst and ?shape=event|captured;"
-    " posthog+https://HOST; kafka://HOST:PORT,...; may be repeated"
-    " (default: file:DATA/events)",
+    "where to ship: file:DIR, stdout:, null:, posthog+https://HOST, kafka://HOST:PORT, s3://BUCKET/PREFIX,"
+    " clickhouse+http://HOST:PORT/DB.TABLE; may be repeated (default: file:DATA/events)",
     "URL",
     multiple=True,
+)
+
+RETAIN: Final = Option(
+    "retain",
+    parse_retention,
+    "none",
+    "shipped segments to keep for replay: of the last 1h, the newest 10GiB, or within both as 1h,10GiB",
+    "TIME,SIZE",
 )
 
 SERVE: Final = (
@@ -217,10 +246,11 @@ SERVE: Final = (
 DRAIN: Final = (
     DATA,
     TO,
+    RETAIN,
     Option("admin", parse_address, "", "address of the drainer's own probes and metrics (default: none)", "HOST:PORT"),
 )
 
-UP: Final = (*SERVE, TO)
+UP: Final = (*SERVE, TO, RETAIN)
 
 
 def add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> None:

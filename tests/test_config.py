@@ -16,12 +16,14 @@ from edge.config import (
     Address,
     ConfigError,
     Option,
+    Retention,
     add_options,
     choice,
     load,
     parse_address,
     parse_count,
     parse_duration,
+    parse_retention,
     parse_size,
     unknown_variables,
 )
@@ -67,7 +69,12 @@ def test_the_file_named_by_the_flag_is_read_before_the_variables(file: Path, tmp
 def test_a_file_serves_several_verbs(file: Path) -> None:
     file.write_text('to = ["null:", "stdout:"]\nheaders_max = 3\ndata = "d"\n')
     assert loaded("--config", str(file))["headers_max"] == 3
-    assert loaded("--config", str(file), options=DRAIN) == {"data": "d", "to": ["null:", "stdout:"], "admin": None}
+    assert loaded("--config", str(file), options=DRAIN) == {
+        "data": "d",
+        "to": ["null:", "stdout:"],
+        "retain": Retention(),
+        "admin": None,
+    }
 
 
 def test_values_of_a_file_have_their_toml_types_or_are_text(file: Path) -> None:
@@ -237,7 +244,7 @@ def test_addresses(text: str, address: Address | None) -> None:
 
 @given(st.text())
 def test_nonsense_is_a_value_error_and_nothing_else(text: str) -> None:
-    for parse in (parse_size, parse_duration, parse_address, parse_count, choice("fsync", "page")):
+    for parse in (parse_size, parse_duration, parse_address, parse_count, parse_retention, choice("fsync", "page")):
         try:
             parse(text)
         except ValueError:
@@ -309,3 +316,23 @@ def test_addresses_can_be_listened_on() -> None:
     found = loaded()
     for key in ("listen", "admin"):
         assert socket.getaddrinfo(found[key].host, found[key].port)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("none", Retention()),
+        ("90m", Retention(age_s=5400.0)),
+        ("10GiB", Retention(bytes=10 << 30)),
+        ("1h, 500 MB", Retention(3600.0, 500_000_000)),
+        ("500MB,1h", Retention(3600.0, 500_000_000)),
+    ],
+)
+def test_what_to_keep_is_a_time_a_size_or_both(text: str, expected: Retention) -> None:
+    assert parse_retention(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "10", "1h,2h", "1GB,2GB", "1h,", "forever", "0s", "1h,none"])
+def test_anything_else_to_keep_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected"):
+        parse_retention(text)

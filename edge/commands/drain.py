@@ -74,7 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         return EXIT_UNAVAILABLE
     board = Board.create(1)
     try:
-        drainer = Drainer(RealDisk(), layout, urls, board.rows[0])
+        drainer = Drainer(RealDisk(), layout, urls, board.rows[0], settings["retain"])
     except InUse as error:
         print(f"edge drain: {error}", file=sys.stderr)
         return EXIT_TRY_AGAIN

@@ -75,7 +75,7 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
         return Child(f"worker-{index}", "edge.server.worker", spec, fds)
 
     def drainer(turn: int) -> Child:
-        spec = DrainSpec(data, urls or [], board.fd, rows, rows - 2, lifeline.read_fd)
+        spec = DrainSpec(data, urls or [], board.fd, rows, rows - 2, lifeline.read_fd, settings["retain"])
         return Child("drainer", "edge.drain.process", spec, [board.fd, lifeline.read_fd])
 
     jobs = [Job(f"worker-{index}", partial(worker, index), critical=True) for index in range(workers)]

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from edge.checkpoints import Position
+from edge.config import Retention
 from edge.disk import Disk
-from edge.drain.retire import retire
+from edge.drain.retire import DELETE, retire
 from edge.drain.shipper import Shipper
 from edge.drain.sink import SinkGone, without_secrets
 from edge.drain.sinks.table import make_sink
@@ -49,7 +50,7 @@ class InUse(Exception):
 class Drainer:
     """Holds the drainer's lock. Raises `ValueError` for a bad sink URL, `InUse`, `OSError`."""
 
-    def __init__(self, disk: Disk, layout: Layout, urls: Sequence[str], row: Row) -> None:
+    def __init__(self, disk: Disk, layout: Layout, urls: Sequence[str], row: Row, retain: Retention = DELETE) -> None:
         if not 0 < len(urls) <= SINKS_MAX:
             raise ValueError(f"expected 1 to {SINKS_MAX} sinks, found {len(urls)}")
         # Whatever the edge could parse must be parsed here, a few calls deeper in the stack.
@@ -57,6 +58,7 @@ class Drainer:
         self._disk = disk
         self._layout = layout
         self._row = row
+        self._retain = retain
         for directory in (layout.spool, layout.checkpoints):
             disk.makedirs(str(directory))
         self._lock = _lock(disk, str(layout.checkpoints / LOCK_NAME))
@@ -203,8 +205,8 @@ class Drainer:
                 os.close(lock)
 
     def _retire(self) -> None:
-        for slot in self._layout.slots():
-            retire(self._disk, self._layout, slot, [shipper.durable.get(slot) for shipper in self.shippers])
+        positions = {slot: [shipper.durable.get(slot) for shipper in self.shippers] for slot in self._layout.slots()}
+        retire(self._disk, self._layout, positions, self._retain, time.time())
 
 
 def _reached(position: Position | None, target: Position) -> bool:

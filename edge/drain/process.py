@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from edge import logs
+from edge.config import Retention
 from edge.disk import RealDisk
 from edge.drain.drainer import Drainer, InUse
 from edge.layout import Layout
@@ -22,6 +23,7 @@ class DrainSpec(msgspec.Struct):
     board_rows: int
     row: int
     lifeline_fd: int
+    retain: Retention
 
 
 def main(arguments: list[str]) -> int:
@@ -42,7 +44,7 @@ def main(arguments: list[str]) -> int:
 
     row = Board(spec.board_fd, spec.board_rows).rows[spec.row]
     try:
-        drainer = Drainer(RealDisk(), Layout(Path(spec.data)), spec.urls, row)
+        drainer = Drainer(RealDisk(), Layout(Path(spec.data)), spec.urls, row, spec.retain)
     except InUse as error:
         print(f"edge: {error}", file=sys.stderr)
         return EXIT_TRY_AGAIN

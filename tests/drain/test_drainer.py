@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from edge.checkpoints import Position, load_all
+from edge.config import Retention
 from edge.disk import RealDisk
 from edge.drain import drainer as drainer_module
 from edge.drain.drainer import Drainer, InUse
@@ -16,6 +17,7 @@ from edge.drain.sinks.null import NullSink
 from edge.layout import Layout
 from edge.metrics import Board, Row
 from edge.process import EXIT_FAULT
+from tests.downstream import Downstream, Reply
 from tests.drain.spools import Slot
 
 
@@ -231,3 +233,49 @@ def test_a_sink_that_does_not_answer_does_not_keep_the_drainer_from_stopping(
             thread.join(20)
     draining.close()
     slot.release()
+
+
+def test_a_sink_that_takes_nothing_holds_up_no_other_and_loses_nothing(tmp_path: Path, row: Row) -> None:
+    """Each has its own checkpoint, pace and quarantine; only deleting waits for all of them."""
+    slot = Slot(tmp_path, 0, locked=True)
+    stop = threading.Event()
+    with Downstream(lambda call: Reply(503)) as blocked, Downstream() as picky:
+        picky.rule = lambda call: Reply(400) if "poison" in str(call.events) else Reply()
+        urls = f"file:{tmp_path}/events", blocked.url, picky.url
+        draining = drainer(tmp_path, row, *urls)
+        thread = threading.Thread(target=draining.run, args=(stop.is_set,))
+        thread.start()
+        for number in range(5):
+            slot.commit(f"{number}-a", f"{number}-b", *(["poison"] if number == 2 else []))
+            slot.seal()
+        until(lambda: len(delivered(tmp_path / "events")) == 11)
+        until(lambda: len(picky.merged) == 10)
+        until(lambda: blocked.requests >= 2)
+        assert len(slot.files) == 5
+        blocked.rule = lambda call: Reply()
+        until(lambda: len(blocked.merged) == 11)
+        until(lambda: slot.files == [])
+        stop.set()
+        thread.join()
+        totals = [load_all(RealDisk(), str(tmp_path / "ckpt"))[shipper.sink_id].totals for shipper in draining.shippers]
+        assert [(each.shipped, each.quarantined, each.imbalance) for each in totals] == [
+            (11, 0, 0),
+            (11, 0, 0),
+            (10, 1, 0),
+        ]
+        assert [path.name for path in (tmp_path / "quarantine").iterdir()] == [draining.shippers[2].sink_id]
+        assert (blocked.duplicates, picky.duplicates) == (0, 0)
+    slot.release()
+
+
+def test_what_is_kept_for_replay_is_shipped_to_a_sink_that_is_named_later(tmp_path: Path, row: Row) -> None:
+    slot = Slot(tmp_path)
+    slot.commit("a")
+    slot.seal()
+    Drainer(RealDisk(), slot.layout, [f"file:{tmp_path}/events"], row, Retention(age_s=3600.0)).run_once()
+    assert len(slot.files) == 1
+    Drainer(RealDisk(), slot.layout, [f"file:{tmp_path}/later"], row, Retention(age_s=3600.0)).run_once()
+    assert delivered(tmp_path / "events") == delivered(tmp_path / "later") == ["a"]
+    Drainer(RealDisk(), slot.layout, [f"file:{tmp_path}/events", f"file:{tmp_path}/later"], row).run_once()
+    assert slot.files == []
+    assert delivered(tmp_path / "events") == ["a"]

@@ -1,8 +1,10 @@
+import os
 from pathlib import Path
 
 import pytest
 
 from edge.checkpoints import Position
+from edge.config import Retention
 from edge.disk import RealDisk
 from edge.drain.retire import retire
 from tests.drain.spools import Slot
@@ -24,7 +26,7 @@ def position(slot: Slot, index: int, *, whole: bool) -> Position:
 
 
 def left(slot: Slot, *positions: Position | None) -> list[int]:
-    retire(RealDisk(), slot.layout, slot.slot, list(positions))
+    retire(RealDisk(), slot.layout, {slot.slot: list(positions)})
     return [int(path.name[:12]) for path in slot.files]
 
 
@@ -51,3 +53,40 @@ def test_an_open_segment_is_never_deleted(slot: Slot) -> None:
 
 def test_a_position_in_a_segment_that_is_gone_deletes_only_what_is_before_it(slot: Slot) -> None:
     assert left(slot, Position("000000000002-00000000000000ff", 0)) == [2, 3, 4]
+
+
+NOW_S = 1_763_690_000.0
+
+
+@pytest.mark.parametrize(
+    ("retain", "expected"),
+    [
+        (Retention(), [4]),
+        (Retention(age_s=15.0), [3, 4]),
+        (Retention(age_s=25.0), [2, 3, 4]),
+        (Retention(bytes=1), [3, 4]),
+        (Retention(bytes=2), [2, 3, 4]),
+        (Retention(bytes=100), [1, 2, 3, 4]),
+        (Retention(age_s=15.0, bytes=2), [3, 4]),
+        (Retention(age_s=25.0, bytes=1), [3, 4]),
+    ],
+    ids=str,
+)
+def test_the_newest_of_what_was_shipped_is_kept_for_replay(slot: Slot, retain: Retention, expected: list[int]) -> None:
+    """Three shipped segments of one size, 30, 20 and 10 seconds old; sizes in the table are in segments."""
+    size = slot.files[1].stat().st_size
+    for index, path in enumerate(slot.files[:3]):
+        assert abs(path.stat().st_size - size) < size // 4
+        os.utime(path, (0, NOW_S - 30 + 10 * index))
+    if retain.bytes is not None:
+        retain = Retention(retain.age_s, retain.bytes * size + size // 2)
+    retire(RealDisk(), slot.layout, {slot.slot: [position(slot, 2, whole=True)]}, retain, NOW_S)
+    assert [int(path.name[:12]) for path in slot.files] == expected
+
+
+def test_what_a_sink_has_not_confirmed_counts_for_nothing_and_is_never_deleted(slot: Slot) -> None:
+    for path in slot.files:
+        os.utime(path, (0, 0))
+    positions = {slot.slot: [position(slot, 2, whole=True), position(slot, 0, whole=True)]}
+    retire(RealDisk(), slot.layout, positions, Retention(age_s=1.0, bytes=1), NOW_S)
+    assert [int(path.name[:12]) for path in slot.files] == [2, 3, 4]
