@@ -17,6 +17,8 @@ class TcpProxy:
         self.lost_bytes = 0
         """Answers that the server gave and nobody received."""
         self._losing = threading.Event()
+        self._hanging_up = threading.Event()
+        self._refusing = threading.Event()
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._threads = [threading.Thread(target=self._accept)]
@@ -34,13 +36,21 @@ class TcpProxy:
             thread.join(20)
             assert not thread.is_alive()
 
-    def lose_answers(self) -> None:
-        """What clients send goes through, what the server answers does not."""
+    def lose_answers(self, *, hang_up: bool = False) -> None:
+        """What clients send goes through, what the server answers does not; or it ends the connection."""
+        if hang_up:
+            self._hanging_up.set()
         self._losing.set()
+
+    def refuse(self) -> None:
+        """End every connection, new ones at once."""
+        self._refusing.set()
+        self.cut()
 
     def mend(self) -> None:
         """End the connections that lost something; new ones work."""
-        self._losing.clear()
+        for trouble in (self._losing, self._hanging_up, self._refusing):
+            trouble.clear()
         self.cut()
 
     def cut(self) -> None:
@@ -58,6 +68,9 @@ class TcpProxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            if self._refusing.is_set():
+                client.close()
+                continue
             try:
                 server = socket.create_connection(self._server, 20)
                 server.settimeout(None)
@@ -76,6 +89,8 @@ class TcpProxy:
             while data := source.recv(_RECEIVE_BYTES):
                 if answers and self._losing.is_set():
                     self.lost_bytes += len(data)
+                    if self._hanging_up.is_set():
+                        break
                     continue
                 target.sendall(data)
         except OSError:
