@@ -12,9 +12,9 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 # Installed where this runs, not where it is checked.
-import chdb  # type: ignore[import-not-found]
 import chdb.session  # type: ignore[import-not-found]
 import zstandard
+from chdb.state.sqlitelike import ChdbError  # type: ignore[import-not-found]
 
 _HTTP_ONLY = {"query", "wait_end_of_query"}
 _STATUS = {
@@ -55,7 +55,7 @@ def main(folder: str, port: int) -> None:
                 with lock:
                     answer = session.query(query, "JSONEachRow").bytes() or b""
                 headers, status = {"X-ClickHouse-Summary": "{}"}, 200
-            except chdb.ChdbError as error:
+            except ChdbError as error:
                 answer = str(error).encode()
                 found = re.match(r"Code: (\d+)", str(error))
                 code = int(found[1]) if found else 1001

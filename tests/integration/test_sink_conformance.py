@@ -26,6 +26,7 @@ from tests.integration.tcp_proxy import TcpProxy
 from tests.object_store import ObjectStore
 
 SHIPPED_S = 240.0
+FAILURES_MAX = 200
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,7 @@ class Journey:
         deadline = time.monotonic() + SHIPPED_S
         while self.step():
             assert time.monotonic() < deadline, "it is not shipped to its end"
+            assert self.shipper.failures < FAILURES_MAX, "it is refused for ever"
         self.shipper.save()
 
     @property
