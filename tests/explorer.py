@@ -67,6 +67,7 @@ class NamingSink:
 
     linger_s = 0.0
     read_bytes = 4 * 1024 * 1024
+    by_range = False
 
     def __init__(self, random: Random | None = None) -> None:
         self.names: list[str] = []
@@ -184,7 +185,7 @@ async def _live(random: Random, durability: Durability) -> Life:
             if random.random() < 0.3:
                 shipper.save()
             if random.random() < 0.5:
-                retire(disk, LAYOUT, 0, [shipper.durable.get(0)])
+                retire(disk, LAYOUT, {0: [shipper.durable.get(0)]})
         except OSError:
             # As the drainer does: it tries again later.
             return
@@ -341,7 +342,7 @@ def _drain(
     assert shipped <= issued | {"fresh"}
     seen["delivered twice"] += bool(shipped & delivered)
     shipper.save()
-    retire(state, LAYOUT, 0, [shipper.durable.get(0)])
+    retire(state, LAYOUT, {0: [shipper.durable.get(0)]})
     shipper.close()
 
 

@@ -138,7 +138,7 @@ class SpoolMachine(RuleBasedStateMachine):
             if save:
                 self.shipper.save()
             if delete:
-                retire(self.disk, LAYOUT, 0, [self.shipper.durable.get(0)])
+                retire(self.disk, LAYOUT, {0: [self.shipper.durable.get(0)]})
         except OSError:
             self.seen["shipping failed"] += 1
 

@@ -23,7 +23,6 @@ DELETE: Final = Retention()
 class Shipped(msgspec.Struct, frozen=True):
     """A finished segment that every sink has confirmed."""
 
-    written_s: float
     slot: int
     path: str
     bytes: int
@@ -42,26 +41,27 @@ def retire(
     """
     shipped = [found for slot, of_slot in positions.items() for found in _shipped(disk, layout, slot, of_slot)]
     touched = set()
-    kept_bytes = 0
-    deleted = 0
-    # Newest first: what is kept is without gaps.
-    for found in sorted(shipped, key=lambda each: (each.written_s, each.path), reverse=True):
-        kept_bytes += found.bytes
-        if not _is_kept(retain, now_s - found.written_s, kept_bytes):
-            disk.unlink(found.path)
-            touched.add(found.slot)
-            deleted += 1
+    finished = shipped if retain == DELETE else _beyond(shipped, retain, now_s)
+    for found in finished:
+        disk.unlink(found.path)
+        touched.add(found.slot)
     for slot in sorted(touched):
         disk.sync_directory(str(layout.slot(slot)))
-    return deleted
+    return len(finished)
 
 
-def _is_kept(retain: Retention, age_s: float, bytes_with_newer: int) -> bool:
-    return (
-        retain != DELETE
-        and (retain.age_s is None or age_s < retain.age_s)
-        and (retain.bytes is None or bytes_with_newer <= retain.bytes)
-    )
+def _beyond(shipped: list[Shipped], retain: Retention, now_s: float) -> list[Shipped]:
+    """What is not among the newest that are to be kept, oldest first."""
+    beyond = []
+    kept_bytes = 0
+    newest_first = sorted(((os.stat(each.path).st_mtime, each.path, each) for each in shipped), reverse=True)
+    for written_s, _, each in newest_first:
+        kept_bytes += each.bytes
+        if (retain.age_s is not None and now_s - written_s >= retain.age_s) or (
+            retain.bytes is not None and kept_bytes > retain.bytes
+        ):
+            beyond.append(each)
+    return beyond[::-1]
 
 
 def _shipped(disk: Disk, layout: Layout, slot: int, positions: Sequence[Position | None]) -> list[Shipped]:
@@ -70,12 +70,20 @@ def _shipped(disk: Disk, layout: Layout, slot: int, positions: Sequence[Position
     least = min((position for position in positions if position is not None), key=lambda p: (p.name, p.offset))
     directory = str(layout.slot(slot))
     found = []
-    for file_name in disk.listdir(directory):
+    for file_name in sorted(disk.listdir(directory)):
         parsed = parse_name(file_name)
         if parsed is None or parsed[1] not in (State.SEALED, State.SUSPECT) or parsed[0] > least.name:
             continue
         path = f"{directory}/{file_name}"
-        state = os.stat(path)
-        if parsed[0] < least.name or least.offset >= state.st_size:
-            found.append(Shipped(state.st_mtime, slot, path, state.st_size))
+        size = _size(disk, path)
+        if parsed[0] < least.name or least.offset >= size:
+            found.append(Shipped(slot, path, size))
     return found
+
+
+def _size(disk: Disk, path: str) -> int:
+    fd = disk.open(path)
+    try:
+        return disk.size(fd)
+    finally:
+        disk.close(fd)
