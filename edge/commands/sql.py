@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from edge.commands.drain import Unavailable, sink_urls
 from edge.config import DATA, DRAIN, SERVE, TO, ConfigError, add_options, load
-from edge.drain.query import create_events
+from edge.drain.query import create_events, read_spool
 from edge.drain.sink import split_url
 from edge.drain.sinks.parquet import open_database, require_duckdb
 from edge.drain.sinks.table import make_sink
@@ -43,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
         print("edge sql: no sink is a folder of files: only what is still in the spool is looked at", file=sys.stderr)
     with tempfile.TemporaryDirectory(prefix="edge-sql-") as scratch, open_database() as database:
         try:
-            create_events(database, layout, sink_id, directory, Path(scratch))
+            create_events(database, layout, sink_id, directory, read_spool(layout, sink_id, Path(scratch)))
             _answer(database, arguments.query, arguments.json)
         except duckdb.Error as error:
             print(f"edge sql: {error}", file=sys.stderr)

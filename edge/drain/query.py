@@ -6,6 +6,7 @@ that is in neither. A file of a segment that the spool does not have (any more) 
 """
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -38,13 +39,28 @@ def _place(segment: str, offset: int) -> _Place:
     return f"{segment}-{offset:012d}"
 
 
+class SlotRows(msgspec.Struct):
+    """What a slot held when it was looked at."""
+
+    path: Path
+    """A row a line, with the place where its frame ends."""
+    segments: set[str]
+    """All there were, those before the checkpoint included."""
+
+
+def read_spool(layout: Layout, sink_id: str, scratch: Path) -> dict[int, SlotRows]:
+    """What the sink's checkpoint leaves to the spool, as files in `scratch`. Raises `OSError`."""
+    positions = _positions(layout, sink_id)
+    return {slot: _write_rows(layout, slot, positions.get(slot), scratch) for slot in layout.slots()}
+
+
 def create_events(
-    database: "DuckDBPyConnection", layout: Layout, sink_id: str, directory: Path | None, scratch: Path
+    database: "DuckDBPyConnection", layout: Layout, sink_id: str, directory: Path | None, spools: Mapping[int, SlotRows]
 ) -> None:
-    """Create the view. `directory` is the file sink's, if there is one; `scratch` is to be kept while the view is
-    used. Raises `OSError`, and the database's errors for files that are not what they seem."""
-    before = _positions(layout, sink_id)
-    spools = {slot: _write_spool(layout, slot, before.get(slot), scratch) for slot in layout.slots()}
+    """Create the view, of what `read_spool` found before and the files there are now in `directory`, the file sink's.
+
+    Raises `OSError`, and the database's errors for files that are not what they seem.
+    """
     after = _positions(layout, sink_id)
     lines: list[str] = []
     tables: list[str] = []
@@ -54,13 +70,13 @@ def create_events(
         slot, segment, end = int(match[1]), match[2], int(match[4])
         position = after.get(slot)
         confirmed = position is not None and _place(segment, end) <= _place(position.segment, position.offset)
-        if confirmed or slot not in spools or segment not in spools[slot][1]:
+        if confirmed or slot not in spools or segment not in spools[slot].segments:
             (tables if match[5] == "parquet" else lines).append(str(path))
     sources = [_nothing(), *_from_lines(lines), *_from_tables(tables)]
-    for slot, (path, _) in spools.items():
+    for slot, rows in spools.items():
         position = after.get(slot)
         least = "" if position is None else _place(position.segment, position.offset)
-        sources.append(_from_spool(path, least))
+        sources.append(_from_spool(rows.path, least))
     database.execute(f"CREATE VIEW events AS {' UNION ALL BY NAME '.join(sources)}")
 
 
@@ -69,8 +85,7 @@ def _positions(layout: Layout, sink_id: str) -> dict[int, Position]:
     return {} if found is None else dict(found.slots)
 
 
-def _write_spool(layout: Layout, slot: int, position: Position | None, scratch: Path) -> tuple[Path, set[str]]:
-    """The slot's events from the position on as rows in a file; the names of all its segments."""
+def _write_rows(layout: Layout, slot: int, position: Position | None, scratch: Path) -> SlotRows:
     target = scratch / f"slot-{slot}.ndjson"
     segments = set()
     with target.open("wb") as rows:
@@ -86,7 +101,7 @@ def _write_spool(layout: Layout, slot: int, position: Position | None, scratch: 
                 if not isinstance(item, Damage):
                     prefix = b'{"%b":"%b",' % (_AT.encode(), _place(name, item.end).encode())
                     rows.writelines(prefix + row[1:] + b"\n" for line in _lines(item) for row in _rows(line))
-    return target, segments
+    return SlotRows(target, segments)
 
 
 def _lines(frame: Frame) -> list[bytes]:

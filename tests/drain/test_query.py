@@ -1,6 +1,9 @@
 from pathlib import Path
 
-from edge.drain.query import create_events
+from edge.checkpoints import load_all
+from edge.cli import main
+from edge.disk import RealDisk
+from edge.drain.query import create_events, read_spool
 from edge.drain.sinks.parquet import open_database
 from tests.drain.spools import Slot
 
@@ -8,7 +11,7 @@ from tests.drain.spools import Slot
 def names(data: Path) -> list[str]:
     slot = Slot(data)
     with open_database() as database:
-        create_events(database, slot.layout, "none", None, data)
+        create_events(database, slot.layout, "none", None, read_spool(slot.layout, "none", data))
         return [name for (name,) in database.execute("SELECT event FROM events ORDER BY event").fetchall()]
 
 
@@ -29,3 +32,25 @@ def test_records_without_events_are_no_rows(tmp_path: Path) -> None:
     slot.commit("nameless", body=b'[{"distinct_id":"d"}]')
     slot.commit("a")
     assert names(tmp_path) == ["a"]
+
+
+def test_what_is_shipped_while_it_looks_is_there_once(tmp_path: Path) -> None:
+    """The checkpoint moves, and segments are deleted, between the look at the spool and the look at the files."""
+    slot, late = Slot(tmp_path), Slot(tmp_path, 1)
+    slot.commit("a")
+    slot.seal()
+    slot.commit("b")
+    main(["drain", "--once", "--data", str(tmp_path)])
+    [sink_id] = load_all(RealDisk(), str(slot.layout.checkpoints))
+    other = Slot(tmp_path, 2)
+    other.commit("c")
+    other.seal()
+    other.commit("d")
+    spools = read_spool(slot.layout, sink_id, tmp_path)
+    late.commit("e")
+    main(["drain", "--once", "--data", str(tmp_path)])
+    assert other.files == []
+    with open_database() as database:
+        create_events(database, slot.layout, sink_id, slot.layout.events, spools)
+        found = database.execute("SELECT event FROM events ORDER BY event").fetchall()
+    assert [name for (name,) in found] == ["a", "b", "c", "d", "e"]

@@ -35,7 +35,9 @@ class Delivered(msgspec.Struct, frozen=True):
 
 class UnderTest(Protocol):
     once: bool
-    """Nothing is there twice, whatever happens."""
+    """Nothing is there twice, whatever happens, crashes included."""
+    recognises: bool
+    """Nothing is there twice as long as the process lives that offers it again."""
     ordered: bool
     """What is read back has the order of its arrival."""
     refuses: bool
@@ -76,6 +78,7 @@ class LossyDisk(RealDisk):
 
 class Folder:
     once = True
+    recognises = True
     ordered = True
     refuses = False
     limited = False
@@ -120,6 +123,7 @@ class Folder:
 
 class PostHog:
     once = False
+    recognises = False
     ordered = True
     refuses = True
     limited = True
@@ -173,6 +177,7 @@ class PostHog:
 
 class Kafka:
     once = False
+    recognises = True
     ordered = True
     refuses = False
     limited = True
@@ -209,6 +214,7 @@ class Kafka:
 
 class Objects:
     once = True
+    recognises = True
     ordered = True
     refuses = False
     limited = False
@@ -241,6 +247,7 @@ class Objects:
 
 class Table:
     once = False
+    recognises = True
     ordered = False
     refuses = True
     limited = False

@@ -175,7 +175,7 @@ def test_a_destination_that_is_gone_and_comes_back_costs_nothing(journey: Journe
     destination.heal()
     journey.finish()
     # What was on its way when it went away may have arrived.
-    journey.check(doubled=True)
+    journey.check(doubled=not destination.recognises)
 
 
 def test_answers_lost_after_the_commit_lose_nothing_and_doubles_merge(journey: Journey, destination: UnderTest) -> None:
@@ -186,7 +186,7 @@ def test_answers_lost_after_the_commit_lose_nothing_and_doubles_merge(journey: J
         journey.until_refused()
     journey.commit("c")
     journey.finish()
-    journey.check(doubled=True)
+    journey.check(doubled=not destination.recognises)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 4])
@@ -232,3 +232,17 @@ def test_an_event_that_is_too_large_holds_up_no_other(journey: Journey, destinat
     journey.commit("c")
     journey.finish()
     journey.check(doubled=True, without=("large",) if destination.limited else ())
+
+
+def test_rows_of_more_months_than_clickhouse_takes_in_one_insert_are_offered_in_parts(
+    tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    with under_test("clickhouse", tmp_path, request) as table:
+        journey = Journey(tmp_path / "data", table)
+        months = [f"{2000 + month // 12}-{month % 12 + 1:02d}-03T00:00:00Z" for month in range(150)]
+        events = [{"event": at, "distinct_id": "slot-0", "timestamp": at} for at in months]
+        journey.slots[0].commit("history", body=json.dumps(events).encode())
+        journey.finish()
+        assert sorted(each.event for each in table.delivered()) == sorted(months)
+        assert (journey.totals.shipped, journey.totals.quarantined, journey.totals.imbalance) == (150, 0, 0)
+        journey.close()
