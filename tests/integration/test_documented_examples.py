@@ -51,7 +51,8 @@ def sent(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sent]:
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.id)
 def test_an_example_is_accepted_and_delivered(sent: dict[str, Sent], example: Example) -> None:
     answer, delivered = sent[example.id].answer, sent[example.id].delivered
-    assert (answer.status, answer.body) == (200, SUCCESS)
+    # Mixpanel's libraries know that path, and take nothing but this.
+    assert (answer.status, answer.body) == (200, b"1" if example.path == "/track" else SUCCESS)
     assert answer.headers["content-type"] == "application/json"
     assert [_comparable(found, expected) for found, expected in zip(delivered, example.delivered, strict=True)] == list(
         example.delivered
