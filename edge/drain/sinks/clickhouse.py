@@ -9,10 +9,8 @@ The answer is waited for until the rows are in the table, with `?insert=async` t
 User and password: in the URL (`//USER:PASSWORD@HOST`), or `CLICKHOUSE_USER` and `CLICKHOUSE_PASSWORD` in the environment.
 """
 
-import http.client
 import os
 import re
-import ssl
 from collections.abc import Mapping
 from typing import Final
 from urllib.parse import unquote, urlencode, urlsplit
@@ -22,6 +20,7 @@ import zstandard
 
 from edge import __version__
 from edge.drain.expand import Event
+from edge.drain.posting import Poster
 from edge.drain.shapes import row_line
 from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, Sink, SinkUrl, TooLarge
 from edge.segment.name import SegmentName
@@ -32,7 +31,6 @@ READ_BYTES: Final = 2 * 1024 * 1024
 EVENTS_MAX: Final = 100_000
 BODY_BYTES_MAX: Final = 64 * 1024 * 1024
 """Of rows, unless a single event is larger. Far below what the server takes for one block."""
-TIMEOUT_S: Final = 30.0
 PORTS: Final = {"http": 8123, "https": 8443}
 
 # DateTime64(6) holds the years 1900 to 2299, and wraps around outside.
@@ -62,7 +60,6 @@ SETTINGS non_replicated_deduplication_window = 1000;
 """
 """Columns as in `edge/drain/shapes.py`. For a replicated table, whose window is there by default, leave the last line out."""
 
-_ANSWER_BYTES_MAX: Final = 64 * 1024
 _BUSY: Final = frozenset({408, 425, 429})
 _TABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\.[A-Za-z_][A-Za-z0-9_]*")
 
@@ -84,9 +81,7 @@ class ClickHouseSink:
     by_range = False
 
     def __init__(self, secure: bool, host: str, port: int, table: str, user: str, password: str, insert: str) -> None:
-        self._secure = secure
-        self._host = host
-        self._port = port
+        self._poster = Poster(host, port, secure=secure)
         self._table = table
         self._settings = {
             "query": f"INSERT INTO {table} FORMAT JSONEachRow",
@@ -104,7 +99,6 @@ class ClickHouseSink:
             "User-Agent": f"edge/{__version__}",
             **({"X-ClickHouse-User": user, "X-ClickHouse-Key": password} if user else {}),
         }
-        self._connection: http.client.HTTPConnection | None = None
 
     def already(self, slot: int, name: SegmentName, start: int) -> int | None:
         return None
@@ -127,54 +121,14 @@ class ClickHouseSink:
         data = zstandard.ZstdCompressor(level=1).compress(rows)
         origin = f"slot-{batch.slot:02d}-{batch.name}"
         settings = {**self._settings, "insert_deduplication_token": f"{origin}-{xxhash.xxh3_128_hexdigest(rows)}"}
-        status, headers, answer = self._post(f"/?{urlencode(settings)}", data)
+        status, headers, answer = self._poster.post(f"/?{urlencode(settings)}", data, self._headers)
         refusal = interpret(status, headers, answer)
         if refusal is not None:
             raise refusal
         return len(data)
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _post(self, target: str, data: bytes) -> tuple[int, Mapping[str, str], bytes]:
-        kept = self._connection is not None
-        try:
-            return self._exchange(target, data)
-        except ConnectionError as error:
-            self.close()
-            if not kept:
-                raise Retryable(f"{self._host}: {error}") from error
-        except (OSError, http.client.HTTPException) as error:
-            raise self._broken(error) from error
-        # A kept connection may have been closed at any time before; a new one says whether anybody is there.
-        try:
-            return self._exchange(target, data)
-        except (OSError, http.client.HTTPException) as error:
-            raise self._broken(error) from error
-
-    def _broken(self, error: Exception) -> Refusal:
-        self.close()
-        why = f"{self._host}: {type(error).__name__}: {error}"
-        return Paused(why) if isinstance(error, ssl.SSLCertVerificationError) else Retryable(why)
-
-    def _exchange(self, target: str, data: bytes) -> tuple[int, Mapping[str, str], bytes]:
-        if self._connection is None:
-            if self._secure:
-                context = ssl.create_default_context()
-                self._connection = http.client.HTTPSConnection(
-                    self._host, self._port, timeout=TIMEOUT_S, context=context
-                )
-            else:
-                self._connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
-        self._connection.request("POST", target, data, self._headers)
-        response = self._connection.getresponse()
-        answer = response.read(_ANSWER_BYTES_MAX)
-        found = {name.lower(): value for name, value in response.getheaders()}
-        if not response.isclosed():
-            self.close()
-        return response.status, found, answer
+        self._poster.close()
 
 
 def row_of(event: Event) -> bytes:

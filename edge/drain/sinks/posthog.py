@@ -12,8 +12,6 @@ downstream sees ours.
 """
 
 import gzip
-import http.client
-import ssl
 import time
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
@@ -26,6 +24,7 @@ from msgspec import Raw
 
 from edge import __version__
 from edge.drain.expand import Event
+from edge.drain.posting import Poster
 from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, Sink, SinkUrl, TooLarge
 from edge.drain.timestamps import format_time
 from edge.segment.name import SegmentName
@@ -35,10 +34,12 @@ READ_BYTES: Final = 256 * 1024
 EVENTS_MAX: Final = 1000
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 """JSON text of a request, unless a single event is larger: a fifth of what downstream accepts."""
-TIMEOUT_S: Final = 30.0
-"""For each read and write. Longer than downstream takes for anything; an answer that comes later counts as none."""
 RETRY_AFTER_S_MAX: Final = 3600.0
-_ANSWER_BYTES_MAX: Final = 64 * 1024
+_HEADERS: Final = {
+    "Content-Type": "application/json",
+    "Content-Encoding": "gzip",
+    "User-Agent": f"edge/{__version__}",
+}
 _OVERHEAD_BYTES: Final = 400
 """At most what an event's text grows by: uuid, times, address."""
 _GZIP_LEVEL: Final = 1
@@ -89,12 +90,9 @@ class PostHogSink:
     by_range = False
 
     def __init__(self, secure: bool, host: str, port: int | None, prefix: str, with_ip: bool) -> None:
-        self._secure = secure
-        self._host = host
-        self._port = port
+        self._poster = Poster(host, port, secure=secure)
         self._prefix = prefix
         self._with_ip = with_ip
-        self._connection: http.client.HTTPConnection | None = None
 
     def already(self, slot: int, name: SegmentName, start: int) -> int | None:
         return None
@@ -126,7 +124,7 @@ class PostHogSink:
                 b",".join([sent(event, self._with_ip) for event in batch.events]),
             )
         data = gzip.compress(body, _GZIP_LEVEL, mtime=0)
-        status, headers, answer = self._post(path, data)
+        status, headers, answer = self._poster.post(self._prefix + path, data, _HEADERS)
         refusal = interpret(status, headers, answer)
         if refusal is not None:
             raise refusal
@@ -135,51 +133,7 @@ class PostHogSink:
         return len(data)
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-
-    def _post(self, path: str, data: bytes) -> tuple[int, Mapping[str, str], bytes]:
-        kept = self._connection is not None
-        try:
-            try:
-                return self._exchange(path, data)
-            except (ConnectionError, http.client.RemoteDisconnected):
-                if not kept:
-                    raise
-                # A kept connection may have been closed at any time before; a new one says whether anybody is there.
-                self.close()
-                return self._exchange(path, data)
-        except ssl.SSLCertVerificationError as error:
-            self.close()
-            raise Paused(f"{self._host}: {error}") from error
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
-            raise Retryable(f"{self._host}: {type(error).__name__}: {error}") from error
-
-    def _exchange(self, path: str, data: bytes) -> tuple[int, Mapping[str, str], bytes]:
-        if self._connection is None:
-            if self._secure:
-                context = ssl.create_default_context()
-                self._connection = http.client.HTTPSConnection(
-                    self._host, self._port, timeout=TIMEOUT_S, context=context
-                )
-            else:
-                self._connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
-        headers = {
-            "Content-Type": "application/json",
-            "Content-Encoding": "gzip",
-            "User-Agent": f"edge/{__version__}",
-        }
-        self._connection.request("POST", self._prefix + path, data, headers)
-        response = self._connection.getresponse()
-        answer = response.read(_ANSWER_BYTES_MAX)
-        if response.length and len(answer) < _ANSWER_BYTES_MAX:
-            raise http.client.IncompleteRead(answer, response.length)
-        found = {name.lower(): value for name, value in response.getheaders()}
-        if not response.isclosed():
-            self.close()
-        return response.status, found, answer
+        self._poster.close()
 
 
 class _Piece:

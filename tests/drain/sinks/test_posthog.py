@@ -1,9 +1,6 @@
 import json
-import socket
-import threading
 from collections.abc import Iterator
 from email.utils import formatdate
-from pathlib import Path
 from time import time
 from typing import Any
 
@@ -11,14 +8,10 @@ import pytest
 
 from edge.drain.expand import Event, expand
 from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, Sink, TooLarge, split_url
-from edge.drain.sinks import posthog
 from edge.drain.sinks.posthog import BODY_BYTES_MAX, EVENTS_MAX, RETRY_AFTER_S_MAX, interpret, make, recording, sent
 from edge.segment.name import SegmentName
 from edge.segment.record import Record
-from tests.downstream import Call, Downstream, Reply
-
-CERTIFICATE = Path(__file__).parent / "loopback.pem"
-"""Of 127.0.0.1, with its key, signed by itself, good for a century and for nothing but these tests."""
+from tests.downstream import Downstream, Reply
 
 AT_US = 1_763_690_000_123_456
 
@@ -200,96 +193,6 @@ def test_an_answer_that_says_over_quota_is_counted_and_not_repeated(sink: Sink, 
     offered = batch(named("a"), named("b"))
     sink.ship(offered)
     assert offered.limited == 2
-
-
-def test_a_connection_is_kept_and_replaced_without_a_word_when_the_other_side_closed_it(
-    sink: Sink, downstream: Downstream
-) -> None:
-    ports: list[str] = []
-    closing = [True, False]
-
-    def rule(call: Call) -> Reply:
-        ports.append(call.path)
-        return Reply(headers={"Connection": "close"} if closing.pop(0) else {})
-
-    sink.ship(batch(named("a")))
-    downstream.rule = rule
-    sink.ship(batch(named("b")))
-    sink.ship(batch(named("c")))
-    assert [event["event"] for call in downstream.calls for event in call.events] == ["a", "b", "c"]
-
-
-def test_a_kept_connection_that_is_dropped_is_tried_once_more_and_a_new_one_is_not(
-    sink: Sink, downstream: Downstream
-) -> None:
-    downstream.rule = lambda call: Reply(hang_up=True)
-    with pytest.raises(Retryable):
-        sink.ship(batch(named("a")))
-    assert downstream.requests == 1
-    downstream.rule = lambda call: Reply()
-    sink.ship(batch(named("a")))
-    downstream.rule = lambda call: Reply(hang_up=True)
-    with pytest.raises(Retryable):
-        sink.ship(batch(named("b")))
-    assert downstream.requests == 4
-
-
-def test_nobody_there_is_no_reason_to_give_up() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        _, sink = make(split_url(f"posthog+http://127.0.0.1:{free.getsockname()[1]}"))
-        with pytest.raises(Retryable, match=r"127\.0\.0\.1"):
-            sink.ship(batch(named("a")))
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}", b"HTTP/1.1 abc\r\n\r\n"],
-    ids=["nothing", "no HTTP", "cut short", "no status"],
-)
-def test_an_answer_that_is_none_is_asked_for_again(answer: bytes) -> None:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-
-        def serve() -> None:
-            connection, _ = listening.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(answer)
-
-        server = threading.Thread(target=serve)
-        server.start()
-        _, sink = make(split_url(f"posthog+http://127.0.0.1:{listening.getsockname()[1]}"))
-        with pytest.raises(Retryable):
-            sink.ship(batch(named("a")))
-        server.join()
-        sink.close()
-
-
-def test_an_answer_that_never_comes_is_given_up(monkeypatch: pytest.MonkeyPatch, downstream: Downstream) -> None:
-    monkeypatch.setattr(posthog, "TIMEOUT_S", 0.2)
-    gate = threading.Event()
-    downstream.rule = lambda call: Reply(gate=gate)
-    _, sink = make(split_url(downstream.url))
-    with pytest.raises(Retryable, match=r"(?i)time"):
-        sink.ship(batch(named("a")))
-    gate.set()
-    sink.close()
-
-
-def test_a_certificate_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
-    with Downstream(certificate=CERTIFICATE) as downstream:
-        _, stranger = make(split_url(downstream.url))
-        with pytest.raises(Paused, match="CERTIFICATE_VERIFY_FAILED"):
-            stranger.ship(batch(named("a")))
-        assert downstream.requests == 0
-        monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
-        _, sink = make(split_url(downstream.url))
-        sink.ship(batch(named("a")))
-        sink.ship(batch(named("b")))
-        assert [event["event"] for call in downstream.calls for event in call.events] == ["a", "b"]
-        sink.close()
 
 
 def test_a_path_goes_before_the_routes(downstream: Downstream) -> None:

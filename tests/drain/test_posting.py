@@ -1,0 +1,110 @@
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from edge.drain import posting
+from edge.drain.posting import Poster
+from edge.drain.sink import Paused, Retryable
+from tests.downstream import Downstream, Reply
+
+CERTIFICATE = Path(__file__).parent / "loopback.pem"
+"""Of 127.0.0.1, with its key, signed by itself, good for a century and for nothing but these tests."""
+
+
+@pytest.fixture
+def downstream() -> Iterator[Downstream]:
+    with Downstream() as running:
+        yield running
+
+
+@pytest.fixture
+def poster(downstream: Downstream) -> Iterator[Poster]:
+    found = Poster("127.0.0.1", downstream.port, secure=False)
+    yield found
+    found.close()
+
+
+def post(poster: Poster, name: str) -> int:
+    return poster.post("/batch/", b'{"api_key":"k","batch":[]}', {"X-Name": name})[0]
+
+
+def test_a_connection_is_kept_and_replaced_without_a_word_when_the_other_side_closed_it(
+    poster: Poster, downstream: Downstream
+) -> None:
+    closing = [False, True, False]
+    downstream.rule = lambda call: Reply(headers={"Connection": "close"} if closing.pop(0) else {})
+    assert [post(poster, name) for name in "abc"] == [200, 200, 200]
+    assert [call.headers["x-name"] for call in downstream.calls] == ["a", "b", "c"]
+
+
+def test_a_kept_connection_that_is_dropped_is_tried_once_more_and_a_new_one_is_not(
+    poster: Poster, downstream: Downstream
+) -> None:
+    downstream.rule = lambda call: Reply(hang_up=True)
+    with pytest.raises(Retryable):
+        post(poster, "a")
+    assert downstream.requests == 1
+    downstream.rule = lambda call: Reply()
+    post(poster, "a")
+    downstream.rule = lambda call: Reply(hang_up=True)
+    with pytest.raises(Retryable):
+        post(poster, "b")
+    assert downstream.requests == 4
+
+
+def test_nobody_there_is_no_reason_to_give_up() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        with pytest.raises(Retryable, match=r"127\.0\.0\.1"):
+            post(Poster("127.0.0.1", free.getsockname()[1], secure=False), "a")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}", b"HTTP/1.1 abc\r\n\r\n"],
+    ids=["nothing", "no HTTP", "cut short", "no status"],
+)
+def test_an_answer_that_is_none_is_asked_for_again(answer: bytes) -> None:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+
+        server = threading.Thread(target=serve)
+        server.start()
+        poster = Poster("127.0.0.1", listening.getsockname()[1], secure=False)
+        with pytest.raises(Retryable):
+            post(poster, "a")
+        server.join()
+        poster.close()
+
+
+def test_an_answer_that_never_comes_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, poster: Poster, downstream: Downstream
+) -> None:
+    monkeypatch.setattr(posting, "TIMEOUT_S", 0.2)
+    gate = threading.Event()
+    downstream.rule = lambda call: Reply(gate=gate)
+    with pytest.raises(Retryable, match=r"(?i)time"):
+        post(poster, "a")
+    gate.set()
+
+
+def test_a_certificate_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Downstream(certificate=CERTIFICATE) as downstream:
+        with pytest.raises(Paused, match="CERTIFICATE_VERIFY_FAILED"):
+            post(Poster("127.0.0.1", downstream.port, secure=True), "a")
+        assert downstream.requests == 0
+        monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
+        poster = Poster("127.0.0.1", downstream.port, secure=True)
+        assert [post(poster, name) for name in "ab"] == [200, 200]
+        assert downstream.requests == 2
+        poster.close()
