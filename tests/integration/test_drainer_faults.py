@@ -50,8 +50,8 @@ def until(reached: Callable[[], bool], what: str, within_s: float = PATIENCE_S) 
         time.sleep(0.05)
 
 
-def start(edge: EdgeProcess, port: int) -> None:
-    edge.start("--workers", str(WORKERS), "--to", f"posthog+http://127.0.0.1:{port}")
+def start(edge: EdgeProcess, port: int, workers: int = WORKERS) -> None:
+    edge.start("--workers", str(workers), "--to", f"posthog+http://127.0.0.1:{port}")
 
 
 def metric(edge: EdgeProcess, name: str, **labels: str) -> float:
@@ -250,7 +250,8 @@ def test_a_project_that_downstream_does_not_know_holds_up_nobody_else(edge: Edge
         assert edge.request("POST", "/i/v0/e/", body).status == 200
 
     with Downstream(rule, keep_calls=False) as downstream:
-        start(edge, downstream.port)
+        # One slot: an event of another project has to come in the same one.
+        start(edge, downstream.port, workers=1)
         for number in range(20):
             send("unknown" if number % 5 == 0 else "known", number)
         until(lambda: len(downstream.merged) == 16 and len(quarantined(edge.data)) == 4, "everything to be settled")
