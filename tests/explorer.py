@@ -24,6 +24,7 @@ from edge.drain.shipper import CHECKPOINT_S, Shipper
 from edge.drain.sink import Batch, Retryable
 from edge.layout import Layout
 from edge.metrics import ROW_SLOTS, Row
+from edge.segment.frame import SEGMENT_HEADER_BYTES
 from edge.segment.name import SegmentName, State, parse_name
 from edge.segment.record import RecordIds, encode_record
 from edge.segment.scan import Damage, scan
@@ -300,7 +301,8 @@ def names_in(disk: MemoryDisk, seen: Counter[str]) -> Counter[str]:
         name, state = parsed
         assert state is State.SEALED, f"{file} was left behind"
         data = disk.read(f"{SLOT}/{file}")
-        end = 0
+        # A segment whose first commit failed is sealed without one.
+        end = SEGMENT_HEADER_BYTES
         for item in scan(data, name.incarnation):
             end = item.end
             if isinstance(item, Damage):
