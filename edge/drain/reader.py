@@ -76,7 +76,12 @@ class SlotReader:
                 self.close()
                 self._name, self._offset = self._before
                 continue
-            if not self._finished(self._name) or self._offset < self._disk.size(self._fd):
+            finished = self._finished(self._name)
+            size = self._disk.size(self._fd)
+            if finished and size <= SEGMENT_HEADER_BYTES:
+                # Before anything was committed to it.
+                self._offset = size
+            if not finished or self._offset < size:
                 return self._name, self._offset
             if not self._advance():
                 return None
