@@ -9,7 +9,7 @@ from edge.segment.frame import FRAME_RAW_BYTES_MAX, FRAME_RECORDS_MAX, Compresso
 
 
 class Waiter(Protocol):
-    """A request whose answer depends on its commit. Called on the event loop, exactly one of the two, once."""
+    """The requests whose answers depend on a commit. Called on the event loop, exactly one of the two, once."""
 
     def stored(self) -> None:
         """The record is as safe as the durability mode says."""
@@ -20,14 +20,15 @@ class Waiter(Protocol):
         ...
 
 
-Pending = tuple[bytes, int, int, Waiter]
-"""A record that was appended: its line, how many events are in it, when it was received, who waits for it."""
+Pending = tuple[bytes, int, int, int, Waiter]
+"""What was appended at once: lines, how many there are, how many events are in them, when they were received, who waits."""
 
 
 class Group(msgspec.Struct, gc=False):
-    """Records in arrival order; the sequences run in parallel."""
+    """What was appended, in that order; the sequences run in parallel."""
 
     lines: Sequence[bytes] = ()
+    records: Sequence[int] = ()
     events: Sequence[int] = ()
     received_us: Sequence[int] = ()
     waiters: Sequence[Waiter] = ()
@@ -39,19 +40,19 @@ class Group(msgspec.Struct, gc=False):
         """What was appended, as one group."""
         if not pending:
             return cls()
-        lines, events, received_us, waiters = zip(*pending, strict=True)
-        return cls(lines, events, received_us, waiters, sum(map(len, lines)))
+        lines, records, events, received_us, waiters = zip(*pending, strict=True)
+        return cls(lines, records, events, received_us, waiters, sum(map(len, lines)))
 
     def pack(self, compressor: Compressor) -> list[Packed]:
-        """The group as frames: one, unless it is large. A record above the limit is a frame of its own."""
-        if self.raw_bytes <= FRAME_RAW_BYTES_MAX and len(self.lines) <= FRAME_RECORDS_MAX:
+        """The group as frames: one, unless it is large. What is above the limit by itself is a frame of its own."""
+        if self.raw_bytes <= FRAME_RAW_BYTES_MAX and sum(self.records) <= FRAME_RECORDS_MAX:
             cuts = [(0, len(self.lines))]
         else:
             cuts = self._cuts()
         return [
             compressor.pack(
                 b"".join(self.lines[start:end]),
-                end - start,
+                sum(self.records[start:end]),
                 sum(self.events[start:end]),
                 min(self.received_us[start:end]),
             )
@@ -60,11 +61,12 @@ class Group(msgspec.Struct, gc=False):
 
     def _cuts(self) -> list[tuple[int, int]]:
         cuts = []
-        start = size = 0
-        for index, line in enumerate(self.lines):
-            if index > start and (size + len(line) > FRAME_RAW_BYTES_MAX or index - start == FRAME_RECORDS_MAX):
+        start = size = records = 0
+        for index, (line, count) in enumerate(zip(self.lines, self.records, strict=True)):
+            if index > start and (size + len(line) > FRAME_RAW_BYTES_MAX or records + count > FRAME_RECORDS_MAX):
                 cuts.append((start, index))
-                start, size = index, 0
+                start, size, records = index, 0, 0
             size += len(line)
+            records += count
         cuts.append((start, len(self.lines)))
         return cuts

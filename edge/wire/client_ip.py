@@ -6,7 +6,9 @@ from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_netw
 from typing import Final
 
 _OCTET: Final = rb"(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
-_leftmost_ipv4: Final = re.compile(rb"[ \t]*(%b(?:\.%b){3})[ \t]*(?:,|\Z)" % (_OCTET, _OCTET)).match
+IPV4: Final = rb"%b(?:\.%b){3}" % (_OCTET, _OCTET)
+"""Regular expression."""
+_leftmost_ipv4: Final = re.compile(rb"[ \t]*(%b)[ \t]*(?:,|\Z)" % IPV4).match
 """Nearly every client's form, read at a fraction of what `ip_address` costs."""
 
 SINGLE_ADDRESS_HEADERS: Final = (b"x-real-ip", b"fly-client-ip", b"true-client-ip", b"cf-connecting-ip")
@@ -35,10 +37,10 @@ def is_trusted(peer: str, networks: tuple[Network, ...]) -> bool:
     return any(address in network for network in networks)
 
 
-def plain_ipv4(x_forwarded_for: bytes) -> str:
-    """The leftmost address when it is an IPv4 address and nothing else, as nearly always; else empty."""
+def plain_ipv4(x_forwarded_for: bytes) -> bytes | None:
+    """The leftmost address when it is an IPv4 address and nothing else, as nearly always; else `None`."""
     found = _leftmost_ipv4(x_forwarded_for)
-    return "" if found is None else found[1].decode()
+    return None if found is None else found[1]
 
 
 def forwarded_ip(headers: Mapping[bytes, bytes]) -> str:
@@ -48,8 +50,8 @@ def forwarded_ip(headers: Mapping[bytes, bytes]) -> str:
     What stands before the first address, `unknown` for one, is passed over, up to eight entries.
     """
     forwarded_for = headers.get(b"x-forwarded-for")
-    if forwarded_for is not None and (plain := plain_ipv4(forwarded_for)):
-        return plain
+    if forwarded_for is not None and (plain := plain_ipv4(forwarded_for)) is not None:
+        return plain.decode()
     candidates = [
         *_entries(forwarded_for or b""),
         *map(_forwarded_for, _entries(headers.get(b"forwarded", b""))),
