@@ -18,7 +18,7 @@ from typing import Final
 import httptools
 import msgspec
 
-from edge.wire.client_ip import FORWARDING_HEADERS, IPV4, plain_ipv4
+from edge.wire.client_ip import FORWARDING_HEADERS
 from edge.wire.routes import PLAIN_ROUTES, Route
 
 Headers = Mapping[bytes, bytes]
@@ -54,13 +54,13 @@ _LEARNED_MAX: Final = 4
 """Expressions made between two sweeps of the worker: an attacker's ever new shapes must not become its main work."""
 
 # What the parser takes as well, and in a few places less.
-_VALUE: Final = rb"[\t -~\x80-\xff]*+"
+_VALUE: Final = rb"[ -~]*+"
 _VALUES: Final = {
     b"connection": rb"(?:keep-alive|Keep-Alive)",
     b"content-length": rb"([0-9]{1,9}+)",
     b"host": rb"[!-~]++",
     b"origin": rb"([!-~]++)",
-    b"x-forwarded-for": rb"(%b) *+(?:,[ -~]*+)?" % IPV4,
+    b"x-forwarded-for": rb"([0-9A-Fa-f.:]++) *+(?:,[ -~]*+)?",
 }
 _SILENT_FIELD: Final = rb"(?:ip|ver|v|retry_count)=[!$%'-;=?-~]*+"
 """What browsers put into the query for the server that is not there any more, or for people."""
@@ -85,17 +85,16 @@ class Shape(msgspec.Struct):
     familiar: "Familiar | None" = None
 
     def forwarded_for(self, headers: Headers) -> bytes | None:
-        """The leftmost address of X-Forwarded-For, which is in plain text form, empty where no header holds an address.
-
-        `None` where all headers have to be looked at.
-        """
+        """The first entry of X-Forwarded-For, empty where no header holds one; `None` where several have to be looked at."""
         if not self.forwarded:
             return b""
-        return plain_ipv4(headers[self.x_forwarded_for]) if self.x_forwarded_for else None
+        if not self.x_forwarded_for:
+            return None
+        return headers[self.x_forwarded_for].partition(b",")[0].strip() or None
 
 
 Plain = tuple[Route, bytes | None, bytes, bytes, bytes]
-"""Route, `_` of the query, Origin, first address of X-Forwarded-For, body; empty, or `None`, for what is not there."""
+"""Route, `_` of the query, Origin, first entry of X-Forwarded-For, body; empty, or `None`, for what is not there."""
 
 
 class Familiar:

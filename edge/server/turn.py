@@ -9,7 +9,7 @@ Whatever is not such a request goes back to its connection as it came (`CaptureC
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import msgspec
 
@@ -18,6 +18,7 @@ from edge.segment.record import LINE_FIELDS, Field, as_json, encode_records, sen
 from edge.server.exchange import Exchange
 from edge.server.heads import Plain, by_lower_name
 from edge.wire.capture import read_plain_query
+from edge.wire.client_ip import read_address
 from edge.wire.payload import read_plain_key
 from edge.wire.rejections import Rejected
 from edge.wire.routes import PLAIN_ROUTES, Route
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+K = TypeVar("K")
 CallSoon = Callable[[Callable[[], None]], object]
 
 PACKET_BYTES_MAX: Final = 16 * 1024
@@ -37,7 +39,8 @@ PACKETS_MAX: Final = 256
 """More packets than these end the turn, which bounds the memory they take."""
 _RECORDS_OF_A_FRAME: Final = FRAME_RAW_BYTES_MAX // PACKET_BYTES_MAX
 """However large they are."""
-_TOKENS_MAX: Final = 4096
+_REMEMBERED_MAX: Final = 8192
+"""Of each kind: the keys and the addresses that come again and again."""
 
 _OBJECT: Final = ord("{")
 _NAMES: Final = {route.name: as_json(route.name) for route in PLAIN_ROUTES.values()}
@@ -74,6 +77,13 @@ class Taken(msgspec.Struct, gc=False):
             exchange.not_stored()
 
 
+def _remember(kept: dict[K, bytes], key: K, value: bytes) -> bytes:
+    if len(kept) >= _REMEMBERED_MAX:
+        kept.clear()
+    kept[key] = value
+    return value
+
+
 class Turn:
     """The packets of one turn. `call_soon` calls back when the loop has read what there was to read."""
 
@@ -90,6 +100,8 @@ class Turn:
         self._fields: list[Field] = []
         self._tokens: dict[str, bytes] = {}
         """Project keys that are in order, and what they are in JSON."""
+        self._addresses: dict[bytes, bytes] = {}
+        """First entries of X-Forwarded-For, and the plain text form of the addresses they are."""
 
     def arrive(self, connection: "CaptureConnection") -> None:
         """`connection.packet` is to be taken."""
@@ -128,6 +140,8 @@ class Turn:
         plain = None if familiar is None else familiar.read(packet)
         if plain is None:
             plain = self._recognise(connection, packet)
+        sent_at: bytes | None
+        forwarded_for: bytes | None
         if plain is not None:
             route, sent_at, origin, forwarded_for, body = plain
             if self._take_event(connection, route, sent_at, origin, forwarded_for, body):
@@ -140,8 +154,8 @@ class Turn:
         if (
             body[0] != _OBJECT
             or (sent_at := read_plain_query(query)) is None
-            or (address := shape.forwarded_for(headers)) is None
-            or not self._take_event(connection, route, sent_at, headers.get(shape.origin, b""), address, body)
+            or (forwarded_for := shape.forwarded_for(headers)) is None
+            or not self._take_event(connection, route, sent_at, headers.get(shape.origin, b""), forwarded_for, body)
         ):
             connection.capture(route, query, by_lower_name(headers), body)
         return True
@@ -169,14 +183,18 @@ class Turn:
         if key is None or (service.known_keys is not None and key not in service.known_keys):
             return False
         token = self._tokens.get(key) or self._judge(key)
-        if not token:
+        if forwarded_for and connection.trusted:
+            address = self._addresses.get(forwarded_for) or self._read_address(forwarded_for)
+        else:
+            address = connection.peer.encode()
+        if not (token and address):
             return False
         service.observe_body(len(body))
         self._fields += (
             0,
             token,
             _NAMES[route.name],
-            forwarded_for if forwarded_for and connection.trusted else connection.peer.encode(),
+            address,
             sent_at_member(sent_at) if sent_at else b"",
             body,
         )
@@ -193,10 +211,11 @@ class Turn:
                 return b""
         except Rejected:
             return b""
-        if len(self._tokens) >= _TOKENS_MAX:
-            self._tokens.clear()
-        found = self._tokens[key] = as_json(key)
-        return found
+        return _remember(self._tokens, key, as_json(key))
+
+    def _read_address(self, entry: bytes) -> bytes:
+        """In plain text form, remembered; empty when it is none."""
+        return _remember(self._addresses, entry, read_address(entry).encode())
 
     def _append(self, received_us: int) -> None:
         """Hand what was taken to the writer."""

@@ -156,6 +156,26 @@ def test_every_kind_of_request_finds_its_way_through_one_turn(scene: Scene) -> N
     assert {record.token for record in records} == {"phc_x"}
 
 
+def test_the_address_is_the_first_forwarded_one(scene: Scene) -> None:
+    expected = {
+        b"198.51.100.7": "198.51.100.7",
+        b"198.51.100.8, 10.0.0.1": "198.51.100.8",
+        b"198.51.100.9:4711": "198.51.100.9",
+        b"2001:DB8::1": "2001:db8::1",
+        b"::ffff:198.51.100.10": "198.51.100.10",
+        b"198.51.100.256, 198.51.100.11": "198.51.100.11",
+        b"unknown": "203.0.113.7",
+        b", 198.51.100.12": "198.51.100.12",
+    }
+    for _ in range(FAMILIAR_AFTER):
+        connection, transport = scene.client()
+        for forwarded_for in expected:
+            connection.data_received(post(event("e"), b"X-Forwarded-For: " + forwarded_for))
+            scene.turn()
+        assert transport.written.count(b"HTTP/1.1 200 OK") == len(expected)
+    assert [record.ip for record in scene.records()] == list(expected.values()) * FAMILIAR_AFTER
+
+
 def test_a_full_turn_ends_at_once(scene: Scene) -> None:
     clients = [scene.client() for _ in range(PACKETS_MAX + 1)]
     for connection, _ in clients:
