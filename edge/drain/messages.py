@@ -33,7 +33,8 @@ TOPICS: Final[dict[str, str]] = {
 ENVELOPES: Final[dict[str, Callable[[Event], bytes]]] = {"2025": captured_line, "2023": captured_line_2023}
 """The value by the year of the consumers that read it."""
 
-Headers = list[tuple[str, str | bytes | None]]
+Headers = dict[str, str | bytes | None]
+"""In this order; the client library takes a dict in less time than pairs."""
 
 
 class Message(msgspec.Struct, gc=False):
@@ -57,16 +58,16 @@ class Messages:
     def of(self, event: Event) -> Message:
         """A pure function of the event, as everything that is shipped."""
         token, distinct_id, lane = event.token, event.distinct_id, event.lane
-        headers: Headers = [
-            ("token", token),
-            ("distinct_id", distinct_id),
-            ("session_id", event.session_id or None),
-            ("timestamp", str(event.timestamp_us // 1000)),
+        headers: Headers = {
+            "token": token,
+            "distinct_id": distinct_id,
+            "session_id": event.session_id or None,
+            "timestamp": str(event.timestamp_us // 1000),
             # As bytes: text is cut at a NUL, which a name may have.
-            ("event", event.event.encode()),
-            ("uuid", event.uuid),
-            ("now", format_request_time(event.received_us)),
-        ]
+            "event": event.event.encode(),
+            "uuid": event.uuid,
+            "now": format_request_time(event.received_us),
+        }
         key: str | None
         if lane == "replay":
             key = event.session_id
@@ -81,7 +82,7 @@ class Messages:
         ):
             # Without a key the events of one person meet in no consumer, so nobody may change the person.
             lane, key = "overflow", None
-            headers.append(("force_disable_person_processing", "true"))
+            headers["force_disable_person_processing"] = "true"
         if event.historical:
-            headers.append(("historical_migration", "true"))
+            headers["historical_migration"] = "true"
         return Message(self._topics[lane], None if key is None else key.encode(), self._value(event), headers)

@@ -71,7 +71,6 @@ class Quarantined(msgspec.Struct, kw_only=True):
             self.cookieless,
             self.session_id,
             bytes(self.body),
-            _decode_members(self.body),
         )
 
 

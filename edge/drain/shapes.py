@@ -61,30 +61,6 @@ class _Row(msgspec.Struct, gc=False, kw_only=True):
     members: str
 
 
-class _Captured(msgspec.Struct, gc=False, kw_only=True, omit_defaults=True):
-    uuid: str
-    distinct_id: str
-    ip: str
-    data: str
-    now: str
-    sent_at: str = ""
-    token: str
-    event: str
-    timestamp: str
-    is_cookieless_mode: bool = False
-    historical_migration: bool = False
-
-
-class _Captured2023(msgspec.Struct, gc=False, kw_only=True, omit_defaults=True):
-    uuid: str
-    distinct_id: str
-    ip: str
-    data: str
-    now: str
-    sent_at: str = ""
-    token: str
-
-
 _REPRESENTED: Final = frozenset(_Flat.__struct_fields__) | {"$distinct_id", "$token", "api_key", "offset", "sentAt"}
 """Members whose meaning the flat shape's own keys carry."""
 
@@ -146,35 +122,38 @@ def _others(members: dict[str, Raw]) -> bytes:
 
 def captured_line(event: Event) -> bytes:
     """The value of a message to PostHog's ingestion, whose keys win over those inside `data`."""
-    return _encode(
-        _Captured(
-            uuid=event.uuid,
-            distinct_id=event.distinct_id,
-            ip=event.ip,
-            data=event.body.decode(),
-            now=format_request_time(event.received_us),
-            sent_at="" if event.sent_at_us is None else format_request_time(event.sent_at_us),
-            token=event.token,
-            event=event.event,
-            timestamp=format_time(event.timestamp_us),
-            is_cookieless_mode=event.cookieless,
-            historical_migration=event.historical,
-        )
+    flags = ""
+    if event.cookieless:
+        flags = ',"is_cookieless_mode":true'
+    if event.historical:
+        flags += ',"historical_migration":true'
+    return b'%b,"event":%b,"timestamp":"%b"%b}' % (
+        _captured(event),
+        _encode(event.event),
+        format_time(event.timestamp_us).encode(),
+        flags.encode(),
     )
 
 
 def captured_line_2023(event: Event) -> bytes:
     """The value of a message to PostHog's ingestion of before 2025."""
-    return _encode(
-        _Captured2023(
-            uuid=event.uuid,
-            distinct_id=event.distinct_id,
-            ip=event.ip,
-            data=event.body.decode(),
-            now=format_request_time(event.received_us),
-            sent_at="" if event.sent_at_us is None else format_request_time(event.sent_at_us),
-            token=event.token,
-        )
+    return _captured(event) + b"}"
+
+
+def _captured(event: Event) -> bytes:
+    """What both have, without the closing brace. Put together by hand: a struct for the encoder costs twice as much."""
+    sent_at = ""
+    if event.sent_at_us is not None:
+        sent_at = f',"sent_at":"{format_request_time(event.sent_at_us)}"'
+    # The uuid, the address and the times hold nothing that JSON escapes.
+    return b'{"uuid":"%b","distinct_id":%b,"ip":"%b","data":%b,"now":"%b"%b,"token":%b' % (
+        event.uuid.encode(),
+        _encode(event.distinct_id),
+        event.ip.encode(),
+        _encode(event.body.decode()),
+        format_request_time(event.received_us).encode(),
+        sent_at.encode(),
+        _encode(event.token),
     )
 
 

@@ -27,8 +27,8 @@ _MOVED: Final = ("options", "session_id", "window_id", "offset")
 class V1Batch(msgspec.Struct, gc=False):
     """The client's JSON taken apart."""
 
-    objects: list[tuple[bytes, Members | None]]
-    """Text and members of each event that is delivered, in order."""
+    objects: list[bytes]
+    """Text of each event that is delivered, in order."""
     sessions: list[str]
     """The session of each, empty where there is none."""
     historical_migration: Raw
@@ -61,7 +61,7 @@ def read_v1(record: Record) -> V1Batch:
     named = library(record.user_agent)
     if named is not None:
         shared |= {b'"$lib"': _encode(named[0]), b'"$lib_version"': _encode(named[1])}
-    objects: list[tuple[bytes, Members | None]] = []
+    objects: list[bytes] = []
     sessions: list[str] = []
     dropped: dict[str, int] = {}
     for raw in batch.batch:
@@ -73,8 +73,7 @@ def read_v1(record: Record) -> V1Batch:
             continue
         members = _decode_members(raw)
         sessions.append(text_of(members.get("session_id", _ABSENT)) or "")
-        members = _rewritten(members, event, verdict, shared)
-        objects.append((_object(members), members))
+        objects.append(_object(_rewritten(members, event, verdict, shared)))
     return V1Batch(objects, sessions, batch.historical_migration, dropped)
 
 

@@ -3,7 +3,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.drain.expand import Event, Expansion, expand
@@ -486,3 +486,90 @@ class TestProperties:
     def test_person_profile_switch_stays_where(self, event: dict[str, object]) -> None:
         text = json.dumps(event).encode()
         assert event_of(text).body == text
+
+
+ODD: st.SearchStrategy[object] = st.sampled_from(
+    [None, True, 0, 1.5, -3, "", " ", "u", "x" * 201, "a\0b", "null", [], {}, {"a": 1}, "$ai_x", "$performance_event"]
+)
+TIMES: st.SearchStrategy[object] = st.sampled_from(
+    [
+        *(
+            "2025-07-01T10:59:58.123Z",
+            "2025-07-01T10:59:58Z",
+            "2025-07-01T10:59:58.123456+00:00",
+            "2025-07-01T10:59:58",
+        ),
+        *(
+            "2025-07-01T10:59:58.123456Z",
+            "2025-07-01T10:59:58.123+00:00",
+            "2025-07-01T10:59:58.12Z",
+            "2025-07-01 10:59:58",
+        ),
+        *(
+            "2025-07-01T12:59:58.123+02:00",
+            "2025-07-01T10:59:60.123Z",
+            "2025-06-31T10:59:58.123Z",
+            "9999-01-01T00:00:00.000Z",
+        ),
+        *("1751367598", 1751367598, "2025-07-01T10:59:58.\u0661\u0662\u0663Z", "yesterday", ""),
+    ]
+)
+UUIDS: st.SearchStrategy[object] = st.sampled_from([UUID, UUID.upper(), UUID.replace("-", ""), "", None, "no uuid", 7])
+JUDGED: st.SearchStrategy[object] = st.dictionaries(
+    st.sampled_from(
+        [
+            "distinct_id",
+            "$ignore_sent_at",
+            "$cookieless_mode",
+            "capture_internal",
+            "$process_person_profile",
+            "time",
+            "a",
+        ]
+    ),
+    ODD | st.just(False),
+    max_size=3,
+)
+EVENTS = st.fixed_dictionaries(
+    {"event": st.just("e") | ODD, "distinct_id": st.just("u") | ODD},
+    optional={
+        "timestamp": TIMES,
+        "uuid": UUIDS,
+        "properties": JUDGED | ODD,
+        "offset": ODD,
+        "sent_at": TIMES,
+        "sentAt": TIMES,
+        "batch": ODD,
+        "$distinct_id": ODD,
+        "$process_person_profile": ODD | st.just(False),
+        "$set": ODD,
+    },
+)
+
+
+@settings(max_examples=1000)
+@given(
+    EVENTS | st.lists(EVENTS, max_size=3) | st.builds(lambda events: {"batch": events}, st.lists(EVENTS, max_size=3)),
+    st.sampled_from(["e", "capture", "batch", "track", "engage"]),
+    st.sampled_from(["", "1751367600000", "1751367590", "2025-07-01T11:00:10Z", "x"]),
+)
+def test_a_common_event_becomes_what_any_event_would(data: object, path: str, sent_at: str) -> None:
+    found = expanded(data, path, sent_at)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edge.drain.expand._common_event", lambda *_: None)
+        expected = expanded(data, path, sent_at)
+    assert (found.dropped, found.merged, found.mended) == (expected.dropped, expected.merged, expected.mended)
+    for one, other in zip(found.events, expected.events, strict=True):
+        assert [*one.members.items()] == [*other.members.items()] or json.loads(one.body) == json.loads(other.body)
+        one.taken_apart = other.taken_apart = None
+    assert found.events == expected.events
+
+
+def test_most_events_are_common(monkeypatch: pytest.MonkeyPatch) -> None:
+    def uncommon(*_: object) -> Event:
+        raise AssertionError("taken apart member by member")
+
+    monkeypatch.setattr("edge.drain.expand._event", uncommon)
+    event = with_properties(a=1, nested={"b": [2]}) | {"uuid": UUID, "timestamp": "2025-07-01T10:59:58.123Z"}
+    for data in (event, [event], {"api_key": "phc_x", "batch": [event], "sent_at": NOW_TEXT}):
+        assert len(expanded(data).events) == 1

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edge.drain.timestamps import format_time, normalise, parse_number, parse_sent_at, parse_time
+from edge.drain.timestamps import _seconds, format_time, normalise, parse_number, parse_sent_at, parse_time
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
@@ -233,3 +233,19 @@ def test_times_are_written_as_rfc_3339_with_the_fraction_they_need(us: int, expe
 @given(st.integers(-62_135_596_800 * SECOND, YEAR_10000 - 1))
 def test_what_is_written_is_read_back(us: int) -> None:
     assert parse_time(format_time(us)) == us
+
+
+@given(
+    st.integers(0, 3),
+    st.sampled_from(
+        ["", ".000", ".1", ".12", ".123", ".123456", ".1234567", ".-12345", ".+12345", ".1_3456", ".١٢٣", "."]
+    ),
+    st.sampled_from(["", "Z", "z", "+00:00", "-00:00", "+00", "+02:00", " Z"]),
+)
+def test_a_time_of_a_second_that_was_read_before_is_read_like_the_first(second: int, fraction: str, zone: str) -> None:
+    text = f"2025-07-01T10:59:0{second}{fraction}{zone}"
+    _seconds.clear()
+    first = parse_time(text)
+    parse_time(f"2025-07-01T10:59:0{second}.5Z")
+    parse_time(f"2025-07-01T10:59:0{second}.500Z")
+    assert parse_time(text) == first
