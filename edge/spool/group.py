@@ -24,19 +24,48 @@ Pending = tuple[bytes, int, int, Waiter]
 """A record that was appended: its line, how many events are in it, when it was received, who waits for it."""
 
 
+class PackedRecord(msgspec.Struct, gc=False):
+    """A record that was compressed elsewhere, with who waits for it."""
+
+    pieces: list[bytes]
+    """The zstd frame, as it arrived."""
+    frame_bytes: int
+    raw_bytes: int
+    events: int
+    received_us: int
+    waiter: Waiter
+    place: int = 0
+    """How many lines of its group it comes behind."""
+
+    def packed(self) -> Packed:
+        # Above a MiB `join` lets other threads run.
+        return Packed(b"".join(self.pieces), 1, self.events, self.raw_bytes, self.received_us)
+
+
 class Group(msgspec.Struct, gc=False):
-    """Records in arrival order; the sequences run in parallel."""
+    """Records in arrival order; the sequences run in parallel, and go on behind `lines` with what belongs to `packed`."""
 
     lines: Sequence[bytes] = ()
     events: Sequence[int] = ()
     received_us: Sequence[int] = ()
     waiters: Sequence[Waiter] = ()
     raw_bytes: int = 0
-    """Length of all lines."""
+    """Length of all lines, and of the frames that came packed."""
+    packed: Sequence[PackedRecord] = ()
 
     @classmethod
-    def of(cls, pending: Sequence[Pending]) -> "Group":
+    def of(cls, pending: Sequence[Pending], packed: Sequence[PackedRecord] = ()) -> "Group":
         """What was appended, as one group."""
+        if packed:
+            group = cls.of(pending)
+            return cls(
+                group.lines,
+                (*group.events, *(record.events for record in packed)),
+                (*group.received_us, *(record.received_us for record in packed)),
+                (*group.waiters, *(record.waiter for record in packed)),
+                group.raw_bytes + sum(record.frame_bytes for record in packed),
+                packed,
+            )
         if not pending:
             return cls()
         lines, events, received_us, waiters = zip(*pending, strict=True)
@@ -44,6 +73,8 @@ class Group(msgspec.Struct, gc=False):
 
     def pack(self, compressor: Compressor) -> list[Packed]:
         """The group as frames: one, unless it is large. A record above the limit is a frame of its own."""
+        if self.packed:
+            return self._pack_in_order(compressor)
         if self.raw_bytes <= FRAME_RAW_BYTES_MAX and len(self.lines) <= FRAME_RECORDS_MAX:
             cuts = [(0, len(self.lines))]
         else:
@@ -57,6 +88,22 @@ class Group(msgspec.Struct, gc=False):
             )
             for start, end in cuts
         ]
+
+    def _pack_in_order(self, compressor: Compressor) -> list[Packed]:
+        frames: list[Packed] = []
+        begin = 0
+        for record in self.packed:
+            frames += self._pack_lines(begin, record.place, compressor)
+            frames.append(record.packed())
+            begin = record.place
+        return frames + self._pack_lines(begin, len(self.lines), compressor)
+
+    def _pack_lines(self, begin: int, end: int, compressor: Compressor) -> list[Packed]:
+        if begin == end:
+            return []
+        lines = self.lines[begin:end]
+        part = Group(lines, self.events[begin:end], self.received_us[begin:end], (), sum(map(len, lines)))
+        return part.pack(compressor)
 
     def _cuts(self) -> list[tuple[int, int]]:
         cuts = []
