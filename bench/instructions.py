@@ -118,7 +118,7 @@ def drive(payload: str, turns: int) -> None:
             row,
             fault,
         )
-        service = Service(ServerSettings(), writer, row, RecordIds(1), time.time_ns)
+        service = Service(ServerSettings(), writer, row, RecordIds(1), time.time_ns, loop.call_soon)
         service.tick(time.monotonic())
         connections = [CaptureConnection(service) for _ in range(TURN_REQUESTS)]
         for connection in connections:

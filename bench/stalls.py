@@ -238,7 +238,7 @@ class Worker(threading.Thread):
         clock = Clock(time.monotonic, lambda: time.time_ns() // 1000)
         settings = SpoolSettings(self._durability)
         writer = SpoolWriter(loop, RealDisk(), self._folder, 0, 1, lambda: 1, settings, clock, row, _raise)
-        service = Service(ServerSettings(), writer, row, RecordIds(1), time.time_ns)
+        service = Service(ServerSettings(), writer, row, RecordIds(1), time.time_ns, loop.call_soon)
         service.tick(time.monotonic())
         server = await loop.create_server(lambda: CaptureConnection(service), "127.0.0.1", 0)
         self.address = server.sockets[0].getsockname()

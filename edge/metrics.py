@@ -263,16 +263,10 @@ class Histogram:
         self.observe = self._gathered.append
         """Take one value; thread-safe, being a single call into C."""
 
-    def observe_group(self, values: Sequence[int]) -> None:
-        """Take and count values that are much alike: looked at one by one only when they do not share a bucket."""
-        if not values:
-            return
-        bucket = bisect_left(self._buckets, min(values))
-        if bucket == bisect_left(self._buckets, max(values)):
-            self._row[self._start + bucket] += len(values)
-            self._row[self._sum] += sum(values)
-        else:
-            self._count(values)
+    def count(self, value: int, times: int) -> None:
+        """Take and count one value that was observed so many times."""
+        self._row[self._start + bisect_left(self._buckets, value)] += times
+        self._row[self._sum] += value * times
 
     def fold(self) -> None:
         """Count what was gathered. To be called a few times a second."""
@@ -284,8 +278,7 @@ class Histogram:
 
     def _count(self, values: Sequence[int]) -> None:
         for value, found in Counter(values).items():
-            self._row[self._start + bisect_left(self._buckets, value)] += found
-        self._row[self._sum] += sum(values)
+            self.count(value, found)
 
 
 class Row:

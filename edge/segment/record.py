@@ -8,8 +8,8 @@ reader may cut it out without parsing it: the first `,"data":` of the line begin
 quote would be escaped. `sent_at` and `user_agent` are left out when they are empty.
 """
 
-from itertools import count
-from typing import Final
+from itertools import count, islice
+from typing import Final, cast
 
 import msgspec
 
@@ -57,11 +57,12 @@ _encode_text: Final = msgspec.json.Encoder().encode
 class RecordIds:
     """Ids unique for ever: the 64 random bits of a writer, and a counter."""
 
-    __slots__ = ("next", "prefix")
+    __slots__ = ("next", "numbers", "prefix")
 
     def __init__(self, incarnation: int) -> None:
         self.prefix = f"{incarnation:016x}"
-        self.next = count().__next__
+        self.numbers = count()
+        self.next = self.numbers.__next__
 
 
 _TEXTS_MAX: Final = 4096
@@ -72,8 +73,13 @@ def _as_json(text: str) -> str:
     """`text` as JSON, remembered: few records differ in what this is asked for."""
     if len(_texts) >= _TEXTS_MAX:
         _texts.clear()
-    encoded = _texts[text] = _encode_text(text).decode()
+    encoded = _texts[text] = as_json(text).decode()
     return encoded
+
+
+def as_json(text: str) -> bytes:
+    """`text` as a JSON string, quotes included."""
+    return _encode_text(text)
 
 
 def encode_record(
@@ -92,6 +98,32 @@ def encode_record(
     routed = _texts.get(path) or _as_json(path)
     head = f'{{"id":"{ids.prefix}-{ids.next()}","at":{at},"token":{named},"path":{routed},"ip":"{ip}"{more},"data":'
     return b"".join((head.encode(), data, b"}\n"))
+
+
+Field = bytes | int
+LINE_FIELDS: Final = 6
+"""What `encode_records` takes for each record: a place for its number, token and path as JSON, the address, nothing or a
+`sent_at_member`, the data."""
+DATA_FIELD: Final = 5
+
+
+def sent_at_member(digits: bytes) -> bytes:
+    """The member for a `sent_at` of digits only."""
+    return b',"sent_at":"%b"' % digits
+
+
+def encode_records(ids: RecordIds, at: int, fields: list[Field]) -> bytes:
+    """The lines of many records received at one moment, as `encode_record` makes them one by one. Fills in the numbers.
+
+    One call of the formatter for all costs a third of what one for each does.
+    """
+    texts = cast("list[bytes]", fields[DATA_FIELD::LINE_FIELDS])
+    together = b"".join(texts)
+    if _LINE_FEED in together or _CARRIAGE_RETURN in together:
+        fields[DATA_FIELD::LINE_FIELDS] = [text.translate(_LINE_BREAKS) for text in texts]
+    fields[::LINE_FIELDS] = islice(ids.numbers, len(texts))
+    line = b'{"id":"%b-%%d","at":%d,"token":%%b,"path":%%b,"ip":"%%b"%%b,"data":%%b}\n' % (ids.prefix.encode(), at)
+    return line * len(texts) % tuple(fields)
 
 
 def decode_record(line: bytes) -> Record:

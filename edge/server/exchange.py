@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from edge.metrics import METHODS
-from edge.server.service import Service
 from edge.wire.rejections import REFUSALS, Reason
 from edge.wire.responses import cors_headers, render_refusal
 from edge.wire.routes import OTHER
@@ -16,6 +15,7 @@ from edge.wire.v1 import V1Answer, error_body, error_headers
 
 if TYPE_CHECKING:
     from edge.server.protocol import CaptureConnection
+    from edge.server.service import Service
 
 
 class Exchange(msgspec.Struct, gc=False):
@@ -52,7 +52,7 @@ class Exchange(msgspec.Struct, gc=False):
             self.response = answer
         connection.flush()
 
-    def answer_specially(self, service: Service) -> None:
+    def answer_specially(self, service: "Service") -> None:
         assert self.route is not None
         self.close = self.close or self.is_last(service)
         service.count_answer(self.method, self.route.name, 204 if self.beacon else 200)
@@ -63,7 +63,7 @@ class Exchange(msgspec.Struct, gc=False):
             self.origin, close=self.close, head=self.head, beacon=self.beacon, terse=self.terse
         )
 
-    def is_last(self, service: Service) -> bool:
+    def is_last(self, service: "Service") -> bool:
         """The worker stops, and nothing waits behind this answer."""
         return service.stopping and self.connection.ends_with(self)
 

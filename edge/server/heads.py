@@ -19,7 +19,7 @@ import httptools
 import msgspec
 
 from edge.wire.client_ip import FORWARDING_HEADERS
-from edge.wire.routes import ROUTES, Route
+from edge.wire.routes import PLAIN_ROUTES, Route
 
 Headers = Mapping[bytes, bytes]
 
@@ -41,7 +41,7 @@ _SHAPES_MAX: Final = 256
 _METHOD: Final = b"POST "
 _VERSION: Final = b" HTTP/1.1\r\n"
 _FIRST_BYTE: Final = _METHOD[0]
-_PLAIN: Final = {path: (route, _METHOD + path + _VERSION, b"") for path, route in ROUTES.items() if route.plain_capture}
+_PLAIN: Final = {path: (route, _METHOD + path + _VERSION, b"") for path, route in PLAIN_ROUTES.items()}
 """Target -> route, request line, query."""
 _PARTS: Final = 4
 """What the parser calls for an ordinary request: its beginning, its target, its body, its end."""
@@ -49,24 +49,25 @@ _PARTS: Final = 4
 
 _FAMILIAR_AFTER: Final = 16
 """Requests of one shape before it is worth the millisecond that an expression takes to make."""
+_RECENT_MAX: Final = 4
 _LEARNED_MAX: Final = 4
 """Expressions made between two sweeps of the worker: an attacker's ever new shapes must not become its main work."""
 
 # What the parser takes as well, and in a few places less.
-_VALUE: Final = rb"[\t -~\x80-\xff]*+"
-_TARGET: Final = rb"(/[!#-;=?-~]*+)"
+_VALUE: Final = rb"[ -~]*+"
 _VALUES: Final = {
     b"connection": rb"(?:keep-alive|Keep-Alive)",
-    b"content-length": rb"[0-9]{1,9}+",
+    b"content-length": rb"([0-9]{1,9}+)",
     b"host": rb"[!-~]++",
-    b"origin": rb"[!-~]++",
-    b"x-forwarded-for": rb"[!-~][ -~]*+",
+    b"origin": rb"([!-~]++)",
+    b"x-forwarded-for": rb"([0-9A-Fa-f.:]++) *+(?:,[ -~]*+)?",
 }
-_TAKEN_OUT: Final = frozenset((b"content-length", b"origin", b"x-forwarded-for"))
-
-
-Plain = tuple[Route, bytes, bytes, bytes, bytes]
-"""Route, query, Origin, X-Forwarded-For, body; empty for a header that is not there."""
+_SILENT_FIELD: Final = rb"(?:ip|ver|v|retry_count)=[!$%'-;=?-~]*+"
+"""What browsers put into the query for the server that is not there any more, or for people."""
+_QUERY: Final = rb"(?:\?(?:%b&){0,8}+(?:_=([0-9]++)(?:&%b){0,8}+|%b))?" % ((_SILENT_FIELD,) * 3)
+_TAKEN_OUT: Final = (b"content-length", b"origin", b"x-forwarded-for")
+_REQUEST_LINE: Final = _METHOD + rb"(/[0-9a-z/]++)" + _QUERY + re.escape(_VERSION)
+_OBJECT_AHEAD: Final = rb"(?=\{)"
 
 
 class Shape(msgspec.Struct):
@@ -83,55 +84,53 @@ class Shape(msgspec.Struct):
     seen: int = 0
     familiar: "Familiar | None" = None
 
+    def forwarded_for(self, headers: Headers) -> bytes | None:
+        """The first entry of X-Forwarded-For, empty where no header holds one; `None` where several have to be looked at."""
+        if not self.forwarded:
+            return b""
+        if not self.x_forwarded_for:
+            return None
+        return headers[self.x_forwarded_for].partition(b",")[0].strip() or None
+
+
+Plain = tuple[Route, bytes | None, bytes, bytes, bytes]
+"""Route, `_` of the query, Origin, first entry of X-Forwarded-For, body; empty, or `None`, for what is not there."""
+
 
 class Familiar:
-    """Reads the packets whose head has these names, in this order. Made of an ordinary request's names only."""
+    """Reads the packets whose head has these names, in this order, and whose body begins an object.
 
-    __slots__ = ("_body_bytes_max", "_head_bytes_max", "_length", "_match", "_origin", "_x_forwarded_for")
+    Made of an ordinary request's names only.
+    """
 
-    def __init__(self, names: Sequence[bytes], head_bytes_max: int, body_bytes_max: int) -> None:
-        self._head_bytes_max = head_bytes_max
-        self._body_bytes_max = body_bytes_max
+    __slots__ = ("_match", "_parts")
+
+    def __init__(self, names: Sequence[bytes]) -> None:
+        places = {b"path": 1, b"_": 2}
         lines = []
-        taken_out = [b"target"]
         for name in names:
-            value = _VALUES.get(name.lower(), _VALUE)
-            if name.lower() in _TAKEN_OUT:
-                taken_out.append(name.lower())
-                value = b"(" + value + b")"
-            lines.append(re.escape(name) + b": " + value + rb"\r\n")
-        self._match = re.compile(_METHOD + _TARGET + re.escape(_VERSION) + b"".join(lines) + rb"\r\n").match
-        # The place of each in the groups, of which the target is the first; 0 for what is not there.
-        self._length = taken_out.index(b"content-length")
-        self._origin = taken_out.index(b"origin") if b"origin" in taken_out else 0
-        self._x_forwarded_for = taken_out.index(b"x-forwarded-for") if b"x-forwarded-for" in taken_out else 0
+            known = name.lower()
+            lines.append(re.escape(name) + b": " + _VALUES.get(known, _VALUE) + rb"\r\n")
+            if known in _TAKEN_OUT:
+                places[known] = len(places) + 1
+        self._match = re.compile(_REQUEST_LINE + b"".join(lines) + rb"\r\n" + _OBJECT_AHEAD + b"()").match
+        nothing = len(places) + 1
+        self._parts = (1, 2, *(places.get(name, nothing) for name in _TAKEN_OUT))
 
     def read(self, packet: bytes) -> Plain | None:
-        """The request that `packet` is; `None` when it is not one whole request of this shape."""
-        found = self._match(packet)
-        if found is None:
+        """The request that `packet` is; `None` when it is not one whole request of this form.
+
+        The caller bounds the packet, by what a head and a body may have.
+        """
+        head = self._match(packet)
+        if head is None:
             return None
-        groups = found.groups()
-        target = groups[0]
-        plain = _PLAIN.get(target) or _plain_with_query(target)
-        head_bytes = found.end()
-        body = packet[head_bytes:]
-        if (
-            plain is None
-            or len(body) != int(groups[self._length])
-            or not 0 < len(body) <= self._body_bytes_max
-            or head_bytes > self._head_bytes_max
-        ):
+        path, sent_at, length, origin, forwarded_for = head.group(*self._parts)
+        body = packet[head.end() :]
+        route = PLAIN_ROUTES.get(path)
+        if route is None or int(length) != len(body):
             return None
-        origin = self._origin
-        x_forwarded_for = self._x_forwarded_for
-        return (
-            plain[0],
-            plain[2],
-            groups[origin] if origin else b"",
-            groups[x_forwarded_for] if x_forwarded_for else b"",
-            body,
-        )
+        return route, sent_at, origin, forwarded_for, body
 
 
 Ordinary = tuple[Route, bytes, Shape, Headers, bytes]
@@ -183,6 +182,8 @@ class OrdinaryReader:
         self._headers: dict[bytes, bytes] = {}
         self._shapes: dict[tuple[bytes, ...], Shape | None] = {}
         self._learnable = _LEARNED_MAX
+        self.recent: tuple[Familiar, ...] = ()
+        """The forms learned last."""
         self._renew()
 
     def _renew(self) -> None:
@@ -253,7 +254,8 @@ class OrdinaryReader:
         # An address that is not in `X-Forwarded-For` takes all headers to find.
         if self._learnable and bool(shape.x_forwarded_for) == shape.forwarded:
             self._learnable -= 1
-            shape.familiar = Familiar(names, self._head_bytes_max, self._body_bytes_max)
+            shape.familiar = Familiar(names)
+            self.recent = (shape.familiar, *self.recent[: _RECENT_MAX - 1])
 
     def sweep(self) -> None:
         """To be called a few times a second."""

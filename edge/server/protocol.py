@@ -7,7 +7,6 @@ so that the client sees the answer and the connection stays usable.
 
 import asyncio
 import logging
-from collections import deque
 from typing import TYPE_CHECKING, Final, cast
 
 import httptools
@@ -20,8 +19,8 @@ from edge.server.heads import KEPT, Familiar, Headers, by_lower_name
 from edge.server.heavy import Body, HeavyRequest
 from edge.server.service import Service
 from edge.spool.group import PackedRecord
-from edge.wire.capture import capture, capture_plain, empty_poll, is_terse, read_plain_query
-from edge.wire.client_ip import forwarded_ip, is_trusted, normalise_ip, plain_ipv4
+from edge.wire.capture import capture, empty_poll, is_terse
+from edge.wire.client_ip import forwarded_ip, is_trusted, normalise_ip
 from edge.wire.forward import Order, hides_capture, is_sdk_path, origin_form, request_fields
 from edge.wire.quiet import Quiet, quiet_answer
 from edge.wire.rejections import REFUSALS, Reason, Rejected
@@ -55,8 +54,6 @@ _SEVERAL_HOSTS: Final = b""
 _NO_PARSER: Final = httptools.HttpRequestParser(object())
 """Of a connection that has sent ordinary requests only."""
 
-_OBJECT: Final = ord("{")
-
 _IDLE: Final = 0
 _HEAD: Final = 1
 _BODY: Final = 2
@@ -85,7 +82,6 @@ class CaptureConnection(asyncio.Protocol):
         "_cut",
         "_decoding",
         "_discarded",
-        "_familiar",
         "_fed",
         "_fields",
         "_forwarding",
@@ -97,35 +93,39 @@ class CaptureConnection(asyncio.Protocol):
         "_method",
         "_packet",
         "_parser",
-        "_peer",
         "_query",
         "_refused",
         "_replaying",
         "_route",
         "_state",
         "_timed",
-        "_trusted",
         "_upgrading",
         "_url",
         "deadline_s",
+        "familiar",
         "hindered",
         "on_body",
+        "packet",
+        "peer",
         "queue",
         "service",
         "transport",
+        "trusted",
     )
 
     def __init__(self, service: Service) -> None:
         # for the connection
         self.service = service
         self.deadline_s = service.idle_deadline_s
-        self.queue: deque[Exchange | Forwarding] = deque()
+        self.queue: list[Exchange | Forwarding] = []
         self.transport: asyncio.Transport | None = None
-        self._peer = ""
-        self._trusted = False
+        self.peer = ""
+        self.trusted = False
         self.hindered = _GONE
-        self._familiar: Familiar | None = None
+        self.familiar: Familiar | None = None
         """How the head of the last ordinary request was read."""
+        self.packet = b""
+        """Waits for the end of the turn. Nothing else is under way then."""
         self._lingering = False
         self._lingered = 0
         self._state = _IDLE
@@ -136,7 +136,7 @@ class CaptureConnection(asyncio.Protocol):
         self._method = ""
         self._route: Route | None = None
         self._query = b""
-        self._headers: dict[bytes, bytes] = {}
+        self._headers: Headers = {}
         self._keep_alive = True
         self._body: list[bytes] = []
         self._body_bytes_max = service.settings.body_bytes_max
@@ -157,7 +157,7 @@ class CaptureConnection(asyncio.Protocol):
         """Whose body is arriving."""
         self._decoding = False
         """The decoder has the last request that was captured."""
-        self._behind: deque[Behind] = deque()
+        self._behind: list[Behind] = []
         """Complete requests behind one that is being decoded: of one connection they are stored in the order they came in."""
         # The parser calls this one without a Python frame. Sizes are judged when the head, or a packet, is complete.
         self.on_body = self._body.append
@@ -170,8 +170,8 @@ class CaptureConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.hindered = 0
         peer = transport.get_extra_info("peername")
-        self._peer = normalise_ip(peer[0]) if isinstance(peer, tuple) else ""
-        self._trusted = is_trusted(self._peer, service.trusted_proxies)
+        self.peer = normalise_ip(peer[0]) if isinstance(peer, tuple) else ""
+        self.trusted = is_trusted(self.peer, service.trusted_proxies)
         service.connections.add(self)
         service.row.add("edge_connections_total", 1)
         if len(service.connections) > service.settings.connections_max:
@@ -192,6 +192,7 @@ class CaptureConnection(asyncio.Protocol):
         Most often it is gone altogether, which shows only when something is written to it, and an upstream is not kept at work
         for nobody.
         """
+        self.service.turn.end()
         self._lose_forwardings()
         if not self.queue:
             return False
@@ -212,73 +213,43 @@ class CaptureConnection(asyncio.Protocol):
             first.resume()
 
     def data_received(self, data: bytes) -> None:
-        if self._state == _IDLE and not self._lingering:
-            waiting = len(self.queue)
-            try:
-                if self._take(data):
-                    return
-            except Exception:
-                log.exception("a request met a fault of ours")
-                if len(self.queue) > waiting:
-                    self.queue.pop()
-                self._refuse_taken(data)
-                return
-        self._read(data)
+        if self.packet:
+            self.service.turn.end()
+        if self._state != _IDLE or self._lingering:
+            self.receive(data)
+        elif len(data) <= (turn := self.service.turn).packet_bytes_max:
+            self.packet = data
+            turn.arrive(self)
+        else:
+            self._take_large(data)
 
-    def _take(self, packet: bytes) -> bool:
-        """Take an ordinary request into the next commit; whether `packet` is one."""
-        familiar = self._familiar
-        plain = None if familiar is None else familiar.read(packet)
-        if plain is not None and self._take_plain(*plain):
-            return True
-        ordinary = self.service.ordinary.read(packet)
-        if ordinary is None:
-            return False
-        route, query, shape, headers, body = ordinary
-        self._familiar = shape.familiar
-        origin = headers.get(shape.origin, b"")
-        if plain is None and bool(shape.x_forwarded_for) == shape.forwarded:
-            x_forwarded_for = headers.get(shape.x_forwarded_for, b"")
-            if self._take_plain(route, query, origin, x_forwarded_for, body):
-                return True
-        exchange = Exchange(self, route, "POST", origin)
+    def _take_large(self, packet: bytes) -> None:
+        try:
+            if (ordinary := self.service.ordinary.read(packet)) is None:
+                self.receive(packet)
+            else:
+                route, query, _, headers, body = ordinary
+                self.capture(route, query, by_lower_name(headers), body)
+        except Exception:
+            log.exception("a request met a fault of ours")
+            self.refuse_arrived(packet)
+
+    def capture(self, route: Route, query: bytes, headers: Headers, body: bytes) -> None:
+        """Take a whole POST of a kept connection that was read elsewhere."""
+        exchange = Exchange(self, route, "POST", headers.get(b"origin", b""))
         self.queue.append(exchange)
         self._query = query
-        self._headers = by_lower_name(headers)
-        self._capture(exchange, body)
+        self._headers = headers
+        try:
+            self._capture(exchange, body)
+        except Exception:
+            # Its place is for the answer that says so.
+            self.queue.remove(exchange)
+            raise
         self._bound_pipeline()
-        return True
 
-    def _take_plain(self, route: Route, query: bytes, origin: bytes, x_forwarded_for: bytes, body: bytes) -> bool:
-        """The same for one that holds a single event and says little beside it; whether it does."""
-        service = self.service
-        ip = self._peer
-        if x_forwarded_for and self._trusted:
-            ip = plain_ipv4(x_forwarded_for)
-        sent_at = read_plain_query(query) if query else ""
-        if (
-            not ip
-            or sent_at is None
-            or body[0] != _OBJECT
-            or service.writer.pending_bytes > service.settings.inflight_bytes_max
-        ):
-            return False
-        received_us = service.wall_ns() // 1000
-        record = capture_plain(body, route.name, ip, received_us, sent_at, service.ids, service.known_keys)
-        if record is None:
-            return False
-        exchange = Exchange(self, route, "POST", origin)
-        queue = self.queue
-        queue.append(exchange)
-        if not self.hindered:
-            self.deadline_s = service.idle_deadline_s
-        service.observe_body(len(body))
-        service.append(record, 1, received_us, exchange)
-        if len(queue) > 1:
-            self._bound_pipeline()
-        return True
-
-    def _refuse_taken(self, packet: bytes) -> None:
+    def refuse_arrived(self, packet: bytes) -> None:
+        """Reading `packet`, with which nothing was under way, met a fault of ours."""
         ordinary = self.service.ordinary.read(packet)
         if ordinary is not None:
             self._route = ordinary[0]
@@ -287,7 +258,8 @@ class CaptureConnection(asyncio.Protocol):
         self._state = _BODY
         self._refuse_and_close(Reason.INTERNAL)
 
-    def _read(self, data: bytes) -> None:
+    def receive(self, data: bytes) -> None:
+        """What the connection's own parser reads."""
         large = len(data) >= _LARGE_PACKET_BYTES
         begin = 0
         while not self._lingering and len(data) - begin > self._cut:
@@ -399,6 +371,7 @@ class CaptureConnection(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed."""
+        self.service.turn.end()
         transport = self.transport
         if transport is None:
             return
@@ -419,13 +392,14 @@ class CaptureConnection(asyncio.Protocol):
 
     def stop(self) -> bool:
         """The worker stops: whether the connection had nothing under way and was closed."""
-        if self._state == _IDLE and not self.queue and self.transport is not None:
+        if self._state == _IDLE and not (self.queue or self.packet) and self.transport is not None:
             self._close()
             return True
         return False
 
     def refuse_unfinished(self) -> None:
         """The worker cannot wait longer for this client: what it has not sent whole is refused."""
+        self.service.turn.end()
         if self._state != _IDLE and not self._lingering:
             self._refuse_and_close(Reason.STOPPING)
         elif self.queue and type(first := self.queue[0]) is Forwarding:
@@ -522,7 +496,7 @@ class CaptureConnection(asyncio.Protocol):
         else:
             self._refuse(Reason.NOT_FOUND)
 
-    def _admit(self, headers: dict[bytes, bytes], route: Route) -> None:
+    def _admit(self, headers: Headers, route: Route) -> None:
         """Judge a body by what is said of it, before it is read."""
         announced = int(headers.get(b"content-length", b"0"))
         expect = headers.get(b"expect")
@@ -600,7 +574,7 @@ class CaptureConnection(asyncio.Protocol):
         service = self.service
         received_us = service.wall_ns() // 1000
         headers = self._headers
-        client_ip = self._forwarded_ip(headers) if self._trusted else self._peer
+        client_ip = self._forwarded_ip(headers) if self.trusted else self.peer
         text, pieces = (b"", body) if isinstance(body, list) else (body, None)
         request = Request(exchange.method, self._query, text, headers, client_ip, received_us)
         service.observe_body(_size(body))
@@ -682,7 +656,7 @@ class CaptureConnection(asyncio.Protocol):
         """The decoder has answered: take what came behind, and read on."""
         self._decoding = False
         while self._behind and not self._decoding:
-            exchange, request, pieces = self._behind.popleft()
+            exchange, request, pieces = self._behind.pop(0)
             try:
                 self._capture_next(exchange, request, pieces)
             except Exception:
@@ -694,7 +668,7 @@ class CaptureConnection(asyncio.Protocol):
             self._set_deadline()
 
     def _forwarded_ip(self, headers: Headers) -> str:
-        return forwarded_ip(headers) or self._peer
+        return forwarded_ip(headers) or self.peer
 
     def _answer_preflight(self, exchange: Exchange) -> None:
         service = self.service
@@ -817,7 +791,7 @@ class CaptureConnection(asyncio.Protocol):
                     first.begin()
                 if (response := first.response) is None:
                     break
-            close = queue.popleft().close
+            close = queue.pop(0).close
             transport.write(response)
         if close:
             if self._lingering or not self._refused:
@@ -848,7 +822,7 @@ class CaptureConnection(asyncio.Protocol):
             self._refuse(Reason.EXPECTATION)
             return
         authority = forwarder.place(target)[1].authority
-        sent = request_fields(fields, authority=authority, peer=self._peer, trusted=self._trusted)
+        sent = request_fields(fields, authority=authority, peer=self.peer, trusted=self.trusted)
         has_body = length > 0 or b"transfer-encoding" in headers
         self._forwarding = forwarding = Forwarding(
             self,
@@ -1010,7 +984,7 @@ class CaptureConnection(asyncio.Protocol):
         self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n")
         self._replaying = False
         if rest:
-            self._read(rest)
+            self.receive(rest)
         elif self._state == _BODY:
             self._unfinished(b"")
 

@@ -12,6 +12,7 @@ from edge.metrics import Histogram, Row
 from edge.segment.record import RecordIds
 from edge.server.heads import OrdinaryReader
 from edge.server.heavy import HeavyRequests
+from edge.server.turn import CallSoon, Turn
 from edge.spool.writer import SpoolWriter
 from edge.wire.capture import Choose
 from edge.wire.client_ip import parse_networks
@@ -74,6 +75,7 @@ class Service:
         row: Row,
         ids: RecordIds,
         wall_ns: Callable[[], int],
+        call_soon: CallSoon,
         forwarder: "Forwarder | None" = None,
     ) -> None:
         self.settings = settings
@@ -89,6 +91,7 @@ class Service:
             min(settings.body_bytes_max, settings.inline_bytes_max),
         )
         self.writer = writer
+        self.turn = Turn(self, call_soon)
         self.ids = ids
         self.wall_ns = wall_ns
         self.forwarder = forwarder

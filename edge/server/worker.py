@@ -122,7 +122,9 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, board: Board,
         _on_fault,
     )
     forwarder = _forwarder(spec.upstream, row)
-    service = Service(spec.server, writer, row, RecordIds(secrets.randbits(64)), time.time_ns, forwarder)
+    service = Service(
+        spec.server, writer, row, RecordIds(secrets.randbits(64)), time.time_ns, loop.call_soon, forwarder
+    )
     projects = Projects(spec.projects, row) if spec.projects else None
     if projects is not None:
         service.choose_key, service.known_keys = projects.tick()

@@ -9,7 +9,7 @@ from edge.segment.frame import FRAME_RAW_BYTES_MAX, FRAME_RECORDS_MAX, Compresso
 
 
 class Waiter(Protocol):
-    """A request whose answer depends on its commit. Called on the event loop, exactly one of the two, once."""
+    """The requests whose answers depend on a commit. Called on the event loop, exactly one of the two, once."""
 
     def stored(self) -> None:
         """The record is as safe as the durability mode says."""
@@ -20,8 +20,8 @@ class Waiter(Protocol):
         ...
 
 
-Pending = tuple[bytes, int, int, Waiter]
-"""A record that was appended: its line, how many events are in it, when it was received, who waits for it."""
+Pending = tuple[bytes, int, int, int, Waiter]
+"""What was appended at once: lines, how many there are, how many events are in them, when they were received, who waits."""
 
 
 class PackedRecord(msgspec.Struct, gc=False):
@@ -35,7 +35,7 @@ class PackedRecord(msgspec.Struct, gc=False):
     received_us: int
     waiter: Waiter
     place: int = 0
-    """How many lines of its group it comes behind."""
+    """Behind how many of its group's `lines` it comes."""
 
     def packed(self) -> Packed:
         # Above a MiB `join` lets other threads run.
@@ -43,9 +43,10 @@ class PackedRecord(msgspec.Struct, gc=False):
 
 
 class Group(msgspec.Struct, gc=False):
-    """Records in arrival order; the sequences run in parallel, and go on behind `lines` with what belongs to `packed`."""
+    """What was appended, in that order; the sequences run in parallel, those of `packed` behind those of `lines`."""
 
     lines: Sequence[bytes] = ()
+    records: Sequence[int] = ()
     events: Sequence[int] = ()
     received_us: Sequence[int] = ()
     waiters: Sequence[Waiter] = ()
@@ -60,6 +61,7 @@ class Group(msgspec.Struct, gc=False):
             group = cls.of(pending)
             return cls(
                 group.lines,
+                (*group.records, *(1 for _ in packed)),
                 (*group.events, *(record.events for record in packed)),
                 (*group.received_us, *(record.received_us for record in packed)),
                 (*group.waiters, *(record.waiter for record in packed)),
@@ -68,21 +70,21 @@ class Group(msgspec.Struct, gc=False):
             )
         if not pending:
             return cls()
-        lines, events, received_us, waiters = zip(*pending, strict=True)
-        return cls(lines, events, received_us, waiters, sum(map(len, lines)))
+        lines, records, events, received_us, waiters = zip(*pending, strict=True)
+        return cls(lines, records, events, received_us, waiters, sum(map(len, lines)))
 
     def pack(self, compressor: Compressor) -> list[Packed]:
-        """The group as frames: one, unless it is large. A record above the limit is a frame of its own."""
+        """The group as frames: one, unless it is large. What is above the limit by itself is a frame of its own."""
         if self.packed:
             return self._pack_in_order(compressor)
-        if self.raw_bytes <= FRAME_RAW_BYTES_MAX and len(self.lines) <= FRAME_RECORDS_MAX:
+        if self.raw_bytes <= FRAME_RAW_BYTES_MAX and sum(self.records) <= FRAME_RECORDS_MAX:
             cuts = [(0, len(self.lines))]
         else:
             cuts = self._cuts()
         return [
             compressor.pack(
                 b"".join(self.lines[start:end]),
-                end - start,
+                sum(self.records[start:end]),
                 sum(self.events[start:end]),
                 min(self.received_us[start:end]),
             )
@@ -101,17 +103,18 @@ class Group(msgspec.Struct, gc=False):
     def _pack_lines(self, begin: int, end: int, compressor: Compressor) -> list[Packed]:
         if begin == end:
             return []
-        lines = self.lines[begin:end]
-        part = Group(lines, self.events[begin:end], self.received_us[begin:end], (), sum(map(len, lines)))
+        lines, records, events = self.lines[begin:end], self.records[begin:end], self.events[begin:end]
+        part = Group(lines, records, events, self.received_us[begin:end], (), sum(map(len, lines)))
         return part.pack(compressor)
 
     def _cuts(self) -> list[tuple[int, int]]:
         cuts = []
-        start = size = 0
-        for index, line in enumerate(self.lines):
-            if index > start and (size + len(line) > FRAME_RAW_BYTES_MAX or index - start == FRAME_RECORDS_MAX):
+        start = size = records = 0
+        for index, (line, count) in enumerate(zip(self.lines, self.records, strict=True)):
+            if index > start and (size + len(line) > FRAME_RAW_BYTES_MAX or records + count > FRAME_RECORDS_MAX):
                 cuts.append((start, index))
-                start, size = index, 0
+                start, size, records = index, 0, 0
             size += len(line)
+            records += count
         cuts.append((start, len(self.lines)))
         return cuts

@@ -150,13 +150,14 @@ class SpoolWriter:
         """What is appended now is refused."""
         return self.full or self.failing
 
-    def append(self, line: bytes, events: int, received_us: int, waiter: Waiter) -> None:
-        """Take a record into the next commit. `waiter` hears of it later, never from within this call."""
+    def append(self, lines: bytes, events: int, received_us: int, waiter: Waiter, records: int = 1) -> None:
+        """Take records into the next commit, all of one moment and alike in events. `waiter` hears of it later, never from
+        within this call."""
         pending = self._pending
         if not pending:
             self._commit_soon()
-        pending.append((line, events, received_us, waiter))
-        self.pending_bytes += len(line)
+        pending.append((lines, records, events, received_us, waiter))
+        self.pending_bytes += len(lines)
 
     def append_packed(self, record: PackedRecord) -> None:
         """The same for a record that comes as a frame of its own."""
@@ -202,9 +203,10 @@ class SpoolWriter:
         if not self._busy and not self._scheduled:
             # At the end of this turn of the loop: everything read in the turn is in one group.
             self._scheduled = True
-            self._loop.call_soon(self._commit)
+            self._loop.call_soon(self.commit)
 
-    def _commit(self) -> None:
+    def commit(self) -> None:
+        """Commit what was appended, unless a commit is on its way to the disk."""
         self._scheduled = False
         if self._busy or not (self._pending or self._packed or self._owed):
             return
@@ -297,10 +299,11 @@ class SpoolWriter:
             return
         self._slots[self._commits_slot] += 1
         self._slots[self._ingested_slot] += sum(group.events)
-        self._records_histogram.observe(len(group.waiters))
+        self._records_histogram.observe(sum(group.records))
         now_us = self._clock.wall_us()
-        self._events_histogram.observe_group(group.events)
-        self._duration_histogram.observe_group([now_us - received_us for received_us in group.received_us])
+        for records, events, received_us in zip(group.records, group.events, group.received_us, strict=True):
+            self._events_histogram.count(events // records, records)
+            self._duration_histogram.count(now_us - received_us, records)
         for waiter in group.waiters:
             waiter.stored()
 
@@ -310,7 +313,7 @@ class SpoolWriter:
             waiter.not_stored()
 
     def _failed(self, group: Group, error: OSError) -> None:
-        log.error("a commit of %d records failed: %s", len(group.waiters), error)
+        log.error("a commit of %d records failed: %s", sum(group.records), error)
         self._row.add("edge_segment_write_errors_total", 1)
         self._refuse_until_s = self._clock.monotonic_s() + REFUSE_SECONDS
         if self._segment is not None:

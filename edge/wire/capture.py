@@ -8,8 +8,7 @@ import msgspec
 from edge.segment.record import RecordIds, encode_record
 from edge.wire.encoding import decode_body
 from edge.wire.fields import FIELDS_MAX, parse_fields
-from edge.wire.payload import read_payload, read_plain_key
-from edge.wire.rejections import Rejected
+from edge.wire.payload import read_payload
 from edge.wire.request import Heavy, Limits, Request
 from edge.wire.routes import Route
 from edge.wire.validate import choose_token, judge_token
@@ -96,44 +95,20 @@ def is_terse(request: Request, route: Route) -> bool:
     return route.mixpanel and parse_fields(request.query).get("verbose") != b"1"
 
 
-def read_plain_query(query: bytes) -> str | None:
+def read_plain_query(query: bytes) -> bytes | None:
     """The `sent_at` of a query that says nothing else, as a browser's; `None` when it may, and `capture` must look."""
-    sent_at = ""
+    sent_at = b""
+    if not query:
+        return sent_at
     for pair in query.split(b"&", FIELDS_MAX - 1):
         name, _, value = pair.partition(b"=")
         if name == b"_":
             if sent_at or not value.isdigit():
                 return None
-            sent_at = value.decode()
+            sent_at = value
         elif name not in _SILENT_FIELDS:
             return None
     return sent_at
-
-
-def capture_plain(
-    body: bytes,
-    path: str,
-    client_ip: str,
-    received_us: int,
-    sent_at: str,
-    ids: RecordIds,
-    known: frozenset[str] | None = None,
-) -> bytes | None:
-    """The record of a body that is one event in plain JSON, well-typed and with its key at the top, as most are.
-
-    `None` for everything else, bad bodies and keys that are not `known` included: `capture` then says what is the matter, or
-    reads it all the same.
-    """
-    key = read_plain_key(body)
-    if key is None:
-        return None
-    try:
-        token = judge_token(key)
-    except Rejected:
-        return None
-    if known is not None and token not in known:
-        return None
-    return encode_record(ids, received_us, token, path, client_ip, body, sent_at)
 
 
 def empty_poll(request: Request) -> bool:

@@ -69,6 +69,7 @@ def _spellings(route: Route) -> list[bytes]:
 
 
 ROUTES: Final[dict[bytes, Route]] = {path: route for route in _NAMED for path in _spellings(route)}
+PLAIN_ROUTES: Final = {path: route for path, route in ROUTES.items() if route.plain_capture}
 ROUTE_NAMES: Final = (*(route.name for route in _NAMED), OTHER)
 
 

@@ -5,6 +5,7 @@ import gc
 import gzip
 import socket
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -899,9 +900,7 @@ def test_what_was_sent_is_counted(tmp_path: Path) -> None:
 # --- inside one process
 
 
-def in_process(
-    folder: Path, use: Callable[[Service, tuple[str, int]], object], wall_ns: Callable[[], int] = time.time_ns
-) -> None:
+def in_process(folder: Path, use: Callable[[Service, tuple[str, int]], object]) -> None:
     """A service on a loop of its own, while `use` speaks to it from a thread."""
 
     async def serve() -> None:
@@ -913,7 +912,7 @@ def in_process(
 
         clock = Clock(time.monotonic, lambda: time.time_ns() // 1000)
         writer = SpoolWriter(loop, RealDisk(), str(folder), 0, 1, lambda: 7, SpoolSettings(), clock, row, fault)
-        service = Service(ServerSettings(), writer, row, RecordIds(1), wall_ns)
+        service = Service(ServerSettings(), writer, row, RecordIds(1), time.time_ns, loop.call_soon)
         service.tick(time.monotonic())
         listening = await loop.create_server(lambda: CaptureConnection(service), "127.0.0.1", 0)
         await asyncio.to_thread(use, service, listening.sockets[0].getsockname())
@@ -925,7 +924,10 @@ def in_process(
 
 
 def test_nothing_is_kept_of_a_client_that_left_before_its_answer(tmp_path: Path) -> None:
+    services: list[Service] = []
+
     def leave_early(service: Service, address: tuple[str, int]) -> None:
+        services.append(service)
         for number in range(20):
             client = Client(address)
             client.send(OTHER * 3)
@@ -938,28 +940,34 @@ def test_nothing_is_kept_of_a_client_that_left_before_its_answer(tmp_path: Path)
 
     in_process(tmp_path, leave_early)
     gc.collect()
-    assert [kept for kept in gc.get_objects() if isinstance(kept, CaptureConnection)] == []
+    assert [kept for kept in gc.get_objects() if isinstance(kept, CaptureConnection) and kept.service in services] == []
 
 
-def test_a_fault_of_ours_is_answered_and_hits_nobody_else(tmp_path: Path) -> None:
-    broken: list[bool] = []
-
-    def wall_ns() -> int:
-        if broken:
-            raise OverflowError("the clock is broken")
-        return time.time_ns()
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(OTHER, id="an ordinary event"),
+        pytest.param(post(b"[%b]" % OTHER_EVENT), id="an ordinary list"),
+        pytest.param(post(OTHER_EVENT[:-1] + b" " * 20_000 + b"}"), id="a large packet"),
+        pytest.param(request(b"GET", b"/e/?data=" + b64encode(OTHER_EVENT)), id="no ordinary request"),
+    ],
+)
+def test_a_fault_of_ours_is_answered_and_hits_nobody_else(tmp_path: Path, sent: bytes) -> None:
+    def fail(_: int) -> None:
+        raise OverflowError("a counter is broken")
 
     def meet_it(service: Service, address: tuple[str, int]) -> None:
+        observe = service.observe_body
         with Client(address) as hit, Client(address) as spared:
             assert hit.ask(OTHER).status == spared.ask(OTHER).status == 200
-            broken.append(True)
-            answer = hit.ask(OTHER)
+            service.observe_body = fail
+            answer = hit.ask(sent)
             assert (answer.status, answer.json()["type"]) == (503, "server_error")
             assert answer.headers["access-control-allow-origin"] == ORIGIN.decode()
             assert "retry-after" in answer.headers
             assert hit.is_closed()
-            broken.clear()
+            service.observe_body = observe
             assert spared.ask(OTHER).status == 200
         assert service.row.get("edge_rejected_requests_total", "internal") == 1
 
-    in_process(tmp_path, meet_it, wall_ns)
+    in_process(tmp_path, meet_it)

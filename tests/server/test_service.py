@@ -55,7 +55,7 @@ def writer(tmp_path: Path, row: Row) -> Iterator[SpoolWriter]:
 
 
 def service_of(writer: SpoolWriter, row: Row, settings: ServerSettings | None = None) -> Service:
-    service = Service(settings or ServerSettings(), writer, row, RecordIds(1), lambda: WALL_NS)
+    service = Service(settings or ServerSettings(), writer, row, RecordIds(1), lambda: WALL_NS, lambda call: call())
     service.tick(100.0)
     return service
 

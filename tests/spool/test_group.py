@@ -8,7 +8,7 @@ WAITER = RecordingWaiter()
 
 
 def group(lines: list[bytes]) -> Group:
-    return Group.of([(line, number, 1000 - number, WAITER) for number, line in enumerate(lines)])
+    return Group.of([(line, 1, number, 1000 - number, WAITER) for number, line in enumerate(lines)])
 
 
 def packed(lines: list[bytes]) -> list[Packed]:
@@ -29,12 +29,10 @@ def test_small_group_is_one_frame_in_order_of_arrival() -> None:
 
 def test_group_keeps_what_belongs_together() -> None:
     other = RecordingWaiter()
-    found = Group.of([(b"a\n", 2, 11, WAITER), (b"bb\n", 3, 12, other)])
-    assert list(zip(found.lines, found.events, found.received_us, found.waiters, strict=True)) == [
-        (b"a\n", 2, 11, WAITER),
-        (b"bb\n", 3, 12, other),
-    ]
-    assert found.raw_bytes == 5
+    pending = [(b"a\n", 1, 2, 11, WAITER), (b"bb\nc\n", 2, 3, 12, other)]
+    found = Group.of(pending)
+    assert list(zip(found.lines, found.records, found.events, found.received_us, found.waiters, strict=True)) == pending
+    assert found.raw_bytes == 7
 
 
 def test_group_of_nothing_is_empty() -> None:
@@ -53,6 +51,19 @@ def test_many_records_are_split_at_the_limit_of_records() -> None:
     assert b"".join(content(frames)) == b"".join(lines)
     assert sum(frame.events for frame in frames) == sum(range(len(lines)))
     assert [frame.oldest_us for frame in frames] == [1000 - 999, 1000 - 1999, 1000 - 2000]
+
+
+def test_what_was_appended_together_is_not_split() -> None:
+    many = b"x\n" * (FRAME_RECORDS_MAX // 2 + 1)
+    records = many.count(b"\n")
+    pending = [
+        (many, records, records, 1000, WAITER),
+        (many, records, records, 1001, WAITER),
+        (b"a\n", 1, 1, 1002, WAITER),
+    ]
+    frames = Group.of(pending).pack(Compressor())
+    assert [frame.records for frame in frames] == [records, records + 1]
+    assert content(frames) == [many, many + b"a\n"]
 
 
 def test_large_records_are_split_at_the_limit_of_bytes() -> None:
@@ -78,7 +89,7 @@ def came_packed(line: bytes, place: int, events: int = 5) -> PackedRecord:
 
 def test_records_that_came_packed_keep_their_place() -> None:
     ready = [came_packed(b"P\n", 0), came_packed(b"Q\n", 2), came_packed(b"R\n", 2, events=7), came_packed(b"S\n", 3)]
-    lines = [(b"a\n", 1, 11, WAITER), (b"b\n", 2, 10, WAITER), (b"c\n", 3, 12, WAITER)]
+    lines = [(b"a\n", 1, 1, 11, WAITER), (b"b\n", 1, 2, 10, WAITER), (b"c\n", 1, 3, 12, WAITER)]
     found = Group.of(lines, ready)
     frames = found.pack(Compressor())
     assert content(frames) == [b"P\n", b"a\nb\n", b"Q\n", b"R\n", b"c\n", b"S\n"]

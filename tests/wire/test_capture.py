@@ -10,11 +10,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edge.segment.record import Record, RecordIds, decode_record
-from edge.wire.capture import Captured, capture, capture_plain, empty_poll, is_terse, read_plain_query
+from edge.segment.record import Record, RecordIds, as_json, decode_record, encode_records, sent_at_member
+from edge.wire.capture import Captured, capture, empty_poll, is_terse, read_plain_query
+from edge.wire.payload import read_plain_key
 from edge.wire.rejections import Reason, Rejected
 from edge.wire.request import Heavy, Light, Limits, Request
 from edge.wire.routes import ROUTES, find_route
+from edge.wire.validate import judge_token
 
 EVENT = b'{"api_key":"phc_x","event":"e","distinct_id":"d"}'
 AT = 1_751_367_600_123_456
@@ -214,10 +216,16 @@ QUERIES = st.lists(FIELDS, max_size=4).map("&".join) | st.integers(95, 105).map(
 @example(b'{"api_key":"phc_a","token":"phc_b","$token":"phc_c"}', "")
 @example(b'{"api_key":"phc_a"}', "ip=1&" * 100 + "_=5")
 def test_the_plain_way_stores_what_the_general_way_does_or_nothing(body: bytes, query: str) -> None:
-    sent_at = read_plain_query(query.encode()) if query else ""
-    plain = None if sent_at is None else capture_plain(body, "e", "192.0.2.1", 7, sent_at, RecordIds(1))
-    if plain is None:
+    sent_at = read_plain_query(query.encode())
+    key = read_plain_key(body)
+    try:
+        token = None if sent_at is None or key is None else judge_token(key)
+    except Rejected:
         return
+    if sent_at is None or token is None:
+        return
+    member = sent_at_member(sent_at) if sent_at else b""
+    plain = encode_records(RecordIds(1), 7, [0, as_json(token), as_json("e"), b"192.0.2.1", member, body])
     route = ROUTES[b"/e/"]
     general = capture(Request("POST", query.encode(), body, {}, "192.0.2.1", 7), route, Limits(), RecordIds(1))
     stored, expected = decode_record(plain), decode_record(general.record)

@@ -1,0 +1,234 @@
+"""What arrives in one turn of the event loop, taken together at its end.
+
+A turn reads from many connections, and nearly every packet is one ordinary request that holds one event. Taken one after the
+other in one loop they find the processor's caches warm, share the clock, and become the text of their records in one step;
+answered one after the other they do so again. Nobody waits for it: a commit takes what its turn has read in any case.
+
+Whatever is not such a request goes back to its connection as it came (`CaptureConnection.receive`).
+"""
+
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
+
+from edge.segment.frame import FRAME_RAW_BYTES_MAX
+from edge.segment.record import LINE_FIELDS, Field, as_json, encode_records, sent_at_member
+from edge.server.exchange import Exchange
+from edge.server.heads import Plain, by_lower_name
+from edge.wire.capture import read_plain_query
+from edge.wire.client_ip import read_address
+from edge.wire.payload import read_plain_key
+from edge.wire.rejections import Rejected
+from edge.wire.routes import PLAIN_ROUTES, Route
+from edge.wire.validate import judge_token
+
+if TYPE_CHECKING:
+    from edge.server.protocol import CaptureConnection
+    from edge.server.service import Service
+
+log = logging.getLogger(__name__)
+
+K = TypeVar("K")
+CallSoon = Callable[[Callable[[], None]], object]
+
+PACKET_BYTES_MAX: Final = 16 * 1024
+"""The most that a packet has which waits for the end of its turn."""
+PACKETS_MAX: Final = 256
+"""More packets than these end the turn, which bounds the memory they take."""
+_RECORDS_OF_A_FRAME: Final = FRAME_RAW_BYTES_MAX // PACKET_BYTES_MAX
+"""However large they are."""
+_REMEMBERED_MAX: Final = 8192
+"""Of each kind: the keys and the addresses that come again and again."""
+
+_OBJECT: Final = ord("{")
+_NAMES: Final = {route.name: as_json(route.name) for route in PLAIN_ROUTES.values()}
+
+
+class Taken(msgspec.Struct, gc=False):
+    """The waiter of the requests that one turn took."""
+
+    service: "Service"
+    exchanges: list[Exchange]
+
+    def stored(self) -> None:
+        service = self.service
+        if service.stopping:
+            for exchange in self.exchanges:
+                exchange.stored()
+            return
+        answers = service.answers
+        count_posted = service.posted
+        for exchange in self.exchanges:
+            connection = exchange.connection
+            queue = connection.queue
+            if exchange.special or connection.hindered or len(queue) != 1:
+                exchange.stored()
+                continue
+            queue.clear()
+            count_posted(exchange.route.name)
+            connection.transport.write(  # type: ignore[union-attr]
+                answers.get(exchange.origin) or service.success(exchange.origin)
+            )
+
+    def not_stored(self) -> None:
+        for exchange in self.exchanges:
+            exchange.not_stored()
+
+
+def _remember(kept: dict[K, bytes], key: K, value: bytes) -> bytes:
+    if len(kept) >= _REMEMBERED_MAX:
+        kept.clear()
+    kept[key] = value
+    return value
+
+
+class Turn:
+    """The packets of one turn. `call_soon` calls back when the loop has read what there was to read."""
+
+    def __init__(self, service: "Service", call_soon: CallSoon) -> None:
+        self._service = service
+        settings = service.settings
+        self.packet_bytes_max = min(
+            PACKET_BYTES_MAX,
+            *(settings.target_bytes_max, settings.header_bytes_max, settings.body_bytes_max, settings.inline_bytes_max),
+        )
+        """Of a packet that may wait: its head and its body are within their limits."""
+        self._call_soon = call_soon
+        self._arrived: list[CaptureConnection] = []
+        self._exchanges: list[Exchange] = []
+        self._fields: list[Field] = []
+        self._tokens: dict[str, bytes] = {}
+        """Project keys that are in order, and what they are in JSON."""
+        self._addresses: dict[bytes, bytes] = {}
+        """First entries of X-Forwarded-For, and the plain text form of the addresses they are."""
+
+    def arrive(self, connection: "CaptureConnection") -> None:
+        """`connection.packet` is to be taken."""
+        arrived = self._arrived
+        arrived.append(connection)
+        if len(arrived) == 1:
+            self._call_soon(self.end)
+        elif len(arrived) == PACKETS_MAX:
+            self.end()
+
+    def end(self) -> None:
+        """Take every packet that has arrived, and commit."""
+        arrived, self._arrived = self._arrived, []
+        if not arrived:
+            return
+        service = self._service
+        received_us = service.wall_ns() // 1000
+        # Where there is no room, everybody is told so by the way that knows how.
+        room = service.writer.pending_bytes <= service.settings.inflight_bytes_max
+        for connection in arrived:
+            packet = connection.packet
+            connection.packet = b""
+            try:
+                if connection.hindered or not room or not self._take(connection, packet):
+                    connection.receive(packet)
+            except Exception:
+                log.exception("a request met a fault of ours")
+                connection.refuse_arrived(packet)
+        if self._exchanges:
+            self._append(received_us)
+        service.writer.commit()
+
+    def _take(self, connection: "CaptureConnection", packet: bytes) -> bool:
+        """Take an ordinary request; whether `packet` is one."""
+        familiar = connection.familiar
+        plain = None if familiar is None else familiar.read(packet)
+        if plain is None:
+            plain = self._recognise(connection, packet)
+        sent_at: bytes | None
+        forwarded_for: bytes | None
+        if plain is not None:
+            route, sent_at, origin, forwarded_for, body = plain
+            if self._take_event(connection, route, sent_at, origin, forwarded_for, body):
+                return True
+        read = self._service.ordinary.read(packet)
+        if read is None:
+            return False
+        route, query, shape, headers, body = read
+        connection.familiar = shape.familiar
+        if (
+            body[0] != _OBJECT
+            or (sent_at := read_plain_query(query)) is None
+            or (forwarded_for := shape.forwarded_for(headers)) is None
+            or not self._take_event(connection, route, sent_at, headers.get(shape.origin, b""), forwarded_for, body)
+        ):
+            connection.capture(route, query, by_lower_name(headers), body)
+        return True
+
+    def _recognise(self, connection: "CaptureConnection", packet: bytes) -> Plain | None:
+        """Of a connection that is new, or has changed its form."""
+        for familiar in self._service.ordinary.recent:
+            if familiar is not connection.familiar and (plain := familiar.read(packet)) is not None:
+                connection.familiar = familiar
+                return plain
+        return None
+
+    def _take_event(
+        self,
+        connection: "CaptureConnection",
+        route: Route,
+        sent_at: bytes | None,
+        origin: bytes,
+        forwarded_for: bytes,
+        body: bytes,
+    ) -> bool:
+        """Take a request whose body is one well-typed event in plain JSON with its key at the top; whether it is."""
+        service = self._service
+        key = read_plain_key(body)
+        if key is None or (service.known_keys is not None and key not in service.known_keys):
+            return False
+        token = self._tokens.get(key) or self._judge(key)
+        if forwarded_for and connection.trusted:
+            address = self._addresses.get(forwarded_for) or self._read_address(forwarded_for)
+        else:
+            address = connection.peer.encode()
+        if not (token and address):
+            return False
+        service.observe_body(len(body))
+        self._fields += (
+            0,
+            token,
+            _NAMES[route.name],
+            address,
+            sent_at_member(sent_at) if sent_at else b"",
+            body,
+        )
+        exchange = Exchange(connection, route, "POST", origin)
+        self._exchanges.append(exchange)
+        connection.queue.append(exchange)
+        connection.deadline_s = service.idle_deadline_s
+        return True
+
+    def _judge(self, key: str) -> bytes:
+        """The key as JSON, remembered; empty when something is the matter with it."""
+        try:
+            if judge_token(key) != key:
+                return b""
+        except Rejected:
+            return b""
+        return _remember(self._tokens, key, as_json(key))
+
+    def _read_address(self, entry: bytes) -> bytes:
+        """In plain text form, remembered; empty when it is none."""
+        return _remember(self._addresses, entry, read_address(entry).encode())
+
+    def _append(self, received_us: int) -> None:
+        """Hand what was taken to the writer."""
+        service = self._service
+        exchanges, self._exchanges = self._exchanges, []
+        fields, self._fields = self._fields, []
+        records = len(exchanges)
+        if sum(map(len, fields[LINE_FIELDS - 1 :: LINE_FIELDS])) > FRAME_RAW_BYTES_MAX // 2:  # type: ignore[arg-type]
+            records = _RECORDS_OF_A_FRAME
+        for start in range(0, len(exchanges), records):
+            taken = exchanges[start : start + records]
+            lines = encode_records(
+                service.ids, received_us, fields[start * LINE_FIELDS : (start + records) * LINE_FIELDS]
+            )
+            service.append(lines, len(taken), received_us, Taken(service, taken), len(taken))

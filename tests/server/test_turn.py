@@ -1,0 +1,259 @@
+"""Turns without a loop: the test ends them. The disk is real; what is stored is read back."""
+
+import asyncio
+import json
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edge.disk import RealDisk
+from edge.metrics import Board
+from edge.segment.frame import FRAME_RAW_BYTES_MAX
+from edge.segment.record import Record, RecordIds, decode_record
+from edge.segment.scan import Frame, scan
+from edge.server.protocol import CaptureConnection
+from edge.server.service import ServerSettings, Service
+from edge.server.turn import PACKET_BYTES_MAX, PACKETS_MAX
+from edge.spool.writer import Clock, Durability, SpoolSettings, SpoolWriter
+from tests.server.test_service import Transport
+
+NOW_US = 1_763_690_000_123_456
+FAMILIAR_AFTER = 20
+"""Requests of one form that are enough to be familiar."""
+
+
+class Scene:
+    """A service in `page` mode, whose commits are done when `turn` returns."""
+
+    def __init__(self, folder: Path, settings: ServerSettings) -> None:
+        self.folder = folder
+        self._loop = asyncio.new_event_loop()
+        self.row = Board.create(1).rows[0]
+        self.writer = SpoolWriter(
+            self._loop,
+            RealDisk(),
+            str(folder),
+            0,
+            1,
+            lambda: 7,
+            SpoolSettings(Durability.PAGE),
+            Clock(lambda: 100.0, lambda: NOW_US),
+            self.row,
+            self._fault,
+        )
+        self._due: list[Callable[[], None]] = []
+        self.service = Service(settings, self.writer, self.row, RecordIds(7), lambda: NOW_US * 1000, self._due.append)
+        self.service.tick(100.0)
+
+    def _fault(self, error: BaseException) -> None:
+        raise AssertionError from error
+
+    def client(self) -> tuple[CaptureConnection, Transport]:
+        connection, transport = CaptureConnection(self.service), Transport()
+        connection.connection_made(transport)
+        return connection, transport
+
+    def turn(self) -> int:
+        """End the turn; how often that was asked for."""
+        due, self._due[:] = self._due[:], []
+        for call in due:
+            call()
+        return len(due)
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self.writer.close())
+        self._loop.close()
+
+    def frames(self) -> list[Frame]:
+        self.close()
+        (segment,) = self.folder.iterdir()
+        return [part for part in scan(segment.read_bytes(), 7) if isinstance(part, Frame)]
+
+    def records(self) -> list[Record]:
+        return [decode_record(line) for frame in self.frames() for line in frame.lines()]
+
+
+@pytest.fixture
+def settings() -> ServerSettings:
+    return ServerSettings(trusted_proxies="203.0.113.0/24")
+
+
+@pytest.fixture
+def scene(tmp_path: Path, settings: ServerSettings) -> Scene:
+    return Scene(tmp_path, settings)
+
+
+def event(name: str, size: int = 0) -> bytes:
+    return json.dumps({"api_key": "phc_x", "event": name, "distinct_id": "d", "pad": "p" * size}).encode()
+
+
+def post(body: bytes, *headers: bytes, target: bytes = b"/e/") -> bytes:
+    lines = (b"POST %b HTTP/1.1" % target, b"Host: h", *headers, b"Content-Length: %d" % len(body))
+    return b"\r\n".join(lines) + b"\r\n\r\n" + body
+
+
+def names(records: list[Record]) -> list[object]:
+    return [json.loads(record.data.strip(b"[]"))["event"] for record in records]
+
+
+def test_what_arrived_in_a_turn_is_one_frame_and_is_answered_at_its_end(scene: Scene) -> None:
+    clients = [scene.client() for _ in range(FAMILIAR_AFTER)]
+    for turn in range(3):
+        for number, (connection, transport) in enumerate(clients):
+            transport.written = b""
+            connection.data_received(
+                post(event(f"{turn}-{number}"), b"X-Forwarded-For: 198.51.100.%d, 10.0.0.1" % number)
+            )
+            assert not transport.written
+        assert scene.turn() == 1
+        assert all(transport.written.startswith(b"HTTP/1.1 200 OK\r\n") for _, transport in clients)
+    assert scene.row.get("capture_events_ingested_total") == 3 * FAMILIAR_AFTER
+    stored = scene.frames()
+    assert [(frame.header.records, frame.header.events) for frame in stored] == [(FAMILIAR_AFTER, FAMILIAR_AFTER)] * 3
+    records = [decode_record(line) for frame in stored for line in frame.lines()]
+    assert names(records) == [f"{turn}-{number}" for turn in range(3) for number in range(FAMILIAR_AFTER)]
+    assert [record.ip for record in records[-2:]] == ["198.51.100.18", "198.51.100.19"]
+    assert [record.id for record in records] == [f"{7:016x}-{number}" for number in range(3 * FAMILIAR_AFTER)]
+    assert {record.at for record in records} == {NOW_US}
+
+
+def test_every_kind_of_request_finds_its_way_through_one_turn(scene: Scene) -> None:
+    gzip = zlib.compressobj(wbits=31)
+    zipped = gzip.compress(event("gzip")) + gzip.flush()
+    sent = {
+        "plain": post(event("plain")),
+        "query": post(event("query"), target=b"/i/v0/e?ip=0&_=1763690000100&ver=1"),
+        "several lines": post(event("several lines").replace(b": ", b":\r\n")),
+        "list": post(b"[%b]" % event("list")),
+        "gzip": post(zipped),
+        "another form": post(event("another form"), b"Accept: */*", b"Origin: https://a.example"),
+        "blanks around the key": post(event("blanks around the key").replace(b"phc_x", b" phc_x ")),
+        "no key": post(b"{}"),
+        "no route": post(event("no route"), target=b"/nowhere"),
+        "half": post(event("half"))[:-1],
+    }
+    for _ in range(FAMILIAR_AFTER):
+        answers = {}
+        for name, packet in sent.items():
+            connection, transport = scene.client()
+            connection.data_received(packet)
+            answers[name] = transport
+        scene.turn()
+        statuses = {name: transport.written[9:12] for name, transport in answers.items()}
+        assert statuses == dict.fromkeys(sent, b"200") | {"no key": b"401", "no route": b"404", "half": b""}
+        assert b"https://a.example" in answers["another form"].written
+    records = scene.records()
+    by_name = {
+        str(json.loads(record.data if record.data[:1] == b"{" else record.data[1:-1])["event"]): record
+        for record in records
+    }
+    assert by_name.keys() == sent.keys() - {"no key", "no route", "half"}
+    assert len(records) == FAMILIAR_AFTER * len(by_name)
+    assert by_name["query"].sent_at == "1763690000100"
+    assert by_name["query"].path == "i/v0/e"
+    assert {record.token for record in records} == {"phc_x"}
+
+
+def test_the_address_is_the_first_forwarded_one(scene: Scene) -> None:
+    expected = {
+        b"198.51.100.7": "198.51.100.7",
+        b"198.51.100.8, 10.0.0.1": "198.51.100.8",
+        b"198.51.100.9:4711": "198.51.100.9",
+        b"2001:DB8::1": "2001:db8::1",
+        b"::ffff:198.51.100.10": "198.51.100.10",
+        b"198.51.100.256, 198.51.100.11": "198.51.100.11",
+        b"unknown": "203.0.113.7",
+        b", 198.51.100.12": "198.51.100.12",
+    }
+    for _ in range(FAMILIAR_AFTER):
+        connection, transport = scene.client()
+        for forwarded_for in expected:
+            connection.data_received(post(event("e"), b"X-Forwarded-For: " + forwarded_for))
+            scene.turn()
+        assert transport.written.count(b"HTTP/1.1 200 OK") == len(expected)
+    assert [record.ip for record in scene.records()] == list(expected.values()) * FAMILIAR_AFTER
+
+
+def test_a_full_turn_ends_at_once(scene: Scene) -> None:
+    clients = [scene.client() for _ in range(PACKETS_MAX + 1)]
+    for connection, _ in clients:
+        connection.data_received(post(event("e")))
+    assert [bool(transport.written) for _, transport in clients] == [True] * PACKETS_MAX + [False]
+    scene.turn()
+    assert clients[-1][1].written
+    scene.close()
+
+
+def test_frames_keep_to_their_limit(scene: Scene) -> None:
+    for _ in range(PACKETS_MAX):
+        scene.client()[0].data_received(post(event("e", PACKET_BYTES_MAX - 300)))
+    scene.turn()
+    stored = scene.frames()
+    assert sum(frame.header.records for frame in stored) == PACKETS_MAX
+    assert all(frame.header.raw_bytes <= FRAME_RAW_BYTES_MAX for frame in stored)
+
+
+def test_a_second_packet_ends_the_turn_before_it_is_read(scene: Scene) -> None:
+    connection, transport = scene.client()
+    for number in range(FAMILIAR_AFTER):
+        connection.data_received(post(event(f"{number}")))
+    scene.turn()
+    assert transport.written.count(b"HTTP/1.1 200 OK") == FAMILIAR_AFTER
+    assert names(scene.records()) == [f"{number}" for number in range(FAMILIAR_AFTER)]
+
+
+def test_a_client_that_says_it_is_done_is_answered(scene: Scene) -> None:
+    connection, transport = scene.client()
+    connection.data_received(post(event("last")))
+    connection.eof_received()
+    assert transport.written.startswith(b"HTTP/1.1 200 OK")
+    scene.turn()
+    assert names(scene.records()) == ["last"]
+
+
+def test_a_client_that_is_gone_harms_nobody(scene: Scene) -> None:
+    gone, transport = scene.client()
+    other, other_transport = scene.client()
+    for connection in (gone, other):
+        connection.data_received(post(event("e")))
+    gone.connection_lost(None)
+    scene.turn()
+    assert not transport.written
+    assert other_transport.written.startswith(b"HTTP/1.1 200 OK")
+    scene.close()
+
+
+def test_the_connection_is_not_closed_as_idle_while_its_packet_waits(scene: Scene) -> None:
+    connection, transport = scene.client()
+    connection.data_received(post(event("e")))
+    assert not connection.stop()
+    scene.service.tick(1e9)
+    assert transport.written.startswith(b"HTTP/1.1 200 OK")
+    scene.close()
+
+
+@pytest.mark.parametrize("settings", [ServerSettings(body_bytes_max=200)])
+def test_low_limits_hold(scene: Scene) -> None:
+    connection, transport = scene.client()
+    for size in (0, 200):
+        connection.data_received(post(event("e", size)))
+        scene.turn()
+    assert transport.written.count(b"HTTP/1.1 200") == transport.written.count(b"HTTP/1.1 413") == 1
+    scene.close()
+
+
+def test_only_known_keys_are_taken_where_they_are_looked_up(scene: Scene) -> None:
+    asked: list[object] = []
+
+    def choose(tokens: tuple[object, ...], *_: object) -> str:
+        asked.append(tokens[0])
+        return "phc_chosen"
+
+    scene.service.choose_key, scene.service.known_keys = choose, frozenset(["phc_x"])
+    for body in (event("known"), event("unknown").replace(b"phc_x", b"phc_y")):
+        scene.client()[0].data_received(post(body))
+        scene.turn()
+    assert asked == ["phc_y"]
+    assert [record.token for record in scene.records()] == ["phc_x", "phc_chosen"]
