@@ -6,12 +6,17 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Final
 
-from bench import hot, instructions, load, ship
+from bench import hot, instructions, load, ship, stalls
 
 Verb = Callable[[Sequence[str]], int]
 
 BENCHMARKS: Final[dict[str, Verb]] = {"hot": hot.main}
-TOOLS: Final[dict[str, Verb]] = {"instructions": instructions.main, "load": load.main, "ship": ship.main}
+TOOLS: Final[dict[str, Verb]] = {
+    "instructions": instructions.main,
+    "load": load.main,
+    "ship": ship.main,
+    "stalls": stalls.main,
+}
 
 
 def main(argv: Sequence[str]) -> int:

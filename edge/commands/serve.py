@@ -136,6 +136,7 @@ def _server(settings: dict[str, Any]) -> ServerSettings:
         v1_body_bytes_max=settings["v1_body_bytes_max"],
         v1_decoded_bytes_max=settings["v1_decoded_bytes_max"],
         decoded=Limits(settings["decoded_bytes_max"], settings["lz64_bytes_max"]),
+        inline_bytes_max=settings["inline_bytes_max"],
         target_bytes_max=settings["target_bytes_max"],
         other_target_bytes_max=settings["other_target_bytes_max"],
         header_bytes_max=settings["header_bytes_max"],

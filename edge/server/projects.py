@@ -54,10 +54,16 @@ class Projects:
         if state != self._seen:
             self._seen = state
             self._load()
-        registry = self._registry
-        if registry is None or registry.idle:
+        registry = self.registry
+        if registry is None:
             return None, None
         return self._choose, None if registry.mode == "off" else registry.keys
+
+    @property
+    def registry(self) -> Registry | None:
+        """What keys are looked up in; `None` while none are."""
+        registry = self._registry
+        return None if registry is None or registry.idle else registry
 
     def _state(self) -> tuple[int, ...] | str:
         """Differs when the file does; of a file that is not there, why."""

@@ -10,17 +10,21 @@ import logging
 from typing import TYPE_CHECKING, Final, cast
 
 import httptools
+import msgspec
 
+from edge.server.decoder import Job, Outcome
 from edge.server.exchange import Exchange
 from edge.server.forwarding import Forwarding
 from edge.server.heads import KEPT, Familiar, Headers, by_lower_name
+from edge.server.heavy import Body, HeavyRequest
 from edge.server.service import Service
+from edge.spool.group import PackedRecord
 from edge.wire.capture import capture, empty_poll, is_terse
 from edge.wire.client_ip import forwarded_ip, is_trusted, normalise_ip
 from edge.wire.forward import Order, hides_capture, is_sdk_path, origin_form, request_fields
 from edge.wire.quiet import Quiet, quiet_answer
 from edge.wire.rejections import REFUSALS, Reason, Rejected
-from edge.wire.request import Request
+from edge.wire.request import Heavy, Request
 from edge.wire.responses import CONTINUE, cors_headers, render, render_preflight, render_text
 from edge.wire.routes import OTHER, Kind, Route, allow, find_route
 from edge.wire.v1 import V1Answer, capture_batch, request_id_header
@@ -39,6 +43,12 @@ LINGER_S: Final = 1.0
 CHUNK_OVERHEAD_BYTES_MAX: Final = 64 * 1024
 """Chunk sizes, extensions and trailers of a body; on top of eight times its bytes, which one-byte chunks need."""
 
+_BLOCK_BYTES: Final = 1024 * 1024
+"""A body that comes in pieces is held in blocks of about this size: growing one costs a copy of it at times."""
+
+_LARGE_PACKET_BYTES: Final = 64 * 1024
+"""Behind such a one there is more already, which the transport would read at once, many times over."""
+
 _SEVERAL_HOSTS: Final = b""
 
 _NO_PARSER: Final = httptools.HttpRequestParser(object())
@@ -48,11 +58,13 @@ _IDLE: Final = 0
 _HEAD: Final = 1
 _BODY: Final = 2
 
-# What keeps an answer from being written at once, as bits: for the first three reading is paused.
+# What keeps an answer from being written at once, as bits: for those in `_PAUSED` reading is paused.
 _PIPELINE_FULL: Final = 1
 _CLIENT_NOT_READING: Final = 2
 _UPSTREAM_NOT_TAKING: Final = 16
-_PAUSED: Final = _PIPELINE_FULL | _CLIENT_NOT_READING | _UPSTREAM_NOT_TAKING
+_DECODING: Final = 32
+_OTHERS_FIRST: Final = 64
+_PAUSED: Final = _PIPELINE_FULL | _CLIENT_NOT_READING | _UPSTREAM_NOT_TAKING | _DECODING | _OTHERS_FIRST
 _CONTINUE_DUE: Final = 4
 _GONE: Final = 8
 
@@ -62,10 +74,13 @@ class CaptureConnection(asyncio.Protocol):
 
     __slots__ = (
         "_arriving",
+        "_behind",
+        "_blocks",
         "_body",
         "_body_bytes_max",
         "_counted_bytes",
         "_cut",
+        "_decoding",
         "_discarded",
         "_fed",
         "_fields",
@@ -131,6 +146,8 @@ class CaptureConnection(asyncio.Protocol):
         self._packet = b""
         self._cut = service.head_packet_bytes_max
         self._gathered = bytearray()
+        self._blocks: Body = []
+        """What was gathered before that."""
         self._counted_bytes = 0
         self._discarded = 0
         self._refused = False
@@ -138,6 +155,10 @@ class CaptureConnection(asyncio.Protocol):
         self._replaying = False
         self._forwarding: Forwarding | None = None
         """Whose body is arriving."""
+        self._decoding = False
+        """The decoder has the last request that was captured."""
+        self._behind: list[Behind] = []
+        """Complete requests behind one that is being decoded: of one connection they are stored in the order they came in."""
         # The parser calls this one without a Python frame. Sizes are judged when the head, or a packet, is complete.
         self.on_body = self._body.append
         self._parser = _NO_PARSER
@@ -239,16 +260,25 @@ class CaptureConnection(asyncio.Protocol):
 
     def receive(self, data: bytes) -> None:
         """What the connection's own parser reads."""
-        if self._lingering:
-            self._lingered += len(data)
-            if self._lingered > LINGER_BYTES_MAX and not self.queue and self.transport is not None:
-                self.transport.abort()
+        large = len(data) >= _LARGE_PACKET_BYTES
+        begin = 0
+        while not self._lingering and len(data) - begin > self._cut:
+            end = begin + self._cut
+            self._feed(data[begin:end])
+            begin = end
+        if begin:
+            data = data[begin:]
+        if not self._lingering:
+            self._feed(data)
+            if large and self._state == _BODY:
+                self._pause(_OTHERS_FIRST)
+                asyncio.get_running_loop().call_soon(self._resume, _OTHERS_FIRST)
             return
-        if len(data) > self._cut:
-            cut = self._cut
-            self.receive(data[:cut])
-            self.receive(data[cut:])
-            return
+        self._lingered += len(data)
+        if self._lingered > LINGER_BYTES_MAX and not self.queue and self.transport is not None:
+            self.transport.abort()
+
+    def _feed(self, data: bytes) -> None:
         if self._state == _IDLE:
             self._state = _HEAD
             if not self.hindered:
@@ -308,7 +338,7 @@ class CaptureConnection(asyncio.Protocol):
                 self._end()
         else:
             self._gather()
-            held = len(self._gathered)
+            held = len(self._gathered) + sum(map(len, self._blocks))
             service.inflight_bytes += held - self._counted_bytes
             self._counted_bytes = held
             if held > self._body_bytes_max:
@@ -324,9 +354,12 @@ class CaptureConnection(asyncio.Protocol):
         self._cut = int(length) - self._discarded - self._counted_bytes if length else service.head_packet_bytes_max
 
     def _gather(self) -> None:
-        """One buffer for what came so far: a list of small pieces takes many times their size."""
+        """A few buffers for what came so far: a list of small pieces takes many times their size."""
         self._gathered += b"".join(self._body)
         self._body.clear()
+        if len(self._gathered) >= _BLOCK_BYTES:
+            self._blocks.append(self._gathered)
+            self._gathered = bytearray()
 
     def _set_deadline(self) -> None:
         settings = self.service.settings
@@ -349,8 +382,8 @@ class CaptureConnection(asyncio.Protocol):
             self.deadline_s = self.service.idle_deadline_s
         elif self._lingering:
             transport.abort()
-        elif self.hindered & _UPSTREAM_NOT_TAKING:
-            # An upstream's time has its own limit.
+        elif self.hindered & (_UPSTREAM_NOT_TAKING | _DECODING):
+            # An upstream's time has its own limit, and so has the decoder's.
             self.deadline_s = self.service.idle_deadline_s
         elif self._state == _IDLE or not self._url:
             self._close()
@@ -492,12 +525,12 @@ class CaptureConnection(asyncio.Protocol):
             return
         self._url = b""
         self._state = _IDLE
-        text = self._whole_body()
         if self._forwarding is not None:
-            self._complete_forwarded(self._forwarding, text)
+            self._complete_forwarded(self._forwarding, b"".join(self._body))
             return
+        body = self._whole_body()
         self._forget_request()
-        if self._refused or self._lingering or len(text) > self._body_bytes_max:
+        if self._refused or self._lingering or _size(body) > self._body_bytes_max:
             self._end_refused()
             return
         self._body_bytes_max = self.service.settings.body_bytes_max
@@ -512,9 +545,11 @@ class CaptureConnection(asyncio.Protocol):
         if method == "OPTIONS":
             self._answer_preflight(exchange)
         elif exchange.route.kind is Kind.CAPTURE:
-            self._capture(exchange, text)
+            self._capture(exchange, body)
         elif exchange.route.kind is Kind.CAPTURE_V1:
-            self._capture_v1(exchange, text)
+            exchange.v1 = V1Answer(request_id_header(self._headers))
+            exchange.special = True
+            self._capture(exchange, body)
         else:
             self._answer_page(exchange)
         self._bound_pipeline()
@@ -535,19 +570,37 @@ class CaptureConnection(asyncio.Protocol):
 
     # --- answering
 
-    def _capture(self, exchange: Exchange, body: bytes) -> None:
+    def _capture(self, exchange: Exchange, body: bytes | Body) -> None:
         service = self.service
         received_us = service.wall_ns() // 1000
         headers = self._headers
         client_ip = self._forwarded_ip(headers) if self.trusted else self.peer
-        request = Request(exchange.method, self._query, body, headers, client_ip, received_us)
-        service.observe_body(len(body))
+        text, pieces = (b"", body) if isinstance(body, list) else (body, None)
+        request = Request(exchange.method, self._query, text, headers, client_ip, received_us)
+        service.observe_body(_size(body))
+        if self._decoding:
+            self._behind.append((exchange, request, pieces))
+        else:
+            self._capture_next(exchange, request, pieces)
+
+    def _capture_next(self, exchange: Exchange, request: Request, pieces: Body | None) -> None:
+        """`pieces`: of a large body, of which `request` then has nothing."""
+        service = self.service
         try:
             if service.writer.pending_bytes > service.settings.inflight_bytes_max:
                 raise Rejected(Reason.OVERLOADED)
-            captured = capture(request, exchange.route, service.settings.decoded, service.ids, service.choose_key)
+            if pieces is not None:
+                raise Heavy
+            if exchange.v1 is None:
+                captured = capture(request, exchange.route, service.limits, service.ids, service.choose_key)
+            else:
+                self._capture_v1(exchange, exchange.v1, request)
+                return
+        except Heavy:
+            self._hand_over(exchange, request, [request.body] if pieces is None else pieces)
+            return
         except Rejected as rejected:
-            if rejected.reason is Reason.NO_DATA and empty_poll(request):
+            if rejected.reason is Reason.NO_DATA and exchange.v1 is None and empty_poll(request):
                 exchange.terse = is_terse(request, exchange.route)
                 exchange.answer_specially(service)
             else:
@@ -560,30 +613,59 @@ class CaptureConnection(asyncio.Protocol):
             exchange.beacon = exchange.special = True
         if captured.terse:
             exchange.terse = exchange.special = True
-        service.append(captured.record, captured.events, received_us, exchange)
+        service.append(captured.record, captured.events, request.received_us, exchange)
 
-    def _capture_v1(self, exchange: Exchange, body: bytes) -> None:
+    def _capture_v1(self, exchange: Exchange, answer: V1Answer, request: Request) -> None:
         service = self.service
-        received_us = service.wall_ns() // 1000
-        headers = self._headers
-        client_ip = self._forwarded_ip(headers) if self.trusted else self.peer
-        request = Request(exchange.method, self._query, body, headers, client_ip, received_us)
-        answer = exchange.v1 = V1Answer(request_id_header(headers))
-        exchange.special = True
-        service.observe_body(len(body))
-        try:
-            if service.writer.pending_bytes > service.settings.inflight_bytes_max:
-                raise Rejected(Reason.OVERLOADED)
-            captured = capture_batch(
-                request, exchange.route, service.settings.v1_decoded_bytes_max, service.ids, service.choose_key
-            )
-        except Rejected as rejected:
-            exchange.refuse(rejected.reason, rejected.detail)
-            self.flush()
-            return
+        decoded_bytes_max = service.settings.v1_decoded_bytes_max
+        captured = capture_batch(
+            request, exchange.route, decoded_bytes_max, service.ids, service.choose_key, service.light
+        )
         answer.body = captured.body
         service.count_layers(captured.layers)
-        service.append(captured.record, captured.events, received_us, exchange)
+        service.append(captured.record, captured.events, request.received_us, exchange)
+
+    # --- what is too much work for the loop
+
+    def _hand_over(self, exchange: Exchange, request: Request, body: Body) -> None:
+        """To the decoder. The connection is not read until that has answered."""
+        service = self.service
+        size = _size(body)
+        overload = Reason.OVERLOADED if service.heavy.full else service.overload(size, replay=exchange.route.replay)
+        if overload is not None:
+            exchange.refuse(overload, REFUSALS[overload].detail)
+            self.flush()
+            return
+        service.inflight_bytes += size
+        self._decoding = True
+        self._pause(_DECODING)
+        ids = service.ids
+        job = Job(
+            exchange.route.name,
+            request.method,
+            request.query,
+            request.headers,
+            request.client_ip,
+            request.received_us,
+            ids.prefix,
+            ids.next(),
+        )
+        service.heavy.take(HeavyRequest(job, body, size, Decoding(self, exchange, request.received_us, size)))
+
+    def go_on(self) -> None:
+        """The decoder has answered: take what came behind, and read on."""
+        self._decoding = False
+        while self._behind and not self._decoding:
+            exchange, request, pieces = self._behind.pop(0)
+            try:
+                self._capture_next(exchange, request, pieces)
+            except Exception:
+                log.exception("a request met a fault of ours")
+                exchange.refuse(Reason.INTERNAL, REFUSALS[Reason.INTERNAL].detail)
+        self.flush()
+        if not self._decoding:
+            self._resume(_DECODING)
+            self._set_deadline()
 
     def _forwarded_ip(self, headers: Headers) -> str:
         return forwarded_ip(headers) or self.peer
@@ -654,7 +736,7 @@ class CaptureConnection(asyncio.Protocol):
 
     def _refuse_held(self, reason: Reason, found: str = "") -> None:
         """The same for a body of which a part is held."""
-        self._discarded = len(self._gathered)
+        self._discarded = len(self._gathered) + sum(map(len, self._blocks))
         self._forget_body()
         self._refuse(reason, found)
 
@@ -850,6 +932,7 @@ class CaptureConnection(asyncio.Protocol):
     def _forget_body(self) -> None:
         self._body.clear()
         self._gathered.clear()
+        self._blocks = []
         self.service.inflight_bytes -= self._counted_bytes
         self._counted_bytes = 0
 
@@ -857,9 +940,14 @@ class CaptureConnection(asyncio.Protocol):
         self._arriving = {}
         self._fields = []
 
-    def _whole_body(self) -> bytes:
-        if self._gathered:
+    def _whole_body(self) -> bytes | Body:
+        """In one piece, unless it comes in several and is large."""
+        if self._gathered or self._blocks:
             self._gather()
+            if self._blocks or len(self._gathered) > self.service.light.text_bytes_max:
+                pieces = [*self._blocks, self._gathered]
+                self._gathered = bytearray()
+                return pieces
             return bytes(self._gathered)
         body = self._body
         return body[0] if len(body) == 1 else b"".join(body)
@@ -899,3 +987,45 @@ class CaptureConnection(asyncio.Protocol):
             self.receive(rest)
         elif self._state == _BODY:
             self._unfinished(b"")
+
+
+Behind = tuple[Exchange, Request, Body | None]
+"""A complete request, and its body where that is large."""
+
+
+class Decoding(msgspec.Struct, gc=False):
+    """What a connection waits for from the decoder."""
+
+    connection: CaptureConnection
+    exchange: Exchange
+    received_us: int
+    body_bytes: int
+
+    def decoded(self, outcome: Outcome, answer: bytes, frame: list[bytes]) -> None:
+        service = self.connection.service
+        exchange = self.exchange
+        service.inflight_bytes -= self.body_bytes
+        exchange.terse = outcome.terse
+        exchange.beacon = outcome.beacon
+        if outcome.poll:
+            exchange.answer_specially(service)
+        elif outcome.rejected is not None:
+            exchange.refuse(outcome.rejected, outcome.detail)
+        else:
+            service.count_layers(outcome.layers)
+            exchange.special = exchange.special or outcome.beacon or outcome.terse
+            if exchange.v1 is not None:
+                exchange.v1.body = answer
+            frame_bytes = sum(map(len, frame))
+            record = PackedRecord(frame, frame_bytes, outcome.raw_bytes, outcome.events, self.received_us, exchange)
+            service.writer.append_packed(record)
+        self.connection.go_on()
+
+    def not_decoded(self, reason: Reason) -> None:
+        self.connection.service.inflight_bytes -= self.body_bytes
+        self.exchange.refuse(reason, REFUSALS[reason].detail)
+        self.connection.go_on()
+
+
+def _size(body: bytes | Body) -> int:
+    return sum(map(len, body)) if isinstance(body, list) else len(body)

@@ -11,12 +11,13 @@ import msgspec
 from edge.metrics import Histogram, Row
 from edge.segment.record import RecordIds
 from edge.server.heads import OrdinaryReader
+from edge.server.heavy import HeavyRequests
 from edge.server.turn import CallSoon, Turn
 from edge.spool.writer import SpoolWriter
 from edge.wire.capture import Choose
 from edge.wire.client_ip import parse_networks
 from edge.wire.rejections import REFUSALS, Reason
-from edge.wire.request import MIB, Limits
+from edge.wire.request import MIB, Light, Limits
 from edge.wire.responses import cors_headers, render, render_beacon, render_success
 from edge.wire.v1 import V1Answer
 
@@ -43,6 +44,8 @@ class ServerSettings(msgspec.Struct, frozen=True):
     v1_decoded_bytes_max: int = 50 * MIB
     """Body of capture v1 on the wire, and decompressed."""
     decoded: Limits = Limits()
+    inline_bytes_max: int = 128 * 1024
+    """Larger bodies, and those that become larger, are decoded by a process of its own."""
     target_bytes_max: int = 64 * 1024
     """Request target on capture routes, where GET carries the payload."""
     other_target_bytes_max: int = 8 * 1024
@@ -79,8 +82,13 @@ class Service:
         self.trusted_proxies = parse_networks(settings.trusted_proxies)
         self.head_packet_bytes_max = min(HEAD_PACKET_BYTES_MAX, settings.header_bytes_max)
         """No head that is whole in such a packet is too large."""
+        self.light = Light.up_to(settings.inline_bytes_max)
+        self.limits = msgspec.structs.replace(settings.decoded, light=self.light)
+        self.heavy = HeavyRequests("decoder", settings.decoded, settings.v1_decoded_bytes_max, row)
         self.ordinary = OrdinaryReader(
-            min(self.head_packet_bytes_max, settings.target_bytes_max), settings.headers_max, settings.body_bytes_max
+            min(self.head_packet_bytes_max, settings.target_bytes_max),
+            settings.headers_max,
+            min(settings.body_bytes_max, settings.inline_bytes_max),
         )
         self.writer = writer
         self.turn = Turn(self, call_soon)
@@ -123,6 +131,7 @@ class Service:
         for connection in list(self.connections):
             if connection.deadline_s <= now_s:
                 connection.expire()
+        self.heavy.tick(now_s)
         self._body_bytes.fold()
         for route_name, count in Counter(self._posted).items():
             self.row.add("http_requests_total", count, "POST", route_name, "200")

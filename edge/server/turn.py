@@ -91,7 +91,8 @@ class Turn:
         self._service = service
         settings = service.settings
         self.packet_bytes_max = min(
-            PACKET_BYTES_MAX, settings.target_bytes_max, settings.header_bytes_max, settings.body_bytes_max
+            PACKET_BYTES_MAX,
+            *(settings.target_bytes_max, settings.header_bytes_max, settings.body_bytes_max, settings.inline_bytes_max),
         )
         """Of a packet that may wait: its head and its body are within their limits."""
         self._call_soon = call_soon

@@ -128,6 +128,7 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, board: Board,
     projects = Projects(spec.projects, row) if spec.projects else None
     if projects is not None:
         service.choose_key, service.known_keys = projects.tick()
+        service.heavy.registry = projects.registry
     service.tick(time.monotonic())
     ticking = asyncio.create_task(_tick(service, writer, row, board.rows[-1], projects))
     ticking.add_done_callback(_on_tick_ended)
@@ -146,6 +147,7 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, board: Board,
     loop.remove_reader(spec.lifeline_fd)
     if forwarder is not None:
         await forwarder.close()
+    service.heavy.close()
     await writer.close()
     ticking.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -181,6 +183,7 @@ async def _tick(
         service.tick(now)
         if projects is not None:
             service.choose_key, service.known_keys = projects.tick()
+            service.heavy.registry = projects.registry
         writer.tick()
         row.set("edge_heartbeat_timestamp_seconds", wall_us())
         row.set("edge_storage_failing", int(writer.failing))
@@ -206,6 +209,7 @@ async def _finish(service: Service, stop: asyncio.Event) -> None:
             for connection in list(service.connections):
                 connection.stop()
         if elapsed > stop_s:
+            service.heavy.stop()
             for connection in list(service.connections):
                 connection.refuse_unfinished()
         if elapsed > stop_s + QUIET_S:

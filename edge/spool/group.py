@@ -24,8 +24,26 @@ Pending = tuple[bytes, int, int, int, Waiter]
 """What was appended at once: lines, how many there are, how many events are in them, when they were received, who waits."""
 
 
+class PackedRecord(msgspec.Struct, gc=False):
+    """A record that was compressed elsewhere, with who waits for it."""
+
+    pieces: list[bytes]
+    """The zstd frame, as it arrived."""
+    frame_bytes: int
+    raw_bytes: int
+    events: int
+    received_us: int
+    waiter: Waiter
+    place: int = 0
+    """Behind how many of its group's `lines` it comes."""
+
+    def packed(self) -> Packed:
+        # Above a MiB `join` lets other threads run.
+        return Packed(b"".join(self.pieces), 1, self.events, self.raw_bytes, self.received_us)
+
+
 class Group(msgspec.Struct, gc=False):
-    """What was appended, in that order; the sequences run in parallel."""
+    """What was appended, in that order; the sequences run in parallel, those of `packed` behind those of `lines`."""
 
     lines: Sequence[bytes] = ()
     records: Sequence[int] = ()
@@ -33,11 +51,23 @@ class Group(msgspec.Struct, gc=False):
     received_us: Sequence[int] = ()
     waiters: Sequence[Waiter] = ()
     raw_bytes: int = 0
-    """Length of all lines."""
+    """Length of all lines, and of the frames that came packed."""
+    packed: Sequence[PackedRecord] = ()
 
     @classmethod
-    def of(cls, pending: Sequence[Pending]) -> "Group":
+    def of(cls, pending: Sequence[Pending], packed: Sequence[PackedRecord] = ()) -> "Group":
         """What was appended, as one group."""
+        if packed:
+            group = cls.of(pending)
+            return cls(
+                group.lines,
+                (*group.records, *(1 for _ in packed)),
+                (*group.events, *(record.events for record in packed)),
+                (*group.received_us, *(record.received_us for record in packed)),
+                (*group.waiters, *(record.waiter for record in packed)),
+                group.raw_bytes + sum(record.frame_bytes for record in packed),
+                packed,
+            )
         if not pending:
             return cls()
         lines, records, events, received_us, waiters = zip(*pending, strict=True)
@@ -45,6 +75,8 @@ class Group(msgspec.Struct, gc=False):
 
     def pack(self, compressor: Compressor) -> list[Packed]:
         """The group as frames: one, unless it is large. What is above the limit by itself is a frame of its own."""
+        if self.packed:
+            return self._pack_in_order(compressor)
         if self.raw_bytes <= FRAME_RAW_BYTES_MAX and sum(self.records) <= FRAME_RECORDS_MAX:
             cuts = [(0, len(self.lines))]
         else:
@@ -58,6 +90,22 @@ class Group(msgspec.Struct, gc=False):
             )
             for start, end in cuts
         ]
+
+    def _pack_in_order(self, compressor: Compressor) -> list[Packed]:
+        frames: list[Packed] = []
+        begin = 0
+        for record in self.packed:
+            frames += self._pack_lines(begin, record.place, compressor)
+            frames.append(record.packed())
+            begin = record.place
+        return frames + self._pack_lines(begin, len(self.lines), compressor)
+
+    def _pack_lines(self, begin: int, end: int, compressor: Compressor) -> list[Packed]:
+        if begin == end:
+            return []
+        lines, records, events = self.lines[begin:end], self.records[begin:end], self.events[begin:end]
+        part = Group(lines, records, events, self.received_us[begin:end], (), sum(map(len, lines)))
+        return part.pack(compressor)
 
     def _cuts(self) -> list[tuple[int, int]]:
         cuts = []

@@ -29,7 +29,7 @@ from edge.metrics import Histogram, Row, slot
 from edge.segment.frame import Compressor, Packed
 from edge.segment.name import SegmentName
 from edge.spool.disk_thread import DiskThread
-from edge.spool.group import Group, Pending, Waiter
+from edge.spool.group import Group, PackedRecord, Pending, Waiter
 from edge.spool.open_segment import OpenSegment
 
 log = logging.getLogger(__name__)
@@ -111,6 +111,7 @@ class SpoolWriter:
         self._segment_since_s = 0.0
 
         self._pending: list[Pending] = []
+        self._packed: list[PackedRecord] = []
         self.pending_bytes = 0
         """Bytes appended and not yet committed or refused."""
         self._scheduled = False
@@ -158,6 +159,13 @@ class SpoolWriter:
         pending.append((lines, records, events, received_us, waiter))
         self.pending_bytes += len(lines)
 
+    def append_packed(self, record: PackedRecord) -> None:
+        """The same for a record that comes as a frame of its own."""
+        record.place = len(self._pending)
+        self._packed.append(record)
+        self.pending_bytes += record.frame_bytes
+        self._commit_soon()
+
     def tick(self) -> None:
         """To be called a few times a second: rolls an aged segment, syncs in `page` mode, writes again what is owed."""
         for histogram in self._histograms:
@@ -200,9 +208,13 @@ class SpoolWriter:
     def commit(self) -> None:
         """Commit what was appended, unless a commit is on its way to the disk."""
         self._scheduled = False
-        if self._busy or not (self._pending or self._owed):
+        if self._busy or not (self._pending or self._packed or self._owed):
             return
-        group = Group.of(self._pending)
+        if self._packed:
+            group = Group.of(self._pending, self._packed)
+            self._packed = []
+        else:
+            group = Group.of(self._pending)
         self._pending = []
         self._slots[self._received_slot] += sum(group.events)
         if self.failing or self.full:
@@ -227,7 +239,7 @@ class SpoolWriter:
         def store() -> None:
             segment = self._segment or self._open()
             written.extend(owed)
-            if group.lines:
+            if group.lines or group.packed:
                 written.extend(group.pack(self._compressor))
             self._slots[self._written_slot] += segment.append(written)
             if owed:
@@ -266,7 +278,7 @@ class SpoolWriter:
             self._stored(group)
         else:
             self._failed(group, error)
-        if self._pending or self._owed:
+        if self._pending or self._packed or self._owed:
             self._commit_soon()
 
     def _give_up_waiting(self) -> None:
@@ -277,7 +289,8 @@ class SpoolWriter:
         for waiter in waiters:
             waiter.not_stored()
         pending, self._pending = self._pending, []
-        self._refused(Group.of(pending))
+        packed, self._packed = self._packed, []
+        self._refused(Group.of(pending, packed))
 
     def _stored(self, group: Group) -> None:
         self.pending_bytes -= group.raw_bytes
@@ -402,7 +415,7 @@ class SpoolWriter:
 
     async def _until_quiet(self) -> None:
         """Everything appended was committed or refused, and the disk thread has nothing to do."""
-        while self._pending or self._scheduled or self._busy or self._outstanding:
+        while self._pending or self._packed or self._scheduled or self._busy or self._outstanding:
             if self._outstanding:
                 self._quiet = self._loop.create_future()
                 await self._quiet

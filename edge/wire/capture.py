@@ -9,7 +9,7 @@ from edge.segment.record import RecordIds, encode_record
 from edge.wire.encoding import decode_body
 from edge.wire.fields import FIELDS_MAX, parse_fields
 from edge.wire.payload import read_payload
-from edge.wire.request import Limits, Request
+from edge.wire.request import Heavy, Limits, Request
 from edge.wire.routes import Route
 from edge.wire.validate import choose_token, judge_token
 
@@ -41,11 +41,14 @@ Choose = Callable[[tuple[object, ...], Mapping[str, bytes], Mapping[str, bytes],
 
 
 def capture(request: Request, route: Route, limits: Limits, ids: RecordIds, choose: Choose | None = None) -> Captured:
-    """Decode, read and judge one request. Raises `Rejected`; changes nothing but the next id.
+    """Decode, read and judge one request. Raises `Rejected`, and `Heavy`; changes nothing but the next id.
 
     `choose` looks keys up, and is left out where none are looked up.
     """
     text = request.body
+    light = limits.light
+    if light is not None and (len(text) > light.text_bytes_max or len(request.query) > light.wrapped_bytes_max):
+        raise Heavy
     query = form = _NO_FIELDS
     layers: tuple[str, ...] = ()
     sent_at = user_agent = ""
@@ -61,7 +64,7 @@ def capture(request: Request, route: Route, limits: Limits, ids: RecordIds, choo
         beacon = query.get("beacon") == b"1"
         if terse:
             terse = b"1" not in (query.get("verbose"), form.get("verbose"))
-    payload = read_payload(text)
+    payload = read_payload(text, light)
     tokens = payload.tokens
     if choose is not None:
         token = choose(tokens, form, query, request, route, payload.text)

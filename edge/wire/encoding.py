@@ -22,7 +22,7 @@ import zstandard
 from edge.wire.fields import parse_fields
 from edge.wire.lz import TooLarge, decompress_base64
 from edge.wire.rejections import Reason, Rejected
-from edge.wire.request import Limits, Request
+from edge.wire.request import Heavy, Limits, Request
 from edge.wire.utf8 import is_utf8
 
 LAYERS_MAX: Final = 4
@@ -66,7 +66,10 @@ class Decoded(msgspec.Struct, gc=False):
 
 
 def decode_body(request: Request, query: Mapping[str, bytes], limits: Limits) -> Decoded:
-    """The JSON text of `request`, whose parsed query is given; its `data` counts before the body. Raises `Rejected`."""
+    """The JSON text of `request`, whose parsed query is given; its `data` counts before the body.
+
+    Raises `Rejected`, and `Heavy`.
+    """
     body = request.body
     if body and not query.get("data"):
         if body[0] in _OPENINGS and not (request.content_encoding or "compression" in query):
@@ -229,6 +232,8 @@ def _unwrapped(request: Request, query: Mapping[str, bytes], limits: Limits) -> 
             raise Rejected(
                 Reason.BAD_ENCODING, f"Expected at most {LAYERS_MAX} layers, found {', '.join(layers)} and more."
             )
+        if limits.light is not None and len(data) > limits.light.wrapped_bytes_max and not data.startswith(_GZIP_MAGIC):
+            raise Heavy
         if _is_form(text, form_declared):
             fields = parse_fields(text)
             data = _form_data(fields)
@@ -318,9 +323,16 @@ def _opened(name: str, data: bytes, limits: Limits) -> bytes:
     bytes_max = limits.decoded_bytes_max
     if name == "lz64":
         bytes_max = min(bytes_max, limits.lz64_bytes_max)
+    light = limits.light
+    if light is not None:
+        if name == "lz64" and len(data) > light.lz64_bytes_max:
+            raise Heavy
+        bytes_max = min(bytes_max, light.text_bytes_max)
     try:
         return DECODERS[name](data, bytes_max)
     except TooLarge:
+        if light is not None:
+            raise Heavy from None
         found = f"Expected at most {bytes_max} bytes after decompression."
         raise Rejected(Reason.DECODED_TOO_LARGE, found) from None
     except ValueError as error:

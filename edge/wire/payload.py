@@ -10,7 +10,8 @@ from typing import Final
 import msgspec
 
 from edge.wire.rejections import Reason, Rejected
-from edge.wire.repair import repair_json
+from edge.wire.repair import REPAIRS_MAX, repair_json
+from edge.wire.request import Heavy, Light
 from edge.wire.utf8 import is_utf8
 
 
@@ -100,26 +101,33 @@ def read_plain_key(text: bytes) -> str | None:
     return (keys.dollar_token or keys.token or keys.api_key) if keys.batch is None else None
 
 
-def read_payload(text: bytes) -> Payload:
-    """`text` begins with `{` or `[`. Raises `Rejected` for what is no JSON, or holds no event or too many."""
-    if len(text) > _DENSE_BYTES and _is_dense(text):
+def read_payload(text: bytes, light: Light | None = None) -> Payload:
+    """`text` begins with `{` or `[`. Raises `Rejected` for what is no JSON, or holds no event or too many; and `Heavy`."""
+    if light is not None:
+        if len(text) > light.text_bytes_max or (len(text) > light.dense_bytes_max and _is_dense(text)):
+            raise Heavy
+    elif len(text) > _DENSE_BYTES and _is_dense(text):
         return _read_loose(text)
     if not text.isascii() and not is_utf8(text):
-        return _read_loose(text)
+        return _read_loose(text, light)
     try:
         if text[0] == 0x7B:
             envelope = _decode_object(text)
             if envelope.batch is None:
                 key = envelope.dollar_token or envelope.token or envelope.api_key or _event_token(envelope)
                 return Payload(text, () if key is None else (key,), 1)
+            if light is not None and len(envelope.batch) > light.elements_max:
+                raise Heavy
             return _read_batch(text, envelope, envelope.batch)
         envelopes = _decode_list(text)
     except msgspec.MsgspecError:
-        return _read_loose(text)
+        return _read_loose(text, light)
     except RecursionError:
         raise Rejected(Reason.TOO_NESTED) from None
     if not envelopes:
         raise Rejected(Reason.EMPTY_BATCH)
+    if light is not None and len(envelopes) > light.elements_max:
+        raise Heavy
     return Payload(text, _distinct(_event_token(envelope) for envelope in envelopes), len(envelopes))
 
 
@@ -146,11 +154,13 @@ def _event_token(envelope: _Envelope) -> str | None:
     return next((token for token in empty if token is not None), None)
 
 
-def _read_loose(text: bytes) -> Payload:
+def _read_loose(text: bytes, light: Light | None = None) -> Payload:
     """The same for members of unexpected types, text that needs repair, and lists too long to be built.
 
     Goes from element to element, at some microseconds each, and keeps none.
     """
+    if light is not None and len(text) > light.loose_bytes_max:
+        raise Heavy
     try:
         repaired = not is_utf8(text)
         _skip(text)
@@ -159,7 +169,7 @@ def _read_loose(text: bytes) -> Payload:
     except RecursionError:
         raise Rejected(Reason.TOO_NESTED) from None
     if repaired:
-        text = repair_json(text)
+        text = repair_json(text, REPAIRS_MAX if light is None else light.elements_max)
     elements = memoryview(text)
     key: object | None = None
     if text[0] == 0x7B:
@@ -172,6 +182,8 @@ def _read_loose(text: bytes) -> Payload:
     tokens: tuple[object, ...] = (key,) if key else ()
     for element in _each(elements):
         count += 1
+        if light is not None and count > light.elements_max:
+            raise Heavy
         if count > EVENTS_MAX:
             raise Rejected(Reason.TOO_MANY_EVENTS, f"Expected at most {EVENTS_MAX}.")
         if not key and len(tokens) < 2 and NOT_TEXT not in tokens and _begins(element, b"{"):

@@ -18,10 +18,11 @@ from typing import Final
 import msgspec
 
 from edge.wire.rejections import Reason, Rejected
+from edge.wire.request import Heavy
 from edge.wire.utf8 import is_utf8, mend_cesu8
 
 REPAIRS_MAX: Final = 1_000_000
-"""Tokens looked at one by one, about a microsecond each: above what any client sends, below what holds a loop for long."""
+"""Tokens looked at one by one, about a microsecond each: above what any client sends."""
 _EXCERPT_BYTES: Final = 24
 
 _LONE: Final = rb"\\u[dD][89a-fA-F][0-9a-fA-F]{2}"
@@ -46,17 +47,18 @@ _position: Final = re.compile(r"(?:JSON is malformed: )?(.*) \(byte (\d+)\)").fu
 _LINE_BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
 
 
-def repair_json(text: bytes) -> bytes:
+def repair_json(text: bytes, repairs_max: int = REPAIRS_MAX) -> bytes:
     """Strict JSON in UTF-8 on one line, equivalent to `text`.
 
     Integers keep every digit up to what a double holds (308 of them); above that JSON readers differ or fail, so it is
     null like any other overflow.
 
     Raises `Rejected`: BAD_UTF8 with the byte offset; BAD_JSON with what was expected, line and column (from 1, in
-    characters), byte offset (from 0) and an excerpt, all of `text` as given; TOO_NESTED.
+    characters), byte offset (from 0) and an excerpt, all of `text` as given; TOO_NESTED. Raises `Heavy` above a
+    `repairs_max` that is lower than what is refused.
     """
     try:
-        repaired = _rewritten(_utf8(text), _strict)
+        repaired = _rewritten(_utf8(text), _strict, repairs_max)
         _validate(repaired)
     except RecursionError:
         raise Rejected(Reason.TOO_NESTED) from None
@@ -76,14 +78,14 @@ def _utf8(text: bytes) -> bytes:
         raise Rejected(Reason.BAD_UTF8, f"Byte {at} is 0x{text[at]:02x}, near `{_excerpt(text, at)}`.") from None
 
 
-def _rewritten(text: bytes, replace: Callable[[bytes, bytes], bytes]) -> bytes:
+def _rewritten(text: bytes, replace: Callable[[bytes, bytes], bytes], repairs_max: int = REPAIRS_MAX) -> bytes:
     """`text` with each token strict JSON forbids replaced by `replace(token, stand_in)`.
 
     On text that is no JSON it stops at the first byte that can begin no token; the rest follows unchanged.
     """
     rewritten = bytearray()
     sound = _sound_outside(text, 0)
-    for _ in range(REPAIRS_MAX):
+    for _ in range(repairs_max):
         # Both patterns match the empty string, so there is always a match.
         assert sound is not None
         rewritten += sound[0]
@@ -100,6 +102,8 @@ def _rewritten(text: bytes, replace: Callable[[bytes, bytes], bytes]) -> bytes:
         else:
             rewritten += memoryview(text)[at:]
             return bytes(rewritten)
+    if repairs_max < REPAIRS_MAX:
+        raise Heavy
     raise Rejected(Reason.BAD_JSON, f"expected at most {REPAIRS_MAX} values that strict JSON forbids")
 
 

@@ -38,10 +38,43 @@ class Request(msgspec.Struct, gc=False):
         return self.headers.get(b"user-agent", b"")
 
 
+class Heavy(Exception):
+    """The request may be more work than is done at once (`Light`). What is wrong with it, if anything is, is not known."""
+
+
+class Light(msgspec.Struct, frozen=True):
+    """The work that holds an event loop for some milliseconds at the most, whatever the bytes are; what may be more is `Heavy`.
+
+    Sizes in bytes. Each is looked at before the work it stands for is done, or stops it.
+    """
+
+    text_bytes_max: int = 128 * 1024
+    """The body, what a decoder makes of it, the JSON text: about half a millisecond each."""
+    dense_bytes_max: int = 32 * 1024
+    """JSON text of little but commas."""
+    wrapped_bytes_max: int = 12 * 1024
+    """Query, form, and whatever else has to be taken apart piece by piece or tried several ways."""
+    loose_bytes_max: int = 8 * 1024
+    """JSON text that needs repair or is of unexpected types."""
+    lz64_bytes_max: int = 5 * 1024
+    """lz64 text, whose decoder is Python code; of its output `text_bytes_max`."""
+    elements_max: int = 500
+    """Repairs, and elements gone through one by one, at some microseconds each."""
+    verdicts_max: int = 100
+    """Events of capture v1, each of which is judged."""
+
+    @classmethod
+    def up_to(cls, bytes_max: int) -> "Light":
+        """With `bytes_max` for texts, and no other size above it."""
+        return cls(bytes_max, *(min(bytes_max, kib * 1024) for kib in (32, 12, 8, 5)))
+
+
 class Limits(msgspec.Struct, frozen=True):
     """Sizes the pure core enforces, in bytes."""
 
     decoded_bytes_max: int = 100 * MIB
     """Output of every decoding layer, and so of the whole request."""
     lz64_bytes_max: int = 2 * MIB
-    """Output of the lz64 decoder, which is Python code and would hold the loop for longer."""
+    """Output of the lz64 decoder, which is Python code."""
+    light: Light | None = None
+    """What is done at once; `None`: all that the other limits allow."""

@@ -29,7 +29,7 @@ from edge.wire.fields import parse_fields
 from edge.wire.lz import TooLarge
 from edge.wire.payload import read_payload
 from edge.wire.rejections import REFUSALS, Reason, Rejected
-from edge.wire.request import Request
+from edge.wire.request import Heavy, Light, Request
 from edge.wire.routes import Route
 from edge.wire.validate import judge_token
 
@@ -197,22 +197,31 @@ class V1Answer(msgspec.Struct, gc=False):
 
 
 def capture_batch(
-    request: Request, route: Route, decoded_bytes_max: int, ids: RecordIds, choose: Choose | None = None
+    request: Request,
+    route: Route,
+    decoded_bytes_max: int,
+    ids: RecordIds,
+    choose: Choose | None = None,
+    light: Light | None = None,
 ) -> CapturedBatch:
-    """Decode, read and judge one request. Raises `Rejected`; changes nothing but the next id.
+    """Decode, read and judge one request. Raises `Rejected`, and `Heavy`; changes nothing but the next id.
 
     Without `choose` the key of the Authorization header counts as it is.
     """
+    if light is not None and (len(request.body) > light.text_bytes_max or len(request.query) > light.wrapped_bytes_max):
+        raise Heavy
     headers = _require_headers(request)
     key = _bearer(request)
     if choose is None:
         token = judge_token(key)
     _require_header_values(headers)
     encoding = _content_encoding(request)
-    text = _decoded(request.body, encoding, decoded_bytes_max)
+    text = _decoded(request.body, encoding, decoded_bytes_max, light)
     if not text.startswith(b"{"):
         raise Rejected(Reason.BAD_SHAPE, f"Found `{_shown(text)}`.")
-    payload = read_payload(text)
+    payload = read_payload(text, light)
+    if light is not None and payload.events > light.verdicts_max:
+        raise Heavy
     if choose is not None:
         token = choose((key,), {}, parse_fields(request.query), request, route, payload.text)
     body = _results(_read_batch(payload.text))
@@ -361,13 +370,17 @@ def _content_encoding(request: Request) -> str:
     return encoding
 
 
-def _decoded(body: bytes, encoding: str, bytes_max: int) -> bytes:
+def _decoded(body: bytes, encoding: str, bytes_max: int, light: Light | None) -> bytes:
     if not body:
         raise Rejected(Reason.NO_DATA)
     if encoding:
+        if light is not None:
+            bytes_max = min(bytes_max, light.text_bytes_max)
         try:
             body = DECODERS[encoding](body, bytes_max)
         except TooLarge:
+            if light is not None:
+                raise Heavy from None
             found = f"Expected at most {bytes_max} bytes after decompression."
             raise Rejected(Reason.DECODED_TOO_LARGE, found) from None
         except ValueError as error:

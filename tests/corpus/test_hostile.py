@@ -24,7 +24,7 @@ from edge.wire.rejections import REFUSALS, Rejected
 from edge.wire.request import MIB, Limits, Request
 from edge.wire.routes import CAPTURE_PATHS, find_route
 from tests.corpus.cases import TEXTS, WRAPPINGS
-from tests.server.running import PATIENCE_S, Server, environment, running
+from tests.server.running import PATIENCE_S, Server, decoders, environment, running
 from tests.wire.test_lz import compress
 
 ANSWERS: Final = {200, 204, 400, 401, 413}
@@ -263,15 +263,16 @@ def test_a_request_takes_no_more_memory_than_its_limit_and_a_little(name: str) -
 
 
 def test_a_worker_takes_no_more_memory_for_the_worst_than_that(tmp_path: Path) -> None:
-    """More than for what is as large and harmless: storing it takes its memory, too."""
+    """More than for what is as large and harmless: storing it takes its memory, too. Its decoder's is counted with it."""
     with running(tmp_path, *FLAGS) as server:
-        (worker,) = server.workers()
         harmless = request("POST", "/batch/", gzip.compress(_text(b"x")), "application/json", "")
         assert server.ask(harmless).status == 200
-        before = most_memory_bytes(worker)
+        processes = [*server.workers(), *decoders(server)]
+        before = sum(map(most_memory_bytes, processes))
         for target, body in HOSTILE.values():
             assert server.ask(request("POST", target, body, "text/plain", "")).status in ANSWERS
-        assert most_memory_bytes(worker) - before <= MEMORY_MAX
+        assert [*server.workers(), *decoders(server)] == processes
+        assert sum(map(most_memory_bytes, processes)) - before <= MEMORY_MAX
 
 
 def most_memory_bytes(pid: int) -> int:

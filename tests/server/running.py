@@ -330,6 +330,11 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
+def decoders(server: Server) -> list[int]:
+    """The processes of its workers' heavy requests."""
+    return [pid for pid in descendants(server.process.pid) if "edge.server.decoder" in command_line(pid)]
+
+
 def command_line(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()

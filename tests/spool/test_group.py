@@ -1,7 +1,7 @@
 import zstandard
 
 from edge.segment.frame import FRAME_RAW_BYTES_MAX, FRAME_RECORDS_MAX, Compressor, Packed
-from edge.spool.group import Group
+from edge.spool.group import Group, PackedRecord
 from tests.fakes import RecordingWaiter
 
 WAITER = RecordingWaiter()
@@ -80,3 +80,26 @@ def test_record_above_the_limit_is_a_frame_of_its_own() -> None:
     assert content(frames) == [b"a\nb\n", huge, huge, b"c\n"]
     assert content(packed([huge])) == [huge]
     assert content(packed([huge, b"a\n"])) == [huge, b"a\n"]
+
+
+def came_packed(line: bytes, place: int, events: int = 5) -> PackedRecord:
+    frame = Compressor().pack(line, 1, events, 1).frame
+    return PackedRecord([frame[:7], frame[7:]], len(frame), len(line), events, 1, WAITER, place)
+
+
+def test_records_that_came_packed_keep_their_place() -> None:
+    ready = [came_packed(b"P\n", 0), came_packed(b"Q\n", 2), came_packed(b"R\n", 2, events=7), came_packed(b"S\n", 3)]
+    lines = [(b"a\n", 1, 1, 11, WAITER), (b"b\n", 1, 2, 10, WAITER), (b"c\n", 1, 3, 12, WAITER)]
+    found = Group.of(lines, ready)
+    frames = found.pack(Compressor())
+    assert content(frames) == [b"P\n", b"a\nb\n", b"Q\n", b"R\n", b"c\n", b"S\n"]
+    assert [(frame.records, frame.events) for frame in frames] == [(1, 5), (2, 3), (1, 5), (1, 7), (1, 3), (1, 5)]
+    assert frames[1].oldest_us == 10
+    assert (len(found.waiters), sum(found.events), len(found.received_us)) == (7, 28, 7)
+    assert found.raw_bytes == 6 + sum(record.frame_bytes for record in ready)
+
+
+def test_a_group_may_hold_nothing_else() -> None:
+    found = Group.of([], [came_packed(b"P\n", 0)])
+    assert content(found.pack(Compressor())) == [b"P\n"]
+    assert list(found.waiters) == [WAITER]

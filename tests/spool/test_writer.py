@@ -17,9 +17,10 @@ import zstandard
 from edge.disk import Disk, RealDisk
 from edge.layout import Layout
 from edge.metrics import ROW_SLOTS, Row
-from edge.segment.frame import FRAME_RAW_BYTES_MAX
+from edge.segment.frame import FRAME_RAW_BYTES_MAX, Compressor
 from edge.segment.name import SegmentName, State, parse_name
 from edge.segment.record import RecordIds, encode_record
+from edge.spool.group import PackedRecord
 from edge.spool.recover import recover_slot
 from edge.spool.writer import INLINE_BYTES_MAX, Durability, SpoolSettings, SpoolWriter
 from tests.fakes import (
@@ -64,7 +65,9 @@ class Scene:
         settings = SpoolSettings(durability, segment_bytes_max=segment_bytes_max)
         self.writer = writer_on(self.disk, SLOT, settings, self.clock, self.row, self.faults)
 
-    def append(self, text: str, size: int = 0, then: Callable[[], None] = lambda: None) -> RecordingWaiter:
+    def append(
+        self, text: str, size: int = 0, then: Callable[[], None] = lambda: None, *, packed: bool = False
+    ) -> RecordingWaiter:
         """A record whose line is the text, filled up to `size` with what does not compress well."""
         line = text.encode() + Random(text).randbytes(size).hex().encode()[: max(0, size - len(text) - 1)] + b"\n"
 
@@ -75,7 +78,11 @@ class Scene:
             then()
 
         waiter = self.waiters[line] = RecordingWaiter(told)
-        self.writer.append(line, 1, self.clock.wall_us, waiter)
+        if packed:
+            frame = Compressor().pack(line, 1, 1, self.clock.wall_us).frame
+            self.writer.append_packed(PackedRecord([frame], len(frame), len(line), 1, self.clock.wall_us, waiter))
+        else:
+            self.writer.append(line, 1, self.clock.wall_us, waiter)
         return waiter
 
     async def told(self, *waiters: RecordingWaiter) -> list[list[str]]:
@@ -152,6 +159,20 @@ def calls_by(scene: Scene, *methods: str) -> list[str]:
 
 
 class TestCommit:
+    @both_modes
+    def test_a_record_that_comes_packed_keeps_its_place(self, durability: Durability) -> None:
+        async def scenario(scene: Scene) -> None:
+            lone = scene.append("lone", packed=True)
+            assert scene.writer.pending_bytes > 0
+            await scene.told(lone)
+            await scene.told(scene.append("a"), scene.append("b", packed=True), scene.append("c"), scene.append("d"))
+            assert scene.writer.pending_bytes == 0
+            await scene.writer.close()
+
+        scene = run(scenario, durability)
+        assert scene.files() == {"5.zst": [[b"lone\n"], [b"a\n"], [b"b\n"], [b"c\n", b"d\n"]]}
+        assert scene.row.get("capture_events_ingested_total") == 5
+
     @pytest.mark.parametrize(
         ("durability", "order"),
         [
@@ -800,6 +821,7 @@ async def life(scene: Scene) -> None:
     await heal()
     scene.append("large", INLINE_BYTES_MAX + 100)
     scene.append("with the large one")
+    scene.append("packed, with the large one", packed=True)
     await asyncio.sleep(0)
     scene.append("meanwhile")
     await heal()
@@ -807,6 +829,8 @@ async def life(scene: Scene) -> None:
     await heal()
     scene.clock.advance(61)
     scene.append("after the roll by age")
+    await heal()
+    scene.append("packed", packed=True)
     await heal()
     scene.append("last")
     await scene.writer.close()
@@ -828,7 +852,7 @@ def test_whichever_call_fails_what_was_acknowledged_is_found_and_everybody_is_to
 
         scene = run(scenario, durability, segment_bytes_max=2000)
         assert all(len(waiter.told) == 1 for waiter in scene.waiters.values())
-        assert len(scene.waiters) == 10
+        assert len(scene.waiters) == 12
         for left in (scene.inner.after_kill(), scene.inner.after_power_loss(), scene.inner.after_power_loss(Random(n))):
             records = recovered(left)
             assert records.keys() >= set(scene.stored), (n, scene.disk.failed)

@@ -1,5 +1,6 @@
 import base64
 import gzip
+import zlib
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +14,7 @@ from edge.segment.record import Record, RecordIds, as_json, decode_record, encod
 from edge.wire.capture import Captured, capture, empty_poll, is_terse, read_plain_query
 from edge.wire.payload import read_plain_key
 from edge.wire.rejections import Reason, Rejected
-from edge.wire.request import Limits, Request
+from edge.wire.request import Heavy, Light, Limits, Request
 from edge.wire.routes import ROUTES, find_route
 from edge.wire.validate import judge_token
 
@@ -235,3 +236,62 @@ def test_the_plain_way_stores_what_the_general_way_does_or_nothing(body: bytes, 
 
 def test_only_routes_with_one_success_are_plain() -> None:
     assert not [route.name for route in ROUTES.values() if route.plain_capture and (route.mixpanel or route.replay)]
+
+
+def _with(unit: bytes, size: int) -> bytes:
+    head, tail = b'{"api_key":"phc_x","event":"e","distinct_id":"d","properties":{"p":[', b"1]}}"
+    return head + unit * ((size - len(head) - len(tail)) // len(unit)) + tail
+
+
+SPARSE = b'"a text that is some characters long",'
+KIB = 1024
+AT_ONCE: dict[str, tuple[bytes, bytes]] = {
+    "plain": (b"/batch/", _with(SPARSE, 128 * KIB)),
+    "gzip": (b"/batch/", gzip.compress(_with(SPARSE, 128 * KIB))),
+    "dense": (b"/batch/", _with(b"1,", 32 * KIB)),
+    "base64": (b"/e/", base64.b64encode(_with(SPARSE, 8 * KIB))),
+    "deflate": (b"/e/?compression=deflate", zlib.compress(_with(SPARSE, 128 * KIB))),
+    "query": (b"/e/?data=" + base64.b64encode(_with(SPARSE, 8 * KIB)), b""),
+    "of odd types": (b"/e/", b'{"token":5,"api_key":"phc_x","event":"' + b"x" * 7 * KIB + b'"}'),
+    "to be repaired": (b"/e/", _with(b"NaN,", 7 * KIB // 4)),
+    "a list": (b"/e/", b"[" + b",".join([EVENT] * 500) + b"]"),
+    "a batch": (b"/e/", b'{"api_key":"phc_x","batch":[' + b",".join([EVENT] * 500) + b"]}"),
+}
+TOO_MUCH: dict[str, tuple[bytes, bytes]] = {
+    "plain": (b"/batch/", _with(SPARSE, 129 * KIB)),
+    "gzip": (b"/batch/", gzip.compress(_with(SPARSE, 129 * KIB))),
+    "dense": (b"/batch/", _with(b"1,", 33 * KIB)),
+    "base64": (b"/e/", base64.b64encode(_with(SPARSE, 10 * KIB))),
+    "deflate": (b"/e/?compression=deflate", zlib.compress(_with(SPARSE, 129 * KIB))),
+    "query": (b"/e/?data=" + base64.b64encode(_with(SPARSE, 10 * KIB)), b""),
+    "a form": (b"/e/", b"data=" + base64.b64encode(_with(SPARSE, 10 * KIB))),
+    "of odd types": (b"/e/", b'{"token":5,"api_key":"phc_x","event":"' + b"x" * 9 * KIB + b'"}'),
+    "to be repaired": (b"/e/", _with(b"NaN,", 3 * KIB)),
+    "repairs in a long text": (b"/e/", _with(b'"\\ud83c long text that is to be repaired",', 9 * KIB)),
+    "a list": (b"/e/", b"[" + b",".join([EVENT] * 501) + b"]"),
+    "a batch": (b"/e/", b'{"api_key":"phc_x","batch":[' + b",".join([EVENT] * 501) + b"]}"),
+    "a bomb": (b"/e/", gzip.compress(bytes(10_000 * KIB))),
+}
+
+
+def captured_at_once(target: bytes, body: bytes, light: Light | None) -> Captured:
+    route, query = find_route(target)
+    assert route is not None
+    return capture(Request("POST", query, body, {}, "203.0.113.7", AT), route, Limits(light=light), RecordIds(0xA))
+
+
+@pytest.mark.parametrize("name", AT_ONCE)
+def test_light_work_is_done_as_any(name: str) -> None:
+    assert captured_at_once(*AT_ONCE[name], Light()) == captured_at_once(*AT_ONCE[name], None)
+
+
+@pytest.mark.parametrize("name", TOO_MUCH)
+def test_what_may_be_more_is_not_begun_or_not_finished(name: str) -> None:
+    ids = RecordIds(0xA)
+    target, body = TOO_MUCH[name]
+    route, query = find_route(target)
+    assert route is not None
+    with pytest.raises(Heavy):
+        capture(Request("POST", query, body, {}, "203.0.113.7", AT), route, Limits(light=Light()), ids)
+    # Whoever does it takes the id.
+    assert ids.next() == 0

@@ -1,4 +1,4 @@
-from edge.wire.request import Limits, Request
+from edge.wire.request import Light, Limits, Request
 
 
 def test_headers_are_looked_up_by_their_lower_case_name() -> None:
@@ -24,3 +24,10 @@ def test_a_header_that_is_not_there_is_empty() -> None:
 
 def test_the_limits_are_the_documented_ones() -> None:
     assert (Limits().decoded_bytes_max, Limits().lz64_bytes_max) == (100 * 2**20, 2 * 2**20)
+
+
+def test_no_size_of_light_work_is_above_that_of_its_texts() -> None:
+    assert Light.up_to(128 * 1024) == Light()
+    assert Light.up_to(1) == Light(1, 1, 1, 1, 1)
+    larger = Light.up_to(1024 * 1024)
+    assert (larger.text_bytes_max, larger.wrapped_bytes_max) == (1024 * 1024, Light().wrapped_bytes_max)

@@ -10,7 +10,7 @@ import zstandard
 from edge.segment.record import Record, RecordIds, decode_record
 from edge.wire.drops import DROP_REASONS
 from edge.wire.rejections import REFUSALS, Reason, Rejected
-from edge.wire.request import Request
+from edge.wire.request import Heavy, Light, Request
 from edge.wire.routes import ROUTES, V1_PATHS
 from edge.wire.v1 import (
     DROPS,
@@ -353,3 +353,23 @@ def test_both_routes_are_there_in_both_spellings() -> None:
     for path in V1_PATHS:
         for spelling in (f"/{path}", f"/{path}/"):
             assert ROUTES[spelling.encode()].name == path
+
+
+def test_more_events_than_are_judged_at_once_are_heavy() -> None:
+    events = [event(uuid=f"0198c0de-0000-7000-8000-{number:012x}") for number in range(101)]
+
+    def at_once(body: bytes, headers: dict[bytes, bytes] = HEADERS) -> CapturedBatch:
+        request = Request("POST", b"", body, headers, "203.0.113.7", AT)
+        return capture_batch(request, ROUTE, 10_000_000, RecordIds(0xA), light=Light())
+
+    assert at_once(batch(*events[1:])) == captured(batch(*events[1:]))[0]
+    gzipped = HEADERS | {b"content-encoding": b"gzip"}
+    large = event(properties={"p": "x" * 130 * 1024})
+    for body, headers in (
+        (batch(*events), HEADERS),
+        (batch(large), HEADERS),
+        (gzip.compress(batch(*events)), gzipped),
+        (gzip.compress(batch(large)), gzipped),
+    ):
+        with pytest.raises(Heavy):
+            at_once(body, headers)
