@@ -10,7 +10,6 @@ cap, since small in says nothing about small out.
 """
 
 import re
-import zlib
 from binascii import a2b_base64
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
@@ -18,6 +17,7 @@ from typing import Final
 import brotli
 import msgspec
 import zstandard
+from isal import isal_zlib
 
 from edge.wire.fields import parse_fields
 from edge.wire.lz import TooLarge, decompress_base64
@@ -107,10 +107,10 @@ def inflate(data: bytes, bytes_max: int) -> bytes:
 
 def _inflated(data: bytes, window_bits: int, bytes_max: int) -> tuple[bytes, bytes]:
     """The output of one stream, and the bytes behind it."""
-    stream = zlib.decompressobj(window_bits)
+    stream = isal_zlib.decompressobj(window_bits)
     try:
         output = stream.decompress(data, bytes_max + 1)
-    except zlib.error as error:
+    except isal_zlib.IsalError as error:  # type: ignore[misc]  # its stubs call the class an instance
         raise ValueError(str(error)) from None
     if len(output) > bytes_max:
         raise TooLarge
