@@ -190,6 +190,32 @@ def test_json_is_the_same_in_every_dress(dress: str) -> None:
     assert decoded_body(dressed[dress], LIMITS).text == JSON
 
 
+MIB = 1024 * 1024
+SHORT_WAY = {
+    "an object": b64encode(JSON),
+    "a list": b64encode(b"[" + JSON + b"]"),
+    "spaces for its plus": b64encode(b'{"a":"\xfb\xef\xbe"}').replace(b"+", b" "),
+    "unpadded, url-safe": urlsafe_b64encode(JSON + b" ").rstrip(b"="),
+    "blanks around": b64encode(JSON + b" \r\n\0") + b"\n",
+    "cut in a digit": b64encode(JSON)[:-3],
+    "a wrong digit": b64encode(JSON)[:-8] + b"*=======",
+    "an opening and no more": b"ey",
+    "over the limit": b64encode(b'{"' + bytes(MIB) + b'"}'),
+}
+
+
+@pytest.mark.parametrize("data", SHORT_WAY.values(), ids=SHORT_WAY)
+def test_base64_of_json_in_the_query_is_read_as_in_a_body(data: bytes) -> None:
+    """A query's takes a shorter way, a body's the one with every rule."""
+    outcomes: list[object] = []
+    for wrapped in (request(query=b"data=" + quote_plus(data).encode(), method="GET"), request(data)):
+        try:
+            outcomes.append(decoded_body(wrapped, LIMITS))
+        except Rejected as refusal:
+            outcomes.append((refusal.reason, refusal.found))
+    assert outcomes[0] == outcomes[1]
+
+
 REFUSED = {
     "nothing": (request(), Reason.NO_DATA, ""),
     "empty data": (request(query=b"data="), Reason.NO_DATA, ""),
@@ -290,7 +316,6 @@ def test_a_stream_cut_anywhere_is_refused(reason: Reason, content: bytes) -> Non
         assert refused(request(stream[:cut])).reason is reason, cut
 
 
-MIB = 1024 * 1024
 BOMBS = {
     "gzip": request(gzip.compress(bytes(10 * MIB))),
     "gzip of members": request(gzip.compress(bytes(400_000)) * 3),
