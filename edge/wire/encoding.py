@@ -5,19 +5,20 @@ and may name them in the query (`compression`), in the form, in `Content-Encodin
 decide wherever they can, and names only where they must: lz-string text is base64 too, and raw deflate and brotli
 look like nothing.
 
-Nearly all requests are plain JSON or gzip of it and take the first lines of `decode_body`. Every decoder has an output
-cap, since small in says nothing about small out.
+Nearly all requests are plain JSON, gzip of it, or base64 of it in the query, and take the first lines of `decode_body`.
+Every decoder has an output cap, since small in says nothing about small out.
 """
 
 import re
-import zlib
 from binascii import a2b_base64
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Final
 
 import brotli
 import msgspec
 import zstandard
+from isal import isal_zlib
 
 from edge.wire.fields import parse_fields
 from edge.wire.lz import TooLarge, decompress_base64
@@ -48,6 +49,8 @@ _form_start: Final = re.compile(rb"(?:[^&]*&)*?(?:data|_|ip|compression)=").matc
 _scalar: Final = re.compile(rb'"|(?:-?[0-9][0-9.eE+-]*|true|false|null)\Z').match
 
 _base64_spot: Final = re.compile(rb"[A-Za-z0-9+/=_\- \t\r\n]+").fullmatch
+_JSON_AS_BASE64: Final = (b"ey", b"W3s")
+"""How the base64 of `{"` and `[{` begins."""
 _BASE64_DIGITS: Final = bytes.maketrans(b" -_", b"++/")
 _LINE_BREAKS: Final = b"\t\r\n"
 _BASE64_LIKELY_BYTES: Final = 24
@@ -71,7 +74,13 @@ def decode_body(request: Request, query: Mapping[str, bytes], limits: Limits) ->
     Raises `Rejected`, and `Heavy`.
     """
     body = request.body
-    if body and not query.get("data"):
+    data = query.get("data")
+    if data:
+        if data.startswith(_JSON_AS_BASE64) and not (request.content_encoding or "compression" in query):
+            # What it is instead, or why it is refused, `_unwrapped` says.
+            with suppress(ValueError):
+                return Decoded(unbase64(data, limits.decoded_bytes_max).strip(_BLANK), {}, ("base64",))
+    elif body:
         if body[0] in _OPENINGS and not (request.content_encoding or "compression" in query):
             return Decoded(body.strip(_BLANK), {}, ())
         if body.startswith(_GZIP_MAGIC):
@@ -110,10 +119,10 @@ def inflate(data: bytes, bytes_max: int) -> bytes:
 
 def _inflated(data: bytes, window_bits: int, bytes_max: int) -> tuple[bytes, bytes]:
     """The output of one stream, and the bytes behind it."""
-    stream = zlib.decompressobj(window_bits)
+    stream = isal_zlib.decompressobj(window_bits)
     try:
         output = stream.decompress(data, bytes_max + 1)
-    except zlib.error as error:
+    except isal_zlib.IsalError as error:  # type: ignore[misc]  # its stubs call the class an instance
         raise ValueError(str(error)) from None
     if len(output) > bytes_max:
         raise TooLarge
@@ -165,6 +174,10 @@ def unbrotli(data: bytes, bytes_max: int) -> bytes:
 
 def unbase64(data: bytes, bytes_max: int) -> bytes:
     """RFC 4648 in both alphabets, with spaces for `+`, line breaks and without padding."""
+    if len(data) % 4 == 0 and len(data) * 3 // 4 <= bytes_max:
+        # As the RFC has it, which most are.
+        with suppress(ValueError):
+            return a2b_base64(data, strict_mode=True)
     digits = data.strip().translate(_BASE64_DIGITS, _LINE_BREAKS).rstrip(b"=")
     if len(digits) * 3 // 4 > bytes_max:
         raise TooLarge
@@ -265,6 +278,8 @@ def _opened_blindly(data: bytes, text: bytes, hints: list[str], limits: Limits) 
 
 def _hints(value: bytes) -> list[str]:
     """The decoders `value` names, which is a list in `Content-Encoding`. Their order decides which one a refusal names."""
+    if not value:
+        return []
     return [HINTS[name] for name in map(bytes.strip, value.lower().split(b",")) if name in HINTS]
 
 

@@ -23,7 +23,7 @@ def parse_fields(text: bytes) -> dict[str, bytes]:
     fields: dict[str, bytes] = {}
     for pair in text.split(b"&", FIELDS_MAX)[:FIELDS_MAX]:
         name, _, value = pair.partition(b"=")
-        if escaped:
+        if escaped and (b"%" in pair or b"+" in pair):
             name, value = _unescape(name), _unescape(value)
         key = name.decode("utf-8", "replace")
         if pair and key not in fields:
@@ -35,6 +35,8 @@ def _unescape(text: bytes) -> bytes:
     text = text.replace(b"+", b" ")
     if b"%" not in text:
         return text
+    if len(text) <= _PIECE_BYTES:
+        return unquote_to_bytes(text)
     # In pieces, since the library makes an object of each escape: megabytes of `%` would become gigabytes.
     pieces: list[bytes] = []
     begin = 0

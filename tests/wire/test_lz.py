@@ -2,7 +2,7 @@ from base64 import b64encode
 from contextlib import suppress
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge.wire.lz import TooLarge, decompress_base64
@@ -119,6 +119,47 @@ def test_the_encoder_of_these_tests_writes_what_the_library_does(compressed: str
 @given(st.text(st.characters() | st.characters(categories=["Cs"]) | st.sampled_from("ab🦔"), max_size=300))
 def test_any_text_comes_back_with_its_surrogates_joined(text: str) -> None:
     assert decompress_base64(compress(text), 10_000) == joined(text)
+
+
+LONG = st.lists(
+    st.sampled_from(['{"event":"', "a", "abab", "aaaa", '","properties":{"$lib":"', "é€", "🦔", "xyz" * 7])
+    | st.characters(categories=["L", "Cs"]),
+    min_size=50,
+    max_size=400,
+).map("".join)
+"""Long enough, and with new units rare enough, for runs of codes; and with phrases that are used as soon as they are known."""
+
+
+@settings(deadline=None)
+@given(LONG)
+def test_a_long_text_comes_back_and_its_cap_is_exact(text: str) -> None:
+    compressed, expected = compress(text), joined(text)
+    assert decompress_base64(compressed, len(expected)) == expected
+    with pytest.raises(TooLarge):
+        decompress_base64(compressed, len(expected) - 1)
+
+
+@settings(deadline=None)
+@given(LONG, st.integers(0, 10_000), st.sampled_from(b"AQgw+/9"))
+def test_a_long_text_that_was_damaged_is_text_or_a_value_error(text: str, at: int, digit: int) -> None:
+    damaged = bytearray(compress(text).rstrip(b"="))
+    damaged[at % len(damaged)] = digit
+    with suppress(ValueError):
+        decompress_base64(bytes(damaged), 50_000).decode()
+
+
+def test_a_long_text_cut_anywhere_is_refused() -> None:
+    compressed = compress(VECTORS["ascii"][1] * 30 + WIDE + VECTORS["ascii"][1] * 30).rstrip(b"=")
+    for digits in range(len(compressed)):
+        with pytest.raises(ValueError, match=r"end mark"):
+            decompress_base64(compressed[:digits].rstrip(b"A"), 10_000)
+
+
+def test_a_phrase_nobody_has_said_is_refused_in_the_middle_of_a_run() -> None:
+    compressed = compress("abc" * 20 + "".join(a + b for a in "abc" for b in "abc") * 40)
+    broken = compressed[:120] + b"////" + compressed[124:]
+    with pytest.raises(ValueError, match=r"expected a phrase number below"):
+        decompress_base64(broken, 10_000)
 
 
 def test_a_plus_that_became_a_space_is_restored() -> None:
