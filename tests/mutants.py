@@ -117,7 +117,7 @@ MUTANTS: Final = (
     Mutant(
         "the tail behind the last whole frame is kept",
         "edge/spool/recover.py",
-        (("_cut_and_sync(disk, path, end if tail else None)", "_cut_and_sync(disk, path, None)"),),
+        (("cut_and_sync(disk, path, end if tail else None)", "cut_and_sync(disk, path, None)"),),
     ),
     Mutant(
         "a recovered segment is sealed without a sync",
@@ -138,6 +138,16 @@ MUTANTS: Final = (
         "a counter is used again",
         "edge/spool/recover.py",
         (("            names.append(position.name)\n", "            names.append(SegmentName(0, 0))\n"),),
+    ),
+    Mutant(
+        "the tail of an open segment is read past its last whole frame",
+        "edge/drain/reader.py",
+        (("            if not finished or rest == 0:\n", "            if rest == 0:\n"),),
+    ),
+    Mutant(
+        "a segment that was passed over keeps its place",
+        "edge/spool/mend.py",
+        (("    if file.state is not State.BAD or slot is None:\n", "    if True:\n"),),
     ),
     Mutant(
         "what is kept aside is not synced",
