@@ -4,6 +4,7 @@ A child gets a JSON specification and its descriptors by inheritance. It writes 
 reads from the lifeline, a pipe nobody writes to: its end means that the parent is gone, however that came about.
 """
 
+import contextlib
 import logging
 import os
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
@@ -103,3 +105,15 @@ def accept_signals() -> None:
 def say_ready(ready_fd: int) -> None:
     os.write(ready_fd, b"1")
     os.close(ready_fd)
+
+
+def lock_holder(path: Path) -> str:
+    """Who holds a lock on the file, as `process 123`, as far as the kernel tells; for messages."""
+    with contextlib.suppress(OSError):
+        inode = str(path.stat().st_ino)
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()
+            # 1: FLOCK  ADVISORY  WRITE 123 08:01:456 0 EOF; the process is 0 or -1 where it is not of this namespace.
+            if fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == inode and int(fields[4]) > 0:
+                return f"process {fields[4]}"
+    return "another process"

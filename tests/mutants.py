@@ -117,7 +117,7 @@ MUTANTS: Final = (
     Mutant(
         "the tail behind the last whole frame is kept",
         "edge/spool/recover.py",
-        (("_cut_and_sync(disk, path, end if tail else None)", "_cut_and_sync(disk, path, None)"),),
+        (("cut_and_sync(disk, path, end if tail else None)", "cut_and_sync(disk, path, None)"),),
     ),
     Mutant(
         "a recovered segment is sealed without a sync",
@@ -138,6 +138,16 @@ MUTANTS: Final = (
         "a counter is used again",
         "edge/spool/recover.py",
         (("            names.append(position.name)\n", "            names.append(SegmentName(0, 0))\n"),),
+    ),
+    Mutant(
+        "the tail of an open segment is read past its last whole frame",
+        "edge/drain/reader.py",
+        (("            if not finished or rest == 0:\n", "            if rest == 0:\n"),),
+    ),
+    Mutant(
+        "a segment that was passed over keeps its place",
+        "edge/spool/mend.py",
+        (("    if file.state is not State.BAD or slot is None:\n", "    if True:\n"),),
     ),
     Mutant(
         "what is kept aside is not synced",
@@ -167,12 +177,12 @@ MUTANTS: Final = (
 )
 
 
-def run_suite(folder: Path) -> tuple[int, str]:
-    """Exit status and output of the tests of a copy, up to the first that fails."""
+def run_suite(folder: Path, *chosen: str) -> tuple[int, str]:
+    """Exit status and output of the tests of a copy, the whole suite unless some are chosen, up to the first that fails."""
     environment = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", "PYTHONPATH": str(folder)}
     command = [sys.executable, "-m", "pytest", "-x", "-p", "no:randomly", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [*command, f"--basetemp={folder / 'tmp'}", *SUITE],
+        [*command, f"--basetemp={folder / 'tmp'}", *(chosen or SUITE)],
         cwd=folder,
         env=environment,
         capture_output=True,
@@ -211,13 +221,18 @@ def verdict(mutant: Mutant | None) -> str:
         copy_source(folder)
         if mutant is not None:
             planted(mutant, folder)
-        status, output = run_suite(folder)
-        caught = re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$", output, re.MULTILINE)
-        if status == 0:
-            return ""
-        if status != 1 or caught is None:
-            raise RuntimeError(f"expected a test to fail, found exit status {status}:\n{output[-3000:]}")
-        return caught[1]
+        unsteady: list[str] = []
+        while True:
+            status, output = run_suite(folder, *SUITE, *(f"--deselect={test}" for test in unsteady))
+            caught = re.search(r"^(?:FAILED|ERROR) (tests/.+?)(?: - .*)?$", output, re.MULTILINE)
+            if status == 0:
+                return ""
+            if status != 1 or caught is None:
+                raise RuntimeError(f"expected a test to fail, found exit status {status}:\n{output[-3000:]}")
+            # A busy machine fails tests too: what fails once only has caught nothing.
+            if run_suite(folder, caught[1])[0] == 1:
+                return caught[1]
+            unsteady.append(caught[1])
 
 
 def main(names: list[str]) -> int:

@@ -7,6 +7,7 @@ import platform
 import signal
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,8 +19,10 @@ from edge.drain.sink import without_secrets
 from edge.drain.sinks.table import make_sink
 from edge.layout import Layout
 from edge.metrics import SINKS_MAX, Board
-from edge.process import EXIT_TRY_AGAIN
+from edge.process import EXIT_TRY_AGAIN, EXIT_UNUSABLE
 from edge.server.admin import AdminServer, Check, Probes
+from edge.spool.budget import BudgetSettings, DiskBudget, Pressure
+from edge.spool.inspect import spool_bytes
 from edge.status import spool_gauges
 
 log = logging.getLogger(__name__)
@@ -73,13 +76,21 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"edge drain: {error}", file=sys.stderr)
         return EXIT_UNAVAILABLE
     board = Board.create(1)
+    budget = DiskBudget(RealDisk(), layout, BudgetSettings(), partial(spool_bytes, layout), board.rows[0])
+
+    def is_scarce() -> bool:
+        return budget.measure() >= Pressure.HIGH
+
     try:
-        drainer = Drainer(RealDisk(), layout, urls, board.rows[0], settings["retain"])
+        drainer = Drainer(RealDisk(), layout, urls, board.rows[0], settings["retain"], is_scarce)
+        if arguments.once:
+            return 0 if drainer.run_once() else EXIT_UNAVAILABLE
     except InUse as error:
         print(f"edge drain: {error}", file=sys.stderr)
         return EXIT_TRY_AGAIN
-    if arguments.once:
-        return 0 if drainer.run_once() else EXIT_UNAVAILABLE
+    except OSError as error:
+        print(f"edge drain: {layout.data} cannot be used: {error}", file=sys.stderr)
+        return EXIT_UNUSABLE
     if settings["admin"] is not None:
         sink_ids = [shipper.sink_id for shipper in drainer.shippers]
         try:

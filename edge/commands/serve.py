@@ -26,7 +26,7 @@ from edge.server.service import ServerSettings
 from edge.server.supervisor import Job, Supervisor, listen
 from edge.server.worker import WorkerSpec
 from edge.spool.budget import CHECK_S, BudgetSettings, DiskBudget, Pressure
-from edge.spool.inspect import all_segments
+from edge.spool.inspect import spool_bytes
 from edge.spool.writer import Durability, SpoolSettings
 from edge.status import spool_gauges
 from edge.wire.forward import UpstreamSettings
@@ -90,7 +90,7 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
         print(f"edge: cannot listen on {settings['admin']} for the admin port: {error.strerror}", file=sys.stderr)
         return EXIT_TRY_AGAIN
 
-    budget = DiskBudget(RealDisk(), layout, _budget(settings), partial(_spool_bytes, layout), board.rows[-1])
+    budget = DiskBudget(RealDisk(), layout, _budget(settings), partial(spool_bytes, layout), board.rows[-1])
 
     # Standard output may be a sink.
     out = sys.stderr if "stdout" in sink_ids else sys.stdout
@@ -163,10 +163,6 @@ def _spool(settings: dict[str, Any]) -> SpoolSettings:
 
 def _budget(settings: dict[str, Any]) -> BudgetSettings:
     return BudgetSettings(settings["spool_bytes_max"], settings["disk_free_min"], settings["reserve_bytes"])
-
-
-def _spool_bytes(layout: Layout) -> int:
-    return sum(file.size for file in all_segments(layout))
 
 
 def _watch(budget: DiskBudget) -> None:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from edge.checkpoints import Position
@@ -20,7 +21,7 @@ from edge.drain.sink import SinkGone, without_secrets
 from edge.drain.sinks.table import make_sink
 from edge.layout import LOCK_NAME, Layout
 from edge.metrics import SINKS_MAX, Row
-from edge.process import EXIT_FAULT
+from edge.process import EXIT_FAULT, lock_holder
 from edge.segment.name import State, parse_name
 from edge.spool.inspect import segment_files, summarise
 from edge.spool.recover import recover_slot
@@ -41,6 +42,8 @@ IDLE_ONCE_S: Final = 2.0
 """`--once`: time without anything to read, though the end is not reached, before somebody else must have taken it away."""
 ATTEMPTS_ONCE: Final = 5
 """`--once`: attempts in a row before a sink counts as unavailable."""
+ERRORS_ONCE: Final = 20
+"""`--once`: refusals of our own disk before it is given up. More than it takes to set a segment aside that cannot be read."""
 
 
 class InUse(Exception):
@@ -48,9 +51,20 @@ class InUse(Exception):
 
 
 class Drainer:
-    """Holds the drainer's lock. Raises `ValueError` for a bad sink URL, `InUse`, `OSError`."""
+    """Holds the drainer's lock. `is_scarce` tells whether room on the disk is.
 
-    def __init__(self, disk: Disk, layout: Layout, urls: Sequence[str], row: Row, retain: Retention = DELETE) -> None:
+    Raises `ValueError` for a bad sink URL, `InUse`, `OSError`.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        layout: Layout,
+        urls: Sequence[str],
+        row: Row,
+        retain: Retention = DELETE,
+        is_scarce: Callable[[], bool] = lambda: False,
+    ) -> None:
         if not 0 < len(urls) <= SINKS_MAX:
             raise ValueError(f"expected 1 to {SINKS_MAX} sinks, found {len(urls)}")
         # Whatever the edge could parse must be parsed here, a few calls deeper in the stack.
@@ -59,6 +73,7 @@ class Drainer:
         self._layout = layout
         self._row = row
         self._retain = retain
+        self._is_scarce = is_scarce
         for directory in (layout.spool, layout.checkpoints):
             disk.makedirs(str(directory))
         self._lock = _lock(disk, str(layout.checkpoints / LOCK_NAME))
@@ -162,12 +177,20 @@ class Drainer:
             )
 
         idle_since_s = time.monotonic()
+        errors = 0
         while behind():
             try:
                 moved = shipper.step(linger=False)
             except SinkGone as gone:
                 log.error("sink %s: %s", shipper.sink_id, gone)
                 break
+            except OSError as error:
+                log.error("sink %s: %s", shipper.sink_id, error)
+                errors += 1
+                if errors >= ERRORS_ONCE:
+                    break
+                time.sleep(POLL_S)
+                continue
             if shipper.failures >= ATTEMPTS_ONCE:
                 break
             if moved:
@@ -206,7 +229,7 @@ class Drainer:
 
     def _retire(self) -> None:
         positions = {slot: [shipper.durable.get(slot) for shipper in self.shippers] for slot in self._layout.slots()}
-        retire(self._disk, self._layout, positions, self._retain, time.time())
+        retire(self._disk, self._layout, positions, self._retain, time.time(), scarce=self._is_scarce())
 
 
 def _reached(position: Position | None, target: Position) -> bool:
@@ -217,6 +240,6 @@ def _lock(disk: Disk, path: str) -> int:
     deadline = time.monotonic() + LOCK_WAIT_S
     while (lock := disk.lock(path)) is None:
         if time.monotonic() > deadline:
-            raise InUse(f"another drainer holds {path}")
+            raise InUse(f"another drainer, {lock_holder(Path(path))}, holds {path}")
         time.sleep(0.05)
     return lock

@@ -13,7 +13,8 @@ from edge.disk import RealDisk
 from edge.drain.drainer import Drainer, InUse
 from edge.layout import Layout
 from edge.metrics import Board
-from edge.process import EXIT_TRY_AGAIN, accept_signals, read_spec, say_ready
+from edge.process import EXIT_TRY_AGAIN, EXIT_UNUSABLE, accept_signals, read_spec, say_ready
+from edge.spool.budget import Pressure
 
 
 class DrainSpec(msgspec.Struct):
@@ -42,12 +43,19 @@ def main(arguments: list[str]) -> int:
         orphaned = bool(select.select([spec.lifeline_fd], [], [], 0)[0])
         return stopping or orphaned
 
-    row = Board(spec.board_fd, spec.board_rows).rows[spec.row]
+    rows = Board(spec.board_fd, spec.board_rows).rows
+
+    def is_scarce() -> bool:
+        return rows[-1].get("edge_disk_pressure") >= Pressure.HIGH
+
     try:
-        drainer = Drainer(RealDisk(), Layout(Path(spec.data)), spec.urls, row, spec.retain)
+        drainer = Drainer(RealDisk(), Layout(Path(spec.data)), spec.urls, rows[spec.row], spec.retain, is_scarce)
     except InUse as error:
         print(f"edge: {error}", file=sys.stderr)
         return EXIT_TRY_AGAIN
+    except OSError as error:
+        print(f"edge: {spec.data} cannot be used by the drainer: {error}", file=sys.stderr)
+        return EXIT_UNUSABLE
     say_ready(ready_fd)
     return drainer.run(should_stop)
 

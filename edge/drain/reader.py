@@ -1,7 +1,8 @@
 """Read one slot's segments in order, from a position on, while its worker may still be writing.
 
 The newest segment is read as it grows: what is not a whole frame yet is waited for, never an error. A segment is finished
-when its name says so and everything in it was read.
+when its name says so and everything in it was read. A finished one that the disk refuses to read again and again is renamed
+`.bad` and passed over: nothing waits for it, and it is never deleted.
 """
 
 import logging
@@ -21,7 +22,12 @@ log = logging.getLogger(__name__)
 
 _REREAD_S: Final = 0.01
 _REREADS: Final = 3
+_UNREADABLE_READS: Final = 5
 _FINISHED: Final = (State.SEALED, State.SUSPECT)
+
+
+class _Unreadable(OSError):
+    """The disk refused to read an open file."""
 
 
 class Chunk(msgspec.Struct, gc=False):
@@ -57,6 +63,8 @@ class SlotReader:
         self._before: tuple[SegmentName | None, int] = self._name, self._offset
         """Where the segment before the open one was read to."""
         self._read_bytes = self._read_bytes_least = read_bytes
+        self._refused_reads = 0
+        """In a row."""
 
     @property
     def position(self) -> Position | None:
@@ -94,6 +102,21 @@ class SlotReader:
         """
         if self._name is None or self._fd is None:
             return None
+        try:
+            chunk = self._read(end)
+        except _Unreadable as error:
+            self._refused_reads += 1
+            if self._refused_reads < _UNREADABLE_READS or not self._finished(self._name):
+                raise
+            log.error("segment %s cannot be read from %d on, it is set aside: %s", self._name, self._offset, error)
+            self._set_aside()
+            return None
+        self._refused_reads = 0
+        return chunk
+
+    def _read(self, end: int | None) -> Chunk | None:
+        assert self._name is not None
+        assert self._fd is not None
         # Looked at before the bytes: what is finished now has all of them.
         finished = self._finished(self._name)
         while (chunk := self._read_chunk(end)) is None:
@@ -144,24 +167,41 @@ class SlotReader:
     def _scan(self, size: int) -> list[Frame | Damage]:
         assert self._name is not None
         assert self._fd is not None
-        data = self._disk.pread(self._fd, size, self._offset)
+        data = self._pread(size, self._offset)
         return list(scan(data, self._name.incarnation, self._offset))
 
     def _damaged_tail(self, rest: int) -> Chunk:
         assert self._name is not None
-        start = self._offset
-        self._offset += rest
-        self._report(Damage(start, self._offset))
-        chunk = Chunk(self.slot, self._name, start, self._offset, [], 0, 0)
-        self._skip(chunk, start, self._offset)
+        start, end = self._offset, self._offset + rest
+        self._report(Damage(start, end))
+        chunk = Chunk(self.slot, self._name, start, end, [], 0, 0)
+        self._skip(chunk, start, end)
+        self._offset = end
         return chunk
 
     def _skip(self, chunk: Chunk, start: int, end: int) -> None:
-        assert self._fd is not None
+        data = self._pread(end - start, start)
         chunk.damaged_bytes += end - start
-        data = self._disk.pread(self._fd, end - start, start)
         if data.strip(b"\0"):
             chunk.damages.append((start, data))
+
+    def _pread(self, size: int, offset: int) -> bytes:
+        assert self._fd is not None
+        try:
+            return self._disk.pread(self._fd, size, offset)
+        except OSError as error:
+            raise _Unreadable(error.errno, error.strerror, str(self._name)) from error
+
+    def _set_aside(self) -> None:
+        """The next segment is chosen as if this one were gone."""
+        assert self._name is not None
+        for name, state in self._names():
+            if name == self._name and state in _FINISHED:
+                old, new = (f"{self._directory}/{name.file_name(which)}" for which in (state, State.BAD))
+                self._disk.rename(old, new)
+                self._disk.sync_directory(self._directory)
+        self._refused_reads = 0
+        self.close()
 
     def _report(self, damage: Damage) -> None:
         log.error("segment %s: bytes %d to %d are damaged and skipped", self._name, damage.offset, damage.end)
@@ -179,7 +219,7 @@ class SlotReader:
         states = [state for found, state in self._names() if found == name]
         if not states:
             return all(found != name for found, _ in self._readable())
-        return any(state in _FINISHED for state in states)
+        return any(state is not State.OPEN for state in states)
 
     def _vanished(self, name: SegmentName) -> bool:
         return self._offset == 0 and all(found != name or state is State.BAD for found, state in self._names())

@@ -1,7 +1,8 @@
 """Delete what every sink has confirmed and nobody wants to keep: the last step of a segment's life.
 
 What is kept for replay is the newest: of a size, of a time since the segment was last written to, or within both limits.
-Neither ever concerns what a sink has not confirmed.
+Neither ever concerns what a sink has not confirmed. Room for what clients send goes first: while the disk is short of it, only
+the newest half of what is kept stays, and of that half again at the next look.
 """
 
 import os
@@ -34,6 +35,8 @@ def retire(
     positions: Mapping[int, Sequence[Position | None]],
     retain: Retention = DELETE,
     now_s: float = 0.0,
+    *,
+    scarce: bool = False,
 ) -> int:
     """Delete finished segments that lie wholly before every sink's position in their slot, which must be durable. How many.
 
@@ -41,6 +44,9 @@ def retire(
     """
     shipped = [found for slot, of_slot in positions.items() for found in _shipped(disk, layout, slot, of_slot)]
     touched = set()
+    if scarce and retain != DELETE:
+        half = sum(each.bytes for each in shipped) // 2
+        retain = Retention(retain.age_s, half if retain.bytes is None else min(half, retain.bytes))
     finished = shipped if retain == DELETE else _beyond(shipped, retain, now_s)
     for found in finished:
         disk.unlink(found.path)

@@ -163,6 +163,10 @@ class Shipper:
         except (Retryable, Paused) as refusal:
             self._hold(refusal)
             return True
+        except OSError:
+            # The other slots' turn comes before this one's again.
+            self._last_slot = reader.slot
+            raise
         if found is None:
             return False
         self._last_slot = reader.slot
@@ -273,6 +277,8 @@ class Shipper:
             why = f"{len(suspects)} more events were refused, too many for a minute: {delivery.suspects[-1].why}"
             self._refused("breaker", why, pause_s(self.failures + 1, random.random()))
             return
+        # First: what fails here is tried again, and the breaker must not hear of the same events twice.
+        self._keep_damaged(under_way)
         if suspects or self._quarantine.unsettled:
             refused = []
             taken = []
@@ -291,7 +297,6 @@ class Shipper:
                 log.error("sink %s: event %s is set aside, %s: %s", self.sink_id, each.uuid, each.reason, each.why)
         if suspects:
             self._breaker.quarantined(len(suspects), now)
-        self._keep_damaged(under_way)
         self._delivery = None
         self._confirmed(under_way, len(suspects))
 

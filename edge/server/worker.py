@@ -18,9 +18,18 @@ import uvloop
 
 from edge import logs
 from edge.disk import RealDisk
-from edge.layout import Layout
+from edge.layout import LOCK_NAME, Layout
 from edge.metrics import Board, Histogram, Row
-from edge.process import EXIT_FAULT, EXIT_TRY_AGAIN, EXIT_UNUSABLE, RETIRE, accept_signals, read_spec, say_ready
+from edge.process import (
+    EXIT_FAULT,
+    EXIT_TRY_AGAIN,
+    EXIT_UNUSABLE,
+    RETIRE,
+    accept_signals,
+    lock_holder,
+    read_spec,
+    say_ready,
+)
 from edge.segment.record import RecordIds
 from edge.server.projects import Projects
 from edge.server.protocol import CaptureConnection
@@ -71,20 +80,26 @@ def main(arguments: list[str]) -> int:
     logs.set_up(f"worker-{spec.slot}")
     layout = Layout(Path(spec.data))
     disk = RealDisk()
+    directory = layout.slot(spec.slot)
     deadline = time.monotonic() + LOCK_WAIT_S
+    told = False
     try:
         while (opened := open_slot(disk, layout, spec.slot)) is None:
+            holder = lock_holder(directory / LOCK_NAME)
             if time.monotonic() > deadline:
-                log.error("%s is in use by another process", layout.slot(spec.slot))
+                log.error("%s is in use by %s", directory, holder)
                 return EXIT_TRY_AGAIN
+            if not told:
+                told = True
+                log.warning("%s is in use by %s, which is given %.0f s to end", directory, holder, LOCK_WAIT_S)
             time.sleep(0.05)
     except OSError as error:
-        log.error("%s cannot be used: %s", layout.slot(spec.slot), error)
+        log.error("%s cannot be used: %s", directory, error)
         return EXIT_UNUSABLE
     board = Board(spec.board_fd, spec.board_rows)
     row = board.rows[spec.slot]
     _count_recovery(row, opened[1])
-    return uvloop.run(_serve(spec, layout, disk, board, ready_fd))
+    return uvloop.run(_serve(spec, layout, disk, opened[0], board, ready_fd))
 
 
 def _count_recovery(row: Row, recovered: Recovered) -> None:
@@ -93,7 +108,7 @@ def _count_recovery(row: Row, recovered: Recovered) -> None:
     row.add("edge_damaged_bytes_total", recovered.damaged_bytes)
 
 
-async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, board: Board, ready_fd: int) -> int:
+async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, lock: int, board: Board, ready_fd: int) -> int:
     row = board.rows[spec.slot]
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_on_loop_error)
@@ -130,7 +145,7 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, board: Board,
         service.choose_key, service.known_keys = projects.tick()
         service.heavy.registry = projects.registry
     service.tick(time.monotonic())
-    ticking = asyncio.create_task(_tick(service, writer, row, board.rows[-1], projects))
+    ticking = asyncio.create_task(_tick(service, writer, lock, row, board.rows[-1], projects))
     ticking.add_done_callback(_on_tick_ended)
     server = await loop.create_server(
         lambda: CaptureConnection(service), sock=socket.socket(fileno=spec.listen_fd), backlog=ACCEPT_BACKLOG
@@ -169,11 +184,16 @@ def _forwarder(settings: UpstreamSettings | None, row: Row) -> "Forwarder | None
 
 
 async def _tick(
-    service: Service, writer: SpoolWriter, row: Row, supervisor_row: Row, projects: Projects | None
+    service: Service, writer: SpoolWriter, lock: int, row: Row, supervisor_row: Row, projects: Projects | None
 ) -> None:
     lag = Histogram(row, "edge_event_loop_lag_seconds")
     due = time.monotonic()
     while True:
+        if not os.fstat(lock).st_nlink:
+            # What is written from now on goes to files without a name: nothing more is acknowledged. The next one starts anew.
+            log.critical("the slot's %s was deleted while it was in use, and whatever was beside it", LOCK_NAME)
+            logging.shutdown()
+            os._exit(EXIT_UNUSABLE)
         now = time.monotonic()
         lag.observe(int((now - due) * 1e6))
         lag.fold()

@@ -62,6 +62,11 @@ def all_segments(layout: Layout) -> list[SegmentFile]:
     return [file for slot in layout.slots() for file in segment_files(layout, slot)]
 
 
+def spool_bytes(layout: Layout) -> int:
+    """Size of all segments."""
+    return sum(file.size for file in all_segments(layout))
+
+
 def named_segment(path: Path) -> SegmentFile:
     """A single file, which may have been copied and renamed: its own header then says what it is.
 

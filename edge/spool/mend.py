@@ -1,7 +1,9 @@
 """Make a segment that nobody writes any more readable to its end and finished, on demand: what recovery does, for one file.
 
 Every good frame is kept where it is. What follows the last one is saved to a file of its own, cut off, and the rest is synced
-before the segment gets its final name. Damage between good frames stays: readers skip it.
+before the segment gets its final name. Damage between good frames stays: readers skip it. What was set aside is copied, for the
+page cache may show more of it than the disk holds; and of what could not be read readers have passed the place, so it becomes
+the newest of its slot.
 """
 
 import fcntl
@@ -11,10 +13,11 @@ from pathlib import Path
 import msgspec
 
 from edge.disk import Disk, write_durably
-from edge.layout import LOCK_NAME
+from edge.layout import LOCK_NAME, Layout
 from edge.segment.frame import SEGMENT_HEADER_BYTES
-from edge.segment.name import State
+from edge.segment.name import SegmentName, State, parse_name
 from edge.spool.inspect import SegmentFile, read, summarise
+from edge.spool.recover import cut_and_sync, next_counter
 
 
 class Finding(msgspec.Struct):
@@ -93,20 +96,36 @@ def _mend(disk: Disk, file: SegmentFile, torn: Path) -> Finding:
     finding = examine(file)
     if finding.action in ("none", "unreadable"):
         return finding
-    fd = disk.open(str(file.path), write=True)
-    try:
-        if finding.cut_bytes:
-            rest = disk.pread(fd, finding.cut_bytes, finding.kept_bytes)
-            if rest.strip(b"\0"):
-                disk.makedirs(str(torn))
-                disk.sync_directory(os.path.dirname(str(torn)) or ".")
-                name = f"slot-{max(file.slot, 0):02d}-{file.name}-{finding.kept_bytes}.bin"
-                write_durably(disk, str(torn), name, rest)
-            disk.truncate(fd, finding.kept_bytes)
-        disk.sync(fd)
-    finally:
-        disk.close(fd)
-    if file.state is not State.SEALED:
-        disk.rename(str(file.path), str(file.path.with_name(file.name.file_name(State.SEALED))))
-    disk.sync_directory(str(file.path.parent))
+    directory = str(file.path.parent)
+    final = _final_name(disk, file).file_name(State.SEALED)
+    data = read(file)
+    rest = data[finding.kept_bytes :]
+    if rest.strip(b"\0"):
+        disk.makedirs(str(torn))
+        disk.sync_directory(os.path.dirname(str(torn)) or ".")
+        name = f"slot-{max(file.slot, 0):02d}-{file.name}-{finding.kept_bytes}.bin"
+        write_durably(disk, str(torn), name, rest)
+    if file.state in (State.SUSPECT, State.BAD):
+        # One that is there is the copy of a recovery that was interrupted, and what is here may be less by now.
+        if final not in disk.listdir(directory):
+            write_durably(disk, directory, final, data[: finding.kept_bytes])
+        disk.unlink(str(file.path))
+    else:
+        cut_and_sync(disk, str(file.path), finding.kept_bytes if rest else None)
+        if file.state is not State.SEALED:
+            disk.rename(str(file.path), f"{directory}/{final}")
+    disk.sync_directory(directory)
     return finding
+
+
+def _final_name(disk: Disk, file: SegmentFile) -> SegmentName:
+    """Its own; but of what readers have passed over in a slot the next free one, or it would be taken for shipped."""
+    directory = file.path.parent.resolve()
+    layout = Layout(directory.parent.parent)
+    slot = next((slot for slot in layout.slots() if layout.slot(slot) == directory), None)
+    if file.state is not State.BAD or slot is None:
+        return file.name
+    for name, state in filter(None, map(parse_name, disk.listdir(str(directory)))):
+        if name.incarnation == file.name.incarnation and state is State.SEALED:
+            return name
+    return SegmentName(next_counter(disk, layout, slot), file.name.incarnation)

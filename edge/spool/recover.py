@@ -145,7 +145,7 @@ def _recover_segment(
             write_durably(disk, directory, sealed, data[:end])
             disk.unlink(path)
         else:
-            _cut_and_sync(disk, path, end if tail else None)
+            cut_and_sync(disk, path, end if tail else None)
             disk.rename(path, f"{directory}/{sealed}")
         log.info("segment %s: recovered %d records, cut off %d bytes", name, records, len(tail))
     else:
@@ -158,7 +158,7 @@ def _recover_segment(
     disk.sync_directory(directory)
 
 
-def _cut_and_sync(disk: Disk, path: str, end: int | None) -> None:
+def cut_and_sync(disk: Disk, path: str, end: int | None) -> None:
     fd = disk.open(path, write=True)
     try:
         if end is not None:

@@ -143,3 +143,11 @@ def _get(port: int, path: str) -> tuple[int, str]:
         return response.status, response.read().decode()
     finally:
         connection.close()
+
+
+def test_a_folder_that_cannot_be_used_is_told_in_a_sentence(data: Path) -> None:
+    (data / "ckpt").write_text("in the way")
+    done = once(data)
+    assert done.returncode == 74
+    assert "cannot be used" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -144,7 +145,7 @@ def test_several_sinks_each_get_everything_and_the_slowest_keeps_the_segments(tm
 def test_a_second_drainer_is_refused(tmp_path: Path, row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drainer_module, "LOCK_WAIT_S", 0.1)
     first = drainer(tmp_path, row)
-    with pytest.raises(InUse, match="another drainer holds"):
+    with pytest.raises(InUse, match=f"another drainer, process {os.getpid()}, holds"):
         drainer(tmp_path, row)
     first.close()
     drainer(tmp_path, row).close()

@@ -8,6 +8,7 @@ from edge.disk import RealDisk
 from edge.drain.reader import Chunk, SlotReader
 from edge.segment.record import decode_record
 from tests.drain.spools import Slot
+from tests.fakes import EIO, Fault, FaultyDisk
 
 
 @pytest.fixture
@@ -253,3 +254,56 @@ def test_a_segment_finished_and_deleted_since_the_last_look_is_done_with(slot: S
     slot.commit("b")
     assert names(next_chunk(reading)) == ["b"]
     reading.close()
+
+
+def test_a_segment_that_was_set_aside_while_it_was_read_is_read_to_its_end_and_passed(slot: Slot) -> None:
+    slot.commit("a")
+    reading = reader(slot)
+    assert names(next_chunk(reading)) == ["a"]
+    slot.commit("b")
+    [path] = slot.files
+    slot.seal()
+    path.with_name(path.name.replace(".open.zst", ".zst")).rename(
+        path.with_name(path.name.replace(".open.zst", ".bad"))
+    )
+    slot.commit("c")
+    assert drained(reading) == ["b", "c"]
+
+
+def test_a_finished_segment_that_the_disk_refuses_to_read_is_set_aside_and_the_next_one_read(slot: Slot) -> None:
+    slot.commit("a")
+    slot.seal()
+    slot.commit("b")
+    disk = FaultyDisk(RealDisk())
+    disk.fail_next("pread", *[Fault(EIO)] * 5)
+    reading = SlotReader(disk, str(slot.directory), slot.slot, None)
+    for _ in range(4):
+        with pytest.raises(OSError, match="Input/output error"):
+            next_chunk(reading)
+    assert next_chunk(reading) is None
+    assert [path.name for path in slot.directory.glob("*.bad")] == ["000000000001-000000000000abc1.bad"]
+    assert drained(reading) == ["b"]
+
+
+def test_a_disk_that_refuses_for_a_moment_costs_no_segment(slot: Slot) -> None:
+    slot.commit("a")
+    slot.seal()
+    slot.commit("b")
+    disk = FaultyDisk(RealDisk())
+    disk.fail_next("pread", *[Fault(EIO)] * 4)
+    reading = SlotReader(disk, str(slot.directory), slot.slot, None)
+    for _ in range(4):
+        with pytest.raises(OSError, match="Input/output error"):
+            next_chunk(reading)
+    assert drained(reading) == ["a", "b"]
+
+
+def test_an_open_segment_that_cannot_be_read_is_left_to_its_writer(slot: Slot) -> None:
+    slot.commit("a")
+    disk = FaultyDisk(RealDisk())
+    disk.fail_next("pread", *[Fault(EIO)] * 8)
+    reading = SlotReader(disk, str(slot.directory), slot.slot, None)
+    for _ in range(8):
+        with pytest.raises(OSError, match="Input/output error"):
+            next_chunk(reading)
+    assert drained(reading) == ["a"]

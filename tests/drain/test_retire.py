@@ -90,3 +90,14 @@ def test_what_a_sink_has_not_confirmed_counts_for_nothing_and_is_never_deleted(s
     positions = {slot.slot: [position(slot, 2, whole=True), position(slot, 0, whole=True)]}
     retire(RealDisk(), slot.layout, positions, Retention(age_s=1.0, bytes=1), NOW_S)
     assert [int(path.name[:12]) for path in slot.files] == [2, 3, 4]
+
+
+def test_what_is_kept_for_replay_makes_room_by_halves_while_the_disk_is_short_of_it(slot: Slot) -> None:
+    positions = {slot.slot: [position(slot, 2, whole=True)]}
+    for path in slot.files:
+        os.utime(path, (0, int(path.name[:12])))
+    left = []
+    for _ in range(3):
+        retire(RealDisk(), slot.layout, positions, Retention(age_s=1e12), NOW_S, scarce=True)
+        left.append([int(path.name[:12]) for path in slot.files])
+    assert left == [[3, 4], [4], [4]]

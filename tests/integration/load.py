@@ -9,7 +9,7 @@ import json
 import random
 import socket
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import accumulate
 from typing import Final
 
@@ -24,8 +24,9 @@ PAUSE_S_MAX: Final = 0.008
 PIPELINED_MAX: Final = 4
 RECEIVE_BYTES: Final = 65536
 
-SIZES: Final = (40, 40, 15, 5) if SOAK else (70, 22, 7, 1)
-"""Shares of requests with one event, some, many and very many."""
+MANY: Final = (40, 40, 15, 5)
+"""Shares of requests with one event, some, many and very many, where a million events have to come together."""
+SIZES: Final = MANY if SOAK else (70, 22, 7, 1)
 PADDING: Final = (0, 0, 30) if SOAK else (0, 30, 300)
 """Bytes that make events larger; ten million of them have to fit the disk."""
 
@@ -47,8 +48,9 @@ class Reconciliation(msgspec.Struct, frozen=True):
 class Ledger:
     """What was sent, and which of it the edge answered with 200."""
 
-    def __init__(self, rng: random.Random) -> None:
+    def __init__(self, rng: random.Random, shares: Sequence[int] = SIZES) -> None:
         self._rng = rng
+        self._shares = shares
         self._mark = f"{rng.getrandbits(48):012x}"
         self._sizes: list[int] = []
         """Events by request."""
@@ -75,7 +77,7 @@ class Ledger:
         """The number and the bytes of a new request of one to some hundred events."""
         rng = self._rng
         number = len(self._sizes)
-        size = rng.choices((1, rng.randint(2, 10), rng.randint(11, 60), rng.randint(100, 300)), SIZES)[0]
+        size = rng.choices((1, rng.randint(2, 10), rng.randint(11, 60), rng.randint(100, 300)), self._shares)[0]
         self._sizes.append(size)
         padding = base64.b64encode(rng.randbytes(rng.choice(PADDING))).decode()
         events = [

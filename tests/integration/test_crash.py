@@ -24,7 +24,7 @@ from edge.segment.name import State
 from edge.segment.scan import Frame
 from edge.spool.inspect import all_segments, frames
 from tests.integration.edge_process import EdgeProcess, send_signal, wait_until_gone
-from tests.integration.load import Ledger, Load
+from tests.integration.load import MANY, Ledger, Load
 from tests.integration.scale import scaled
 
 WORKER_KILLS: Final = scaled(100, 1000)
@@ -36,7 +36,7 @@ EVERYTHING_KILLS: Final = scaled(36, 300)
 STARTING_KILLS: Final = scaled(6, 30)
 SUPERVISOR_KILLS: Final = scaled(4, 20)
 CYCLES: Final = WORKER_KILLS + DRAINER_KILLS + EVERYTHING_KILLS + STARTING_KILLS + SUPERVISOR_KILLS
-ACKNOWLEDGED_EVENTS_MIN: Final = scaled(150_000, 10_000_000)
+ACKNOWLEDGED_EVENTS_MIN: Final = scaled(1_000_000, 10_000_000)
 CUT_REQUESTS_MIN: Final = CYCLES // 2
 CONNECTIONS: Final = 6
 WORKERS: Final = scaled(2, 4)
@@ -85,7 +85,7 @@ def test_every_acknowledged_event_survives_every_kill_and_is_delivered_once(tmp_
     rng = random.Random(seed)
     rounds = plan(rng)
     assert sum(len(one.parts) + 1 for one in rounds) == CYCLES
-    ledger = Ledger(rng)
+    ledger = Ledger(rng, MANY)
     started_s = time.monotonic()
     with EdgeProcess(tmp_path) as edge:
         crash = Crash(edge, ledger, rng)

@@ -4,6 +4,7 @@ Scripted services and a spoiling proxy of the tests' own between them and a real
 when what it is about did not happen.
 """
 
+import asyncio
 import json
 import random
 import time
@@ -24,8 +25,10 @@ from tests.integration.steady import Steady, p99_ms
 from tests.integration.toxics import Toxic, ToxicProxy
 
 WORKERS: Final = 2
-PATIENCE_S: Final = 120.0
+PATIENCE_S: Final = scaled(120, 900)
+"""Backlogs grow with the length of a run, and the downstream of the tests is slow."""
 RSS_DRIFT_MAX: Final = 20 * 1024 * 1024
+P99_RATIO_MAX: Final = 1.10
 PIECE_EVENTS_MAX: Final = 1000
 
 POISON_EVERY: Final = 131
@@ -107,45 +110,64 @@ def _applied(proxy: ToxicProxy, toxic: Toxic) -> bool:
 
 @pytest.mark.soak
 def test_clients_notice_nothing_of_a_broken_network_and_everything_arrives_once(
-    edge: EdgeProcess, ledger: Ledger
+    edge: EdgeProcess, ledger: Ledger, tmp_path: Path
 ) -> None:
+    """An undisturbed edge runs beside it at the same time: whatever else the machine does, it does to both."""
     seconds = scaled(2, 60)
     busy = random.Random(5)
 
     def rule(call: Call) -> Reply:
         return Reply(503, {"Retry-After": "0"}) if busy.random() < 0.05 else Reply()
 
-    with Downstream(rule, keep_calls=False) as downstream, ToxicProxy(downstream.port) as proxy:
+    (tmp_path / "beside").mkdir()
+    calm_ledger = Ledger(random.Random(time.time_ns()))
+    with (
+        Downstream(rule, keep_calls=False) as downstream,
+        Downstream(keep_calls=False) as calm_downstream,
+        ToxicProxy(downstream.port) as proxy,
+        EdgeProcess(tmp_path / "beside") as calm,
+    ):
         start(edge, proxy.port)
-        steady = Steady(edge, ledger, 100)
-        steady.run(1)
-        undisturbed = steady.run(seconds * 2)
-        merge_all(ledger, downstream)
+        start(calm, calm_downstream.port)
+
+        async def both(for_s: float) -> list[list[float]]:
+            runs = [Steady(edge, ledger, 100), Steady(calm, calm_ledger, 100)]
+            return await asyncio.gather(*(run.send(for_s) for run in runs))
+
+        asyncio.run(both(1))
         rows = []
-        disturbed = []
+        disturbed: list[float] = []
+        undisturbed: list[float] = []
         for toxic in TOXICS:
             proxy.choose = partial(_same, toxic)
             proxy.cut()
-            taken = steady.run(seconds)
+            taken, beside = asyncio.run(both(seconds))
             disturbed += taken
+            undisturbed += beside
             until(partial(_applied, proxy, toxic), f"an effect of {toxic.name}")
-            rows.append(f"{toxic.name} {p99_ms(taken):.1f} ms")
+            rows.append(f"{toxic.name} {p99_ms(taken):.1f} ms beside {p99_ms(beside):.1f} ms")
         proxy.choose = Toxic
         proxy.cut()
         merge_all(ledger, downstream)
+        merge_all(calm_ledger, calm_downstream)
+        calm.stop()
         edge.stop()
-        ratio = p99_ms(sorted(disturbed)) / p99_ms(undisturbed)
+        disturbed.sort()
+        undisturbed.sort()
+        ratio = p99_ms(disturbed) / p99_ms(undisturbed)
         print(
             f"\n{ledger.acknowledged_events} events acknowledged, {len(downstream.merged)} delivered after"
             f" {downstream.duplicates} duplicates were merged, answers {dict(downstream.answers)}\n"
             f"p99 of the answers to clients: undisturbed {p99_ms(undisturbed):.1f} ms, disturbed"
-            f" {p99_ms(sorted(disturbed)):.1f} ms, ratio {ratio:.2f} (goal: at most 1.10); {', '.join(rows)}"
+            f" {p99_ms(disturbed):.1f} ms, ratio {ratio:.2f} (goal: at most {P99_RATIO_MAX:.2f}); {', '.join(rows)}"
         )
         assert_delivered(ledger, downstream, edge)
     # Without these, nothing was proved.
     assert downstream.duplicates > 0
     assert downstream.answers[503] > 0
     assert min(proxy.applied[toxic.name] for toxic in TOXICS) > 0
+    if SOAK:
+        assert ratio <= P99_RATIO_MAX
 
 
 def is_poison(event: Event) -> bool:

@@ -38,8 +38,9 @@ READINESS = b"GET /_readiness HTTP/1.1\r\nHost: h\r\n\r\n"
 class Slow(msgspec.Struct):
     """What takes its time by design, begun before the first test and looked at by one of them."""
 
+    first: Server
     second: "subprocess.Popen[str]"
-    """An instance on a data folder that is in use."""
+    """An instance on the first one's data folder."""
     stuck: Server
     """Told to stop, while a client has sent half a request."""
     client: Client
@@ -60,7 +61,7 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slow]:
         with second, stuck.connect() as client:
             client.send(POST[:-1])
             stuck.signal(signal.SIGTERM)
-            yield Slow(second, stuck, client)
+            yield Slow(first, second, stuck, client)
             second.kill()
 
 
@@ -83,7 +84,9 @@ def test_a_second_instance_on_a_data_folder_gives_up_and_says_why(slow: Slow) ->
     out, error = slow.second.communicate(timeout=PATIENCE_S)
     assert slow.second.returncode == 75
     assert out == ""
-    assert "slot-00 is in use by another process" in error
+    (pid,) = slow.first.workers()
+    assert f"slot-00 is in use by process {pid}, which is given 10 s to end" in error
+    assert f'slot-00 is in use by process {pid}"' in error
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["by another program", "by another edge"])

@@ -1,6 +1,7 @@
 """One worker: its slot, its loop, its end. All of it in the real process."""
 
 import os
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -116,3 +117,13 @@ def test_a_worker_is_told_everything_it_needs() -> None:
             "upstream",
         )
     }
+
+
+def test_a_worker_whose_slot_was_deleted_acknowledges_nothing_into_it(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        assert server.ask(POST).status == 200
+        (pid,) = server.workers()
+        shutil.rmtree(Layout(server.data).slot(0))
+        wait_until(lambda: server.workers() not in ([], [pid]), "another worker runs")
+        assert server.ask(POST).status == 200
+        assert len(server.records()) == 1

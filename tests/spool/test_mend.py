@@ -3,6 +3,8 @@ from pathlib import Path
 import pytest
 
 from edge.disk import RealDisk
+from edge.drain.drainer import Drainer
+from edge.metrics import Board
 from edge.segment.name import State
 from edge.spool.inspect import SegmentFile, all_segments, named_segment, summarise
 from edge.spool.mend import Busy, examine, is_locked, mend
@@ -123,3 +125,44 @@ def test_wherever_the_disk_fails_a_second_attempt_does_it_and_nothing_is_lost(tm
             break
     else:
         pytest.fail("expected fewer calls")
+
+
+def test_what_readers_have_passed_becomes_the_newest_segment_and_is_shipped(slot: Slot) -> None:
+    """Under its old name it would be taken for shipped, and deleted."""
+    slot.seal()
+    [path] = slot.files
+    path.rename(path.with_name(path.name.removesuffix(".zst") + ".bad"))
+    slot.commit("d")
+    slot.seal()
+    sink = f"file:{slot.layout.data}/events"
+    row = Board.create(1).rows[0]
+    assert Drainer(RealDisk(), slot.layout, [sink], row).run_once()
+    mend(RealDisk(), only(slot), slot.layout.torn)
+    assert Drainer(RealDisk(), slot.layout, [sink], row).run_once()
+    assert all_segments(slot.layout) == []
+    delivered = b"".join(path.read_bytes() for path in sorted(slot.layout.events.iterdir()))
+    assert [name for name in "abcd" if b'"event":"%b"' % name.encode() not in delivered] == []
+
+
+def test_a_suspect_segment_is_copied_and_never_synced_again(slot: Slot) -> None:
+    """Its page cache may hold what a failed sync has left there for good."""
+    [path] = slot.files
+    suspect = path.rename(path.with_name(path.name.replace(".open.zst", ".suspect.zst")))
+    disk = FaultyDisk(RealDisk())
+    mend(disk, only(slot), slot.layout.torn)
+    assert only(slot).state is State.SEALED
+    assert ("sync", suspect.name) not in disk.calls
+    assert "sync" in disk.methods("sync")
+    assert not suspect.exists()
+
+
+def test_an_interrupted_repair_of_what_readers_have_passed_makes_no_second_copy(slot: Slot) -> None:
+    [path] = slot.files
+    path.rename(path.with_name(path.name.replace(".open.zst", ".bad")))
+    disk = FaultyDisk(RealDisk())
+    disk.fail_next("unlink", Fault(EIO))
+    with pytest.raises(OSError, match="Input/output error"):
+        mend(disk, only(slot), slot.layout.torn)
+    [bad] = [file for file in all_segments(slot.layout) if file.state is State.BAD]
+    mend(RealDisk(), bad, slot.layout.torn)
+    assert summarise(only(slot)).records == 3

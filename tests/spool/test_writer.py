@@ -122,8 +122,12 @@ def writer_on(
 
 def contents(disk: MemoryDisk) -> dict[str, list[list[bytes]]]:
     """Segments in order, `5.zst` for short, with their records by frame."""
-    names = sorted((name, file) for file in disk.listdir(SLOT) if (name := parse_name(file)))
-    return {f"{name.counter}{state.value}": found(disk.read(f"{SLOT}/{file}"), name) for (name, state), file in names}
+    # At one moment: the disk's thread may rename a file between its listing and its reading.
+    with disk._mutex:
+        names = sorted((name, file) for file in disk.listdir(SLOT) if (name := parse_name(file)))
+        return {
+            f"{name.counter}{state.value}": found(disk.read(f"{SLOT}/{file}"), name) for (name, state), file in names
+        }
 
 
 def recovered(disk: MemoryDisk) -> Counter[bytes]:
