@@ -1,4 +1,4 @@
-"""CPU time of a process tree in nanoseconds, and pinning.
+"""CPU time of a process tree in nanoseconds, its memory, and pinning.
 
 Times are the scheduler's own run times, `/proc/PID/task/*/schedstat`, summed over every thread of the process and of all
 its descendants. They are exact for a task that sleeps; one that is running right now may be short by up to a tick, so read
@@ -7,7 +7,8 @@ them when the server is idle.
 
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 
@@ -27,6 +28,50 @@ class CpuMeter:
     def read_ns(self) -> int:
         """Nanoseconds since the meter was made, never less than at the last reading."""
         return self._sum.update(_tree(self._pid)) - self._start_ns
+
+    def read_split(self) -> tuple[int, int]:
+        """Ticks of the clock spent in the programs and in the kernel, by the processes there are, since they started."""
+        user = kernel = 0
+        for pid in processes(self._pid):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                # The name, in brackets, may hold anything.
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                user += int(fields[11])
+                kernel += int(fields[12])
+        return user, kernel
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Of a process tree. What processes share is in `rss_bytes` once for each, in `pss_bytes` once altogether.
+
+    Kernel memory, such as that of sockets, is in neither.
+    """
+
+    rss_bytes: int
+    pss_bytes: int
+
+
+def memory(root: int) -> Memory:
+    """Memory of `root` and its descendants as it is now."""
+    sums = {"Rss": 0, "Pss": 0}
+    for pid in processes(root):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+                name, _, value = line.partition(":")
+                if name in sums:
+                    sums[name] += int(value.split()[0]) * 1024
+    return Memory(sums["Rss"], sums["Pss"])
+
+
+def processes(root: int) -> list[int]:
+    """`root` and its descendants."""
+    found = [root]
+    for pid in found:
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            with suppress(FileNotFoundError, ProcessLookupError):
+                found += map(int, children.read_text().split())
+    return found
 
 
 class TaskSum:

@@ -14,67 +14,27 @@ other work on these cores), and a request then costs more than it does in a full
 
 import argparse
 import json
-import os
 import platform
-import re
-import signal
-import subprocess
 import sys
-import tarfile
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import asdict, dataclass
-from io import BytesIO
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Final
 
 from bench import payloads
-from bench.cpu import CpuMeter, pinned, two_cores
-from bench.load import LoadGenerator
+from bench.cpu import pinned, two_cores
 from bench.payloads import Payload
+from bench.results import filesystem_of, paired_ratio
+from bench.servers import Command, Failed, Sample, checkout, edge, floor, running
 
-ROOT: Final = Path(__file__).resolve().parents[1]
 MODES: Final = ("page", "fsync")
-START_SECONDS: Final = 15.0
-STOP_SECONDS: Final = 10.0
 WARM_SECONDS: Final = 1.0
-
-_LISTENING: Final = re.compile(r"^listening on http://(\S+):(\d+)\s*\n", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Command:
-    """How to start one of the servers compared: arguments for the Python interpreter, run in `checkout`."""
-
-    label: str
-    checkout: Path
-    arguments: tuple[str, ...]
-    stores: bool
-    """Whether it takes `--data`."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One server in one round."""
-
-    requests: int
-    cpu_ns: int
-    seconds: float
-
-    @property
-    def us_per_request(self) -> float:
-        return self.cpu_ns / 1000 / self.requests
-
 
 Samples = dict[str, list[Sample]]
 """One list per label, one entry per round."""
-
-
-class Failed(Exception):
-    """A server did not start, or did not answer every request with 200."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -84,9 +44,10 @@ def main(argv: Sequence[str]) -> int:
         with ExitStack() as stack:
             args.data.mkdir(parents=True, exist_ok=True)
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hot-", dir=args.data))).resolve()
-            commands = [_floor(), *_edge("", ROOT, args.modes)]
+            commands = [floor(), *(edge(mode, mode) for mode in args.modes)]
             if args.against:
-                commands += _edge("old ", _checkout(args.against, scratch), args.modes)
+                old = checkout(args.against, scratch)
+                commands += [edge(f"old {mode}", mode, checkout=old) for mode in args.modes]
             return _run(args, commands, scratch)
     except Failed as failure:
         print(f"bench hot: {failure}", file=sys.stderr)
@@ -127,7 +88,7 @@ def _measure(
 ) -> Samples:
     samples: Samples = {command.label: [] for command in commands}
     with ExitStack() as stack:
-        servers = [stack.enter_context(_server(command, folder, core)) for command in commands]
+        servers = [stack.enter_context(running(command, folder, {core})) for command in commands]
         for server in servers:
             server.sample(payload, args.connections, WARM_SECONDS)
         for round_index in range(args.rounds):
@@ -135,134 +96,6 @@ def _measure(
             for server in servers[first:] + servers[:first]:
                 samples[server.label].append(server.sample(payload, args.connections, args.seconds))
     return samples
-
-
-class Server:
-    """A server that listens, and the CPU time of its processes."""
-
-    def __init__(self, label: str, process: subprocess.Popen[bytes], log: Path) -> None:
-        self.label = label
-        self._log = log
-        self._host, self._port = self._address(process)
-        self._meter = CpuMeter(process.pid)
-
-    def sample(self, payload: Payload, connections: int, seconds: float) -> Sample:
-        """One closed-loop run. Raises `Failed` when an answer was anything but 200."""
-        try:
-            with LoadGenerator(self._host, self._port, connections) as generator:
-                # Opening the connections is not what is measured: all of them have been used once before it starts.
-                opened = generator.run(payload.requests, 0)
-                before_ns = self._meter.read_ns()
-                answers = generator.run(payload.requests, seconds)
-                cpu_ns = self._meter.read_ns() - before_ns
-        except OSError as error:
-            raise Failed(f"{self.label}: {error}{self._said()}") from error
-        errors = opened.errors + answers.errors
-        if errors or not answers.answered:
-            first_error = opened.first_error or answers.first_error
-            raise Failed(f"{self.label}: {payload.name}: {errors} errors, the first: {first_error}{self._said()}")
-        return Sample(answers.answered, cpu_ns, answers.seconds)
-
-    def _address(self, process: subprocess.Popen[bytes]) -> tuple[str, int]:
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline:
-            ended = process.poll()
-            if found := _LISTENING.search(self._log.read_text(errors="replace")):
-                return found[1], int(found[2])
-            if ended is not None:
-                raise Failed(f"{self.label}: ended with status {ended} before it listened{self._said()}")
-            time.sleep(0.01)
-        raise Failed(f"{self.label}: not listening after {START_SECONDS:g} s{self._said()}")
-
-    def _said(self) -> str:
-        """The end of what the server printed, for a message."""
-        lines = self._log.read_text(errors="replace").splitlines()[-15:]
-        return "".join(f"\n    {line}" for line in lines)
-
-
-@contextmanager
-def _server(command: Command, folder: Path, core: int) -> Iterator[Server]:
-    """Start a server on `core` and end it, with all its processes, at the end."""
-    home = folder / command.label.replace(" ", "-")
-    home.mkdir(parents=True)
-    arguments = command.arguments + (("--data", str(home / "data")) if command.stores else ())
-    log = home / "log"
-    with ExitStack() as stack:
-        # A file and not a pipe: a server that prints more than a pipe holds would stand still.
-        output = stack.enter_context(log.open("wb"))
-        with pinned({core}):
-            process = subprocess.Popen(
-                [sys.executable, *arguments],
-                cwd=command.checkout,
-                env=_environment(command.checkout),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                # A session of its own: Ctrl-C reaches this process only, and what the server starts can be ended by group.
-                start_new_session=True,
-            )
-        stack.callback(_end, process)
-        yield Server(command.label, process, log)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    try:
-        process.terminate()
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        print("bench hot: a server did not stop when told to and was killed", file=sys.stderr)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _floor() -> Command:
-    return Command("floor", ROOT, ("-m", "bench.floor", "0"), stores=False)
-
-
-def _edge(prefix: str, checkout: Path, modes: Sequence[str]) -> list[Command]:
-    _check_import(checkout)
-    serve = ("-m", "edge", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--workers", "1")
-    return [Command(prefix + mode, checkout, (*serve, "--durability", mode), stores=True) for mode in modes]
-
-
-def _environment(checkout: Path) -> dict[str, str]:
-    # Settings of the caller's shell would make the run another one than it says it is.
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("EDGE_")}
-    return kept | {"PYTHONPATH": str(checkout)}
-
-
-def _check_import(checkout: Path) -> None:
-    """Raises `Failed` unless `edge` comes out of `checkout`: measuring one checkout twice would show no difference."""
-    finished = subprocess.run(
-        [sys.executable, "-c", "import edge; print(edge.__file__)"],
-        cwd=checkout,
-        env=_environment(checkout),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    expected = checkout / "edge" / "__init__.py"
-    found = finished.stdout.strip() or finished.stderr.strip()
-    if finished.returncode or Path(found).resolve() != expected.resolve():
-        raise Failed(f"expected `edge` from {expected}, found: {found}")
-
-
-def _checkout(against: str, scratch: Path) -> Path:
-    """A folder holding the `edge` package to compare with: `against` itself, or what git has under that revision."""
-    folder = Path(against)
-    if (folder / "edge" / "__init__.py").is_file():
-        return folder.resolve()
-    archive = subprocess.run(
-        ["git", "-C", str(ROOT), "archive", "--format=tar", against, "edge"], capture_output=True, check=False
-    )
-    if archive.returncode:
-        raise Failed(f"--against {against}: no folder with `edge` and no revision: {archive.stderr.decode().strip()}")
-    target = scratch / "old"
-    with tarfile.open(fileobj=BytesIO(archive.stdout)) as tar:
-        tar.extractall(target, filter="data")
-    return target.resolve()
 
 
 def table(payload: Payload, samples: Mapping[str, Sequence[Sample]]) -> list[str]:
@@ -289,22 +122,6 @@ def table(payload: Payload, samples: Mapping[str, Sequence[Sample]]) -> list[str
             ratios = [new.us_per_request / before.us_per_request for new, before in zip(taken, old, strict=True)]
             lines.append(f"  {label}, new / old: {median(ratios):.3f} ({min(ratios):.3f}-{max(ratios):.3f})")
     return lines
-
-
-def paired_ratio(samples: Sequence[Sample], base: Sequence[Sample]) -> float:
-    """Median over the rounds of CPU per request as a multiple of `base` in the same round."""
-    return median(one.us_per_request / other.us_per_request for one, other in zip(samples, base, strict=True))
-
-
-def filesystem_of(path: Path) -> str:
-    """The type of the file system that holds `path`, such as `ext4` or `tmpfs`; `unknown` where no mount has its device."""
-    device = path.stat().st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
-        fields = line.split()
-        if fields[2] == wanted:
-            return fields[fields.index("-") + 1]
-    return "unknown"
 
 
 def _write_json(args: argparse.Namespace, measured: Mapping[str, Samples]) -> None:
