@@ -142,6 +142,13 @@ METRICS: Final = (
     Metric("edge_heavy_requests_total", "counter", "Requests handed to a decoder, being much work for an event loop."),
     Metric("edge_heavy_requests_waiting", "gauge", "Requests that wait for the decoder.", per_process=True),
     Metric("edge_decoder_failures_total", "counter", "Decoders that died, hung or could not be started."),
+    Metric(
+        "edge_gc_pause_seconds",
+        "histogram",
+        "How long a garbage collection held the worker's loop.",
+        buckets=_DURATION_BUCKETS_US,
+        seconds=True,
+    ),
     Metric("edge_commits_total", "counter", "Group commits."),
     Metric("edge_commit_records", "histogram", "Records per group commit.", buckets=_BATCH_BUCKETS),
     Metric("edge_spool_written_bytes_total", "counter", "Compressed bytes appended to segments."),

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import gc
 import logging
 import os
 import secrets
@@ -31,6 +30,7 @@ from edge.process import (
     say_ready,
 )
 from edge.segment.record import RecordIds
+from edge.server.garbage import Garbage
 from edge.server.projects import Projects
 from edge.server.protocol import CaptureConnection
 from edge.server.service import ServerSettings, Service
@@ -145,14 +145,12 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, lock: int, bo
         service.choose_key, service.known_keys = projects.tick()
         service.heavy.registry = projects.registry
     service.tick(time.monotonic())
-    ticking = asyncio.create_task(_tick(service, writer, lock, row, board.rows[-1], projects))
-    ticking.add_done_callback(_on_tick_ended)
     server = await loop.create_server(
         lambda: CaptureConnection(service), sock=socket.socket(fileno=spec.listen_fd), backlog=ACCEPT_BACKLOG
     )
-    # What was loaded lives for ever: collections need not look at it.
-    gc.collect()
-    gc.freeze()
+    garbage = Garbage(row)
+    ticking = asyncio.create_task(_tick(service, writer, garbage, lock, row, board.rows[-1], projects))
+    ticking.add_done_callback(_on_tick_ended)
     say_ready(ready_fd)
     log.info("accepting")
 
@@ -184,7 +182,13 @@ def _forwarder(settings: UpstreamSettings | None, row: Row) -> "Forwarder | None
 
 
 async def _tick(
-    service: Service, writer: SpoolWriter, lock: int, row: Row, supervisor_row: Row, projects: Projects | None
+    service: Service,
+    writer: SpoolWriter,
+    garbage: Garbage,
+    lock: int,
+    row: Row,
+    supervisor_row: Row,
+    projects: Projects | None,
 ) -> None:
     lag = Histogram(row, "edge_event_loop_lag_seconds")
     due = time.monotonic()
@@ -205,6 +209,7 @@ async def _tick(
             service.choose_key, service.known_keys = projects.tick()
             service.heavy.registry = projects.registry
         writer.tick()
+        garbage.tick(now, len(service.connections))
         row.set("edge_heartbeat_timestamp_seconds", wall_us())
         row.set("edge_storage_failing", int(writer.failing))
         due = now + TICK_S
