@@ -6,16 +6,22 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Final
 
-from bench import hot, instructions, load, ship, stalls
+from bench import connections, hot, instructions, latency, load, open_loop, ship, stalls, workers
 
 Verb = Callable[[Sequence[str]], int]
 
-BENCHMARKS: Final[dict[str, Verb]] = {"hot": hot.main}
+BENCHMARKS: Final[dict[str, Verb]] = {
+    "hot": hot.main,
+    "latency": latency.main,
+    "connections": connections.main,
+    "workers": workers.main,
+    "stalls": stalls.main,
+    "ship": ship.main,
+}
 TOOLS: Final[dict[str, Verb]] = {
     "instructions": instructions.main,
     "load": load.main,
-    "ship": ship.main,
-    "stalls": stalls.main,
+    "open": open_loop.main,
 }
 
 

@@ -107,9 +107,13 @@ class Server:
         kernel_share = kernel_ticks / max(user_ticks + kernel_ticks, 1)
         return Sample(answers.answered, cpu_ns, answers.seconds, kernel_share, rss_bytes)
 
+    def output(self) -> str:
+        """All that the server printed."""
+        return self._log.read_text(errors="replace")
+
     def said(self) -> str:
-        """The end of what the server printed, for a message."""
-        lines = self._log.read_text(errors="replace").splitlines()[-15:]
+        """The end of it, for a message."""
+        lines = self.output().splitlines()[-15:]
         return "".join(f"\n    {line}" for line in lines)
 
     def _address(self, process: "subprocess.Popen[bytes]", port: int) -> tuple[str, int]:

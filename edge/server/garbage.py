@@ -29,10 +29,11 @@ class Garbage:
         self._pauses = Histogram(row, "edge_gc_pause_seconds")
         self._began_ns = 0
         self._looked_s = 0.0
-        gc.callbacks.append(self._on_collection)
         young, middle, _ = gc.get_threshold()
         gc.set_threshold(young, middle, _NEVER)
         self._loaded = self._collect_all()
+        # From here on there is a loop to hold.
+        gc.callbacks.append(self._on_collection)
 
     def tick(self, now_s: float, connections: int) -> None:
         """A few times a second. `now_s` is the monotonic clock."""

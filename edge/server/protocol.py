@@ -20,7 +20,7 @@ from edge.server.heavy import Body, HeavyRequest
 from edge.server.service import Service
 from edge.spool.group import PackedRecord
 from edge.wire.capture import capture, empty_poll, is_terse
-from edge.wire.client_ip import forwarded_ip, is_trusted, normalise_ip
+from edge.wire.client_ip import forwarded_ip
 from edge.wire.forward import Order, hides_capture, is_sdk_path, origin_form, request_fields
 from edge.wire.quiet import Quiet, quiet_answer
 from edge.wire.rejections import REFUSALS, Reason, Rejected
@@ -170,10 +170,9 @@ class CaptureConnection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
         self.hindered = 0
         peer = transport.get_extra_info("peername")
-        self.peer = normalise_ip(peer[0]) if isinstance(peer, tuple) else ""
-        self.trusted = is_trusted(self.peer, service.trusted_proxies)
+        self.peer, self.trusted = service.peer(peer[0] if isinstance(peer, tuple) else "")
         service.connections.add(self)
-        service.row.add("edge_connections_total", 1)
+        service.connected += 1
         if len(service.connections) > service.settings.connections_max:
             self._refuse_and_close(Reason.TOO_MANY_CONNECTIONS)
 

@@ -15,7 +15,7 @@ from edge.server.heavy import HeavyRequests
 from edge.server.turn import CallSoon, Turn
 from edge.spool.writer import SpoolWriter
 from edge.wire.capture import Choose
-from edge.wire.client_ip import parse_networks
+from edge.wire.client_ip import is_trusted, normalise_ip, parse_networks
 from edge.wire.rejections import REFUSALS, Reason
 from edge.wire.request import MIB, Light, Limits
 from edge.wire.responses import cors_headers, render, render_beacon, render_success
@@ -30,6 +30,8 @@ _ORIGINS_MAX: Final = 1024
 
 HEAD_PACKET_BYTES_MAX: Final = 16 * 1024
 """Larger packets are cut before the parser sees a head in them: then a head is small, or its size is known to the byte."""
+
+_PEERS_MAX: Final = 8192
 
 RETRY_AFTER_S: Final = (1, 30)
 """Bounds of the `Retry-After` of our own faults, drawn evenly so that clients do not come back together."""
@@ -105,6 +107,9 @@ class Service:
         self.shedding = False
         """The disk is nearly full: session replays are refused."""
         self.connections: set[CaptureConnection] = set()
+        self.connected = 0
+        """Connections made since the last tick."""
+        self._peers: dict[str, tuple[str, bool]] = {}
         self.inflight_bytes = 0
         self.choose_key: Choose | None = None
         """Looks project keys up; `None` where none are looked up."""
@@ -136,8 +141,21 @@ class Service:
         for route_name, count in Counter(self._posted).items():
             self.row.add("http_requests_total", count, "POST", route_name, "200")
         self._posted.clear()
+        self.row.add("edge_connections_total", self.connected)
+        self.connected = 0
         self.row.set("edge_connections", len(self.connections))
         self.row.set("edge_inflight_bytes", self.inflight_bytes + self.writer.pending_bytes)
+
+    def peer(self, address: str) -> tuple[str, bool]:
+        """A peer's address in plain text form, and whether it is believed what it says of other addresses. Remembered: to work
+        it out takes as long as all else that is done for a new connection."""
+        found = self._peers.get(address)
+        if found is None:
+            if len(self._peers) >= _PEERS_MAX:
+                self._peers.clear()
+            plain = normalise_ip(address)
+            found = self._peers[address] = plain, is_trusted(plain, self.trusted_proxies)
+        return found
 
     def success(self, origin: bytes) -> bytes:
         """The 200 of a kept connection, kept for the next who asks from there."""

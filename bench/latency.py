@@ -1,0 +1,141 @@
+"""How long an answer takes at shares of a server's capacity, beside what the disk itself takes, in one run.
+
+Capacity is what a closed loop gets; then requests fall due at shares of it (`bench/open_loop.py`). Between them the disk is
+asked by itself: 4 KiB appended and fdatasync, again and again, on the same file system, by a process on the server's core.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+from bench import payloads
+from bench.cpu import pinned, two_cores
+from bench.open_loop import PERCENTILES, Latencies, OpenLoop, percentile
+from bench.results import Goal, Result, Table, Value, environment
+from bench.servers import Failed, Server, edge, floor, running
+
+SHARES: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
+GOAL_SHARE: Final = 0.5
+GOAL_RATIO: Final = 3.0
+SYNC_BYTES: Final = 4096
+WARM_SECONDS: Final = 1.0
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run, print, write the result. 1 when a server failed, or with `--strict` when the goal was missed."""
+    parser = argparse.ArgumentParser(prog="python -m bench latency", description=__doc__.partition("\n")[0])
+    parser.add_argument("--payload", choices=payloads.NAMES, default="A")
+    parser.add_argument("--connections", type=int, default=64, metavar="N")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N")
+    parser.add_argument(
+        "--seconds", type=float, default=2.0, metavar="S", help="for one share of one server in one round"
+    )
+    parser.add_argument("--data", type=Path, default=Path(".cache/bench"), metavar="DIR", help="where spools are put")
+    parser.add_argument("--strict", action="store_true", help="status 1 when the goal is missed")
+    parser.add_argument("--sync", help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.sync is not None:
+        print(" ".join(f"{each:.6f}" for each in sync_times(Path(args.sync), args.seconds)))
+        return 0
+    args.data.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="latency-", dir=args.data) as scratch:
+            result = measure(args, Path(scratch).resolve())
+    except Failed as failure:
+        print(f"bench latency: {failure}", file=sys.stderr)
+        return 1
+    print(result.markdown())
+    print(f"\nwritten to {result.write()}")
+    return 1 if args.strict and any(goal.met is False for goal in result.goals) else 0
+
+
+def measure(args: argparse.Namespace, scratch: Path) -> Result:
+    server_core, load_core = two_cores()
+    payload = payloads.build(args.payload, "127.0.0.1:8000")
+    runs: dict[tuple[str, float], list[Latencies]] = {}
+    capacity: dict[str, float] = {}
+    disk: list[float] = []
+    with ExitStack() as stack:
+        commands = [floor(), edge("page", "page"), edge("fsync", "fsync")]
+        servers = [stack.enter_context(running(command, scratch, {server_core})) for command in commands]
+        stack.enter_context(pinned({load_core}))
+        for server in servers:
+            server.sample(payload, args.connections, WARM_SECONDS)
+            capacity[server.label] = server.sample(payload, args.connections, args.seconds).requests_per_second
+        for _ in range(args.rounds):
+            for share in SHARES:
+                disk += _sync(scratch, server_core, args.seconds / len(SHARES))
+                for server in servers:
+                    rate = capacity[server.label] * share
+                    runs.setdefault((server.label, share), []).append(_load(server, payload, rate, args))
+    disk.sort()
+    rows = [_row(label, share, capacity[label], found) for (label, share), found in sorted(runs.items())]
+    disk_p99_ms = percentile(disk, 99) * 1000
+    at_goal = median(found.percentile_ms(99) for found in runs["fsync", GOAL_SHARE])
+    columns = {"server": "", "share": ".0%", "rate": ",.0f", **{f"p{each:g} ms": ".2f" for each in PERCENTILES}}
+    columns |= {"max ms": ".1f", "generator p99 ms": ".2f", "errors": "d"}
+    title = (
+        f"{payload.name}: {payload.about}; open loop, {args.connections} connections, medians of {args.rounds} rounds"
+    )
+    own = Table(
+        f"append {SYNC_BYTES} bytes and fdatasync, alone on the server's core, {len(disk)} times",
+        {f"p{each:g} ms": ".2f" for each in PERCENTILES},
+        [{f"p{each:g} ms": percentile(disk, each) * 1000 for each in PERCENTILES}],
+    )
+    goal = Goal(f"p99 at {GOAL_SHARE:.0%} of capacity, fsync,", GOAL_RATIO, "x fdatasync's own", at_goal / disk_p99_ms)
+    return Result("latency", environment(args.data), [Table(title, columns, rows), own], [goal])
+
+
+def _load(server: Server, payload: payloads.Payload, rate: float, args: argparse.Namespace) -> Latencies:
+    with OpenLoop(server.host, server.port, args.connections) as generator:
+        generator.run(payload.requests, 0)
+        found = generator.run_at(payload.requests, rate, args.seconds)
+    if not found.answered:
+        raise Failed(f"{server.label}: nothing was answered: {found.first_error}{server.said()}")
+    return found
+
+
+def _row(label: str, share: float, capacity: float, runs: Sequence[Latencies]) -> dict[str, Value]:
+    times: dict[str, Value] = {
+        f"p{each:g} ms": median(found.percentile_ms(each) for found in runs) for each in PERCENTILES
+    }
+    return {
+        "server": label,
+        "share": share,
+        "rate": capacity * share,
+        **times,
+        "max ms": max(found.percentile_ms(100) for found in runs),
+        "generator p99 ms": median(found.lateness_ms for found in runs),
+        "errors": sum(found.errors for found in runs),
+    }
+
+
+def _sync(scratch: Path, core: int, seconds: float) -> list[float]:
+    command = [sys.executable, "-m", "bench", "latency", "--sync", str(scratch / "sync"), "--seconds", str(seconds)]
+    with pinned({core}):
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return list(map(float, done.stdout.split()))
+
+
+def sync_times(path: Path, seconds: float) -> list[float]:
+    """Seconds that an append of `SYNC_BYTES` with fdatasync takes, one after the other."""
+    found = []
+    block = os.urandom(SYNC_BYTES)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        deadline = time.perf_counter() + seconds
+        while (began := time.perf_counter()) < deadline:
+            os.write(fd, block)
+            os.fdatasync(fd)
+            found.append(time.perf_counter() - began)
+    finally:
+        os.close(fd)
+    return found
