@@ -6,12 +6,17 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Final
 
-from bench import hot, instructions, load, ship
+from bench import compare, hot, instructions, load, ship
 
 Verb = Callable[[Sequence[str]], int]
 
-BENCHMARKS: Final[dict[str, Verb]] = {"hot": hot.main}
-TOOLS: Final[dict[str, Verb]] = {"instructions": instructions.main, "load": load.main, "ship": ship.main}
+BENCHMARKS: Final[dict[str, Verb]] = {"compare": compare.main}
+TOOLS: Final[dict[str, Verb]] = {
+    "hot": hot.main,
+    "instructions": instructions.main,
+    "load": load.main,
+    "ship": ship.main,
+}
 
 
 def main(argv: Sequence[str]) -> int:

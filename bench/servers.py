@@ -2,7 +2,8 @@
 
 A server is told where to listen in one of two ways. A command with `{port}` in it gets a free port there, and is ready when
 that port accepts; any other chooses a port itself and prints `listening on http://HOST:PORT`, as `edge` and the floor do.
-`{data}` in a command becomes a path of the server's own, which does not exist yet: for a file or for a folder, as it likes.
+`{data}` becomes a path of the server's own, which does not exist yet: for a file or for a folder, as it likes. Both are
+replaced in the arguments and in the environment.
 """
 
 import os
@@ -136,15 +137,20 @@ def running(command: Command, folder: Path, cores: Iterable[int]) -> Iterator[Se
     home.mkdir(parents=True)
     log, data = home / "log", home / "data"
     port = _free_port() if any("{port}" in argument for argument in command.arguments) else 0
+
+    def filled(text: str) -> str:
+        return text.replace("{port}", str(port)).replace("{data}", str(data))
+
     with ExitStack() as stack:
         # A file and not a pipe: a server that prints more than a pipe holds would stand still.
         output = stack.enter_context(log.open("wb"))
         try:
             with pinned(cores):
                 process = subprocess.Popen(
-                    [each.replace("{port}", str(port)).replace("{data}", str(data)) for each in command.arguments],
+                    [filled(argument) for argument in command.arguments],
                     cwd=command.folder,
-                    env=_environment(command.folder) | dict(command.environment),
+                    env=_environment(command.folder)
+                    | {name: filled(text) for name, text in command.environment.items()},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
