@@ -62,7 +62,7 @@ $(VENV)/bench.stamp: pyproject.toml | $(VENV)/run.stamp
 	cp $^ $(@D)
 	! command -v npm >/dev/null || (cd $(@D) && npm ci --silent --no-audit --no-fund --ignore-scripts && touch stamp)
 
-bench: $(VENV)/bench.stamp .cache/bench/node/stamp ## every benchmark: the peers beside us, and what else there is; a quarter of an hour
+bench: $(VENV)/bench.stamp .cache/bench/node/stamp ## every benchmark; some minutes
 	$(BIN)/python -m bench $(ARGS)
 
 bench-hot: $(VENV)/run.stamp ## CPU per request of the hot path beside a canned-reply floor, in one run

@@ -9,8 +9,9 @@ meets all alike. Read the ratios, not the microseconds.
     peers             `bench/peers/`: unwrap, parse, check and append to a buffer; they answer before anything is written
                       and compress nothing. nginx only logs the body
 
-`busy` is the server's CPU time over the wall clock. Below 80 % something else was the limit (the load generator, the disk,
-other work on these cores), and a request then costs more than it does in a full loop turn: such rows are named.
+`busy` is the server's CPU time over the wall clock. Below 80 % something else was the limit, and a request then costs more
+than it does in a full loop turn: such rows are named. It was the load generator where `load busy` is near 100 %, which a
+floor can bring about, and the disk or other work on these cores where neither is.
 """
 
 import argparse
@@ -46,6 +47,7 @@ COLUMNS: Final = {
     "kernel": ".0%",
     "requests/s": ",.0f",
     "busy": ".0%",
+    "load busy": ".0%",
     "RSS MB": ".0f",
     "x floor": ".2f",
     "x page": ".2f",
@@ -184,6 +186,7 @@ def _row(label: str, run: Run) -> dict[str, Value]:
         "kernel": median(sample.kernel_share for sample in taken),
         "requests/s": median(sample.requests_per_second for sample in taken),
         "busy": median(sample.busy for sample in taken),
+        "load busy": median(sample.load_busy for sample in taken),
         "RSS MB": median(sample.rss_bytes for sample in taken) / 1e6,
         "x floor": _ratio(run, label, "floor"),
         "x page": _ratio(run, label, "page"),

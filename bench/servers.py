@@ -54,6 +54,8 @@ class Sample:
     """Of the CPU time, from 0 to 1; good to a tick of the clock."""
     rss_bytes: int = 0
     """Of all processes at the end of the run, each counted whole."""
+    load_busy: float = 0.0
+    """CPU time of the load generator over the wall clock: near 1 it was the limit, and not the server."""
 
     @property
     def us_per_request(self) -> float:
@@ -95,7 +97,9 @@ class Server:
                 # Opening the connections is not what is measured: all of them have been used once before it starts.
                 opened = generator.run(payload.requests, 0)
                 before, before_ns = self.cpu.read_split(), self.cpu.read_ns()
+                load_before_ns = time.process_time_ns()
                 answers = generator.run(payload.requests, seconds)
+                load_ns = time.process_time_ns() - load_before_ns
                 cpu_ns = self.cpu.read_ns() - before_ns
                 user_ticks, kernel_ticks = (now - then for now, then in zip(self.cpu.read_split(), before, strict=True))
                 rss_bytes = self.memory().rss_bytes
@@ -106,7 +110,8 @@ class Server:
             first_error = opened.first_error or answers.first_error
             raise Failed(f"{self.label}: {payload.name}: {errors} errors, the first: {first_error}{self.said()}")
         kernel_share = kernel_ticks / max(user_ticks + kernel_ticks, 1)
-        return Sample(answers.answered, cpu_ns, answers.seconds, kernel_share, rss_bytes)
+        load_busy = load_ns / 1e9 / answers.seconds
+        return Sample(answers.answered, cpu_ns, answers.seconds, kernel_share, rss_bytes, load_busy)
 
     def said(self) -> str:
         """The end of what the server printed, for a message."""

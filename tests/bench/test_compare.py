@@ -15,7 +15,7 @@ from bench.servers import Sample
 
 
 def samples(*us_per_request: float, busy: float = 0.9) -> list[Sample]:
-    return [Sample(1000, int(us * 1_000_000), us / 1000 / busy, 0.5, 20_000_000) for us in us_per_request]
+    return [Sample(1000, int(us * 1_000_000), us / 1000 / busy, 0.5, 20_000_000, 0.6) for us in us_per_request]
 
 
 def run(name: str, costs: Mapping[str, Sequence[float]], connections: int = 64, **failures: str) -> Run:
@@ -98,6 +98,7 @@ def test_a_row_has_cost_spread_rate_memory_and_ratios() -> None:
         "kernel": 0.5,
         "requests/s": pytest.approx(9000.0),
         "busy": pytest.approx(0.9),
+        "load busy": 0.6,
         "RSS MB": 20.0,
         "x floor": pytest.approx(10.0),
         "x page": pytest.approx(1.0),
