@@ -17,7 +17,7 @@ $(VENV)/run.stamp: pyproject.toml
 	touch $@
 
 $(VENV)/dev.stamp: pyproject.toml | $(VENV)/run.stamp
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,integration,kafka,s3,sql]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,bench,integration,kafka,s3,sql]'
 	touch $@
 
 setup: $(VENV)/dev.stamp ## install everything the other verbs need into .venv
@@ -52,7 +52,17 @@ fmt: $(VENV)/dev.stamp ## format and fix what can be fixed
 	$(BIN)/ruff format edge bench tests
 	$(BIN)/ruff check --fix edge bench tests
 
-bench: $(VENV)/run.stamp ## every benchmark
+$(VENV)/bench.stamp: pyproject.toml | $(VENV)/run.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[bench]'
+	touch $@
+
+# A machine without npm measures the other peers, and the benchmark says which one is missing.
+.cache/bench/node/stamp: bench/peers/package.json bench/peers/package-lock.json
+	@mkdir -p $(@D)
+	cp $^ $(@D)
+	! command -v npm >/dev/null || (cd $(@D) && npm ci --silent --no-audit --no-fund --ignore-scripts && touch stamp)
+
+bench: $(VENV)/bench.stamp .cache/bench/node/stamp ## every benchmark; some minutes
 	$(BIN)/python -m bench $(ARGS)
 
 bench-hot: $(VENV)/run.stamp ## CPU per request of the hot path beside a canned-reply floor, in one run

@@ -6,12 +6,12 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Final
 
-from bench import connections, hot, instructions, latency, load, open_loop, ship, stalls, workers
+from bench import compare, connections, hot, instructions, latency, load, open_loop, ship, stalls, workers
 
 Verb = Callable[[Sequence[str]], int]
 
 BENCHMARKS: Final[dict[str, Verb]] = {
-    "hot": hot.main,
+    "compare": compare.main,
     "latency": latency.main,
     "connections": connections.main,
     "workers": workers.main,
@@ -19,6 +19,7 @@ BENCHMARKS: Final[dict[str, Verb]] = {
     "ship": ship.main,
 }
 TOOLS: Final[dict[str, Verb]] = {
+    "hot": hot.main,
     "instructions": instructions.main,
     "load": load.main,
     "open": open_loop.main,

@@ -22,7 +22,7 @@ ANSWER: Final = (
 
 
 class FloorProtocol(asyncio.Protocol):
-    """Answers every request when its last byte has arrived. One without Content-Length closes the connection."""
+    """Answers every request when its last byte has arrived. One without Content-Length has no body."""
 
     def __init__(self) -> None:
         self._pieces = b""
@@ -47,10 +47,9 @@ class FloorProtocol(asyncio.Protocol):
             if head_end < 0:
                 break
             length_at = data.find(b"\r\nContent-Length:", 0, head_end)
-            if length_at < 0:
-                self._transport.close()
-                return b""
-            request_bytes = head_end + 4 + int(data[length_at + 17 : data.index(b"\r\n", length_at + 2)])
+            request_bytes = head_end + 4
+            if length_at >= 0:
+                request_bytes += int(data[length_at + 17 : data.index(b"\r\n", length_at + 2)])
             if len(data) < request_bytes:
                 break
             self._usual_bytes = request_bytes

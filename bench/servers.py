@@ -2,7 +2,8 @@
 
 A server is told where to listen in one of two ways. A command with `{port}` in it gets a free port there, and is ready when
 that port accepts; any other chooses a port itself and prints `listening on http://HOST:PORT`, as `edge` and the floor do.
-`{data}` in a command becomes a path of the server's own, which does not exist yet: for a file or for a folder, as it likes.
+`{data}` becomes a path of the server's own, which does not exist yet: for a file or for a folder, as it likes. Both are
+replaced in the arguments and in the environment.
 """
 
 import os
@@ -53,6 +54,8 @@ class Sample:
     """Of the CPU time, from 0 to 1; good to a tick of the clock."""
     rss_bytes: int = 0
     """Of all processes at the end of the run, each counted whole."""
+    load_busy: float = 0.0
+    """CPU time of the load generator over the wall clock: near 1 it was the limit, and not the server."""
 
     @property
     def us_per_request(self) -> float:
@@ -94,7 +97,9 @@ class Server:
                 # Opening the connections is not what is measured: all of them have been used once before it starts.
                 opened = generator.run(payload.requests, 0)
                 before, before_ns = self.cpu.read_split(), self.cpu.read_ns()
+                load_before_ns = time.process_time_ns()
                 answers = generator.run(payload.requests, seconds)
+                load_ns = time.process_time_ns() - load_before_ns
                 cpu_ns = self.cpu.read_ns() - before_ns
                 user_ticks, kernel_ticks = (now - then for now, then in zip(self.cpu.read_split(), before, strict=True))
                 rss_bytes = self.memory().rss_bytes
@@ -105,7 +110,8 @@ class Server:
             first_error = opened.first_error or answers.first_error
             raise Failed(f"{self.label}: {payload.name}: {errors} errors, the first: {first_error}{self.said()}")
         kernel_share = kernel_ticks / max(user_ticks + kernel_ticks, 1)
-        return Sample(answers.answered, cpu_ns, answers.seconds, kernel_share, rss_bytes)
+        load_busy = load_ns / 1e9 / answers.seconds
+        return Sample(answers.answered, cpu_ns, answers.seconds, kernel_share, rss_bytes, load_busy)
 
     def output(self) -> str:
         """All that the server printed."""
@@ -140,15 +146,20 @@ def running(command: Command, folder: Path, cores: Iterable[int]) -> Iterator[Se
     home.mkdir(parents=True)
     log, data = home / "log", home / "data"
     port = _free_port() if any("{port}" in argument for argument in command.arguments) else 0
+
+    def filled(text: str) -> str:
+        return text.replace("{port}", str(port)).replace("{data}", str(data))
+
     with ExitStack() as stack:
         # A file and not a pipe: a server that prints more than a pipe holds would stand still.
         output = stack.enter_context(log.open("wb"))
         try:
             with pinned(cores):
                 process = subprocess.Popen(
-                    [each.replace("{port}", str(port)).replace("{data}", str(data)) for each in command.arguments],
+                    [filled(argument) for argument in command.arguments],
                     cwd=command.folder,
-                    env=_environment(command.folder) | dict(command.environment),
+                    env=_environment(command.folder)
+                    | {name: filled(text) for name, text in command.environment.items()},
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,

@@ -73,13 +73,14 @@ def make_spool(data: Path, payload: payloads.Payload, events: int) -> int:
     bodies = [_body(request) for request in payload.requests]
     lines: list[bytes] = []
     path = "e" if payload.events == 1 else "batch"
-    assert events % payload.events == 0, f"expected a multiple of {payload.events} events"
-    for number in range(events // payload.events):
+    events_each = int(payload.events)
+    assert events % events_each == 0, f"expected a multiple of {events_each} events"
+    for number in range(events // events_each):
         at_us = _AT_US + number * 1000
         lines.append(encode_record(ids, at_us, payloads.TOKEN, path, "203.0.113.7", bodies[number % len(bodies)]))
-        if sum(map(len, lines)) >= FRAME_BYTES or number == events // payload.events - 1:
+        if sum(map(len, lines)) >= FRAME_BYTES or number == events // events_each - 1:
             text = b"".join(lines)
-            segment.append([compressor.pack(text, len(lines), len(lines) * payload.events, at_us)])
+            segment.append([compressor.pack(text, len(lines), len(lines) * events_each, at_us)])
             lines = []
     segment.seal()
     return sum(path.stat().st_size for path in directory.iterdir())

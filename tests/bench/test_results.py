@@ -67,7 +67,7 @@ def test_the_environment_is_this_machine(tmp_path: Path) -> None:
 
 
 def test_a_ratio_is_taken_within_the_rounds() -> None:
-    # The second round met a machine twice as slow, for both.
-    ours = [Sample(10, 20_000, 1.0), Sample(10, 44_000, 1.0), Sample(10, 18_000, 1.0)]
-    base = [Sample(10, 10_000, 1.0), Sample(10, 20_000, 1.0), Sample(10, 10_000, 1.0)]
+    # The quotient of the medians would be 1.5.
+    ours = [Sample(10, 20_000, 1.0), Sample(10, 60_000, 1.0), Sample(10, 30_000, 1.0)]
+    base = [Sample(10, 10_000, 1.0), Sample(10, 20_000, 1.0), Sample(10, 20_000, 1.0)]
     assert paired_ratio(ours, base) == pytest.approx(2.0)

@@ -19,6 +19,7 @@ def test_a_server_that_prints_its_address_is_found_and_measured(tmp_path: Path) 
     assert sample.us_per_request > 0
     assert 0 <= sample.kernel_share <= 1
     assert sample.rss_bytes > 1_000_000
+    assert 0 < sample.load_busy <= 1.1
     assert not Path(f"/proc/{server.pid}").exists()
 
 

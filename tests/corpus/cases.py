@@ -44,8 +44,8 @@ import brotli
 import msgspec
 import zstandard
 
+from bench.lz import compress
 from edge.wire.rejections import REFUSALS, Reason
-from tests.wire.test_lz import compress
 
 HERE: Final = Path(__file__).parent
 ORIGIN: Final = "https://shop.example"

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from bench.lz import compress
 from edge.segment.record import RecordIds, decode_record
 from edge.wire.capture import capture
 from edge.wire.rejections import REFUSALS, Rejected
@@ -25,7 +26,6 @@ from edge.wire.request import MIB, Limits, Request
 from edge.wire.routes import CAPTURE_PATHS, find_route
 from tests.corpus.cases import TEXTS, WRAPPINGS
 from tests.server.running import PATIENCE_S, Server, decoders, environment, running
-from tests.wire.test_lz import compress
 
 ANSWERS: Final = {200, 204, 400, 401, 413}
 

@@ -17,6 +17,7 @@ import brotli
 import pytest
 import zstandard
 
+from bench.lz import compress
 from edge.metrics import Board, Row
 from edge.segment.record import Record, RecordIds, decode_record
 from edge.server.decoder import Job, Outcome
@@ -38,7 +39,6 @@ from tests.server.running import (
     running,
     wait_until,
 )
-from tests.wire.test_lz import compress
 
 V1_HEADERS: Final = (
     *("Authorization: Bearer phc_v1", "PostHog-Sdk-Info: posthog-python/7.0.0", "PostHog-Attempt: 1"),

@@ -1,10 +1,10 @@
-from base64 import b64encode
 from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.lz import compress
 from edge.wire.lz import TooLarge, decompress_base64
 
 # Written by LZString.compressToBase64 of lz-string 1.5.0 (npm); the text beside each is what JavaScript compressed.
@@ -44,61 +44,6 @@ VECTORS = {
     "surrogates in the wrong order": ("NoIkqvuDwbILpA==", '["��"]'),
 }
 ASCII = VECTORS["ascii"][0].encode()
-
-
-def compress(text: str) -> bytes:
-    """lz-string's compressToBase64, the plain way: a list of bits."""
-    raw = text.encode("utf-16-le", "surrogatepass")
-    units = [raw[i : i + 2].decode("utf-16-le", "surrogatepass") for i in range(0, len(raw), 2)]
-    bits: list[int] = []
-
-    def write(value: int, width: int) -> None:
-        bits.extend(value >> i & 1 for i in range(width))
-
-    codes: dict[str, int] = {}
-    new: set[str] = set()
-    size, width, widen_in = 3, 2, 2
-
-    def grown() -> None:
-        nonlocal width, widen_in
-        widen_in -= 1
-        if widen_in == 0:
-            widen_in = 1 << width
-            width += 1
-
-    def write_phrase(phrase: str) -> None:
-        if phrase in new:
-            wide = ord(phrase) > 255
-            write(int(wide), width)
-            write(ord(phrase), 16 if wide else 8)
-            new.remove(phrase)
-            grown()
-        else:
-            write(codes[phrase], width)
-        grown()
-
-    phrase = ""
-    for unit in units:
-        if unit not in codes:
-            codes[unit] = size
-            size += 1
-            new.add(unit)
-        if phrase + unit in codes:
-            phrase += unit
-            continue
-        write_phrase(phrase)
-        codes[phrase + unit] = size
-        size += 1
-        phrase = unit
-    if phrase:
-        write_phrase(phrase)
-    write(2, width)
-    bits.append(0)
-    bits.extend([0] * (-len(bits) % 6))
-    digits = len(bits) // 6
-    bits.extend([0] * (-len(bits) % 24))
-    stream = bytes(int("".join(map(str, bits[i : i + 8])), 2) for i in range(0, len(bits), 8))
-    return b64encode(stream)[:digits].ljust(-(-digits // 4) * 4, b"=")
 
 
 def joined(text: str) -> bytes:

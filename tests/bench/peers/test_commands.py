@@ -1,0 +1,79 @@
+"""Every peer that can be started here does the job: answers good requests, refuses bad ones, and writes what it took."""
+
+import http.client
+from pathlib import Path
+
+import pytest
+
+from bench import payloads
+from bench.cpu import two_cores
+from bench.peers import commands
+from bench.peers.commands import PEERS, Missing, Peer, external
+from bench.servers import Failed, running
+
+CORE, _ = two_cores()
+
+
+def found(name: str) -> Peer:
+    try:
+        return commands.find(name)
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+
+def answers_every_workload(peer: Peer, folder: Path) -> None:
+    with running(peer.command, folder, {CORE}) as server:
+        for payload in sorted(set(payloads.NAMES) - peer.leaves_out.keys() - {"mix"}):
+            assert server.sample(payloads.build(payload, variants=3), 2, 0.02).requests >= 2
+        assert server.data.exists() == (peer.command.label != "floor-c")
+
+
+def refuses_what_is_no_event(peer: Peer, folder: Path) -> None:
+    assert peer.validates
+    with running(peer.command, folder, {CORE}) as server:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port)
+        for body, status in [
+            (b'{"api_key":"k","event":"e","distinct_id":"d"}', 200),
+            (b'{"api_key":"k","batch":[{"event":"e","distinct_id":"d"},{"event":"e"}]}', 400),
+            (b'{"event":"e","distinct_id":"d"}', 400),
+            (b"{", 400),
+        ]:
+            connection.request("POST", "/batch/", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            assert answer.status == status, body
+        connection.close()
+
+
+# fastify needs npm: tests/integration/test_bench_peers.py.
+@pytest.mark.parametrize("name", [name for name in PEERS if name != "fastify"])
+def test_a_peer_answers_every_workload(name: str, tmp_path: Path) -> None:
+    answers_every_workload(found(name), tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in PEERS if name not in ("fastify", "nginx", "floor-c")])
+def test_a_peer_that_validates_refuses_what_is_no_event(name: str, tmp_path: Path) -> None:
+    refuses_what_is_no_event(found(name), tmp_path)
+
+
+def test_a_program_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    for name, program in [("nginx", "nginx"), ("fastify", "node"), ("floor-c", "cc")]:
+        with pytest.raises(Missing, match=f"expected the program {program}"):
+            commands.find(name)
+
+
+def test_a_server_by_command_line_is_split_as_a_shell_would() -> None:
+    peer = external("capture=run 'a b' {port}", {"capture": "/i/v0/e"})
+    assert peer.command.label == "capture"
+    assert peer.command.arguments == ("run", "a b", "{port}")
+    assert (peer.path, peer.validates) == ("/i/v0/e", True)
+
+
+def test_floor_c_does_not_answer_before_the_last_byte(tmp_path: Path) -> None:
+    with running(found("floor-c").command, tmp_path, {CORE}) as server:
+        whole = payloads.build("E", variants=1)
+        assert server.sample(whole, 2, 0.02).requests >= 2
+        cut = payloads.Payload("cut", "", 1, (whole.requests[0] + b"x",))
+        with pytest.raises(Failed, match="errors"):
+            server.sample(cut, 1, 0.02)
