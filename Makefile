@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-integration soak mutants kafka check fmt bench bench-hot clean
+.PHONY: help setup run test test-integration soak mutants kafka check fmt bench bench-hot bench-instructions clean
 
 help: ## list the verbs
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ $(VENV)/bench.stamp: pyproject.toml | $(VENV)/run.stamp
 
 bench: $(VENV)/bench.stamp .cache/bench/node/stamp ## every benchmark; some minutes
 	$(BIN)/python -m bench $(ARGS)
+
+bench-instructions: $(VENV)/run.stamp ## instructions per request, which no other load changes, against the last figure; needs valgrind
+	$(BIN)/python -m bench instructions --check --at-most 60000 $(ARGS)
 
 bench-hot: $(VENV)/run.stamp ## CPU per request of the hot path beside a canned-reply floor, in one run
 	$(BIN)/python -m bench hot $(ARGS)

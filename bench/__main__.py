@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Final
 
-from bench import compare, connections, hot, instructions, latency, load, open_loop, ship, stalls, workers
+from bench import compare, connections, hot, instructions, latency, load, open_loop, plot, ship, stalls, workers
 
 Verb = Callable[[Sequence[str]], int]
 
@@ -23,6 +23,7 @@ TOOLS: Final[dict[str, Verb]] = {
     "instructions": instructions.main,
     "load": load.main,
     "open": open_loop.main,
+    "plot": plot.main,
 }
 
 

@@ -26,7 +26,7 @@ from bench import payloads
 from bench.cpu import pinned, two_cores
 from bench.load import LoadGenerator
 from bench.payloads import Payload
-from bench.results import Goal, Result, Table, Value, environment
+from bench.results import Goal, Result, Table, Value, environment, options, report
 from bench.servers import Failed, Sample, Server, edge, floor, running
 
 BUSY: Final = (10, 64, 512, 1000, 5000)
@@ -45,8 +45,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--idle", type=int, default=10_000, metavar="N", help="kept connections that do nothing")
     parser.add_argument("--rounds", type=int, default=5, metavar="N")
     parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help="for one server in one round")
-    parser.add_argument("--data", type=Path, default=Path(".cache/bench"), metavar="DIR", help="where spools are put")
-    parser.add_argument("--strict", action="store_true", help="status 1 when a goal is missed")
+    options(parser)
     args = parser.parse_args(argv)
     args.data.mkdir(parents=True, exist_ok=True)
     args.idle, notes = within_limit(args.idle)
@@ -56,9 +55,7 @@ def main(argv: Sequence[str]) -> int:
     except (Failed, OSError) as failure:
         print(f"bench connections: {failure}", file=sys.stderr)
         return 1
-    print(result.markdown())
-    print(f"\nwritten to {result.write()}")
-    return 1 if args.strict and any(goal.met is False for goal in result.goals) else 0
+    return report(result, args)
 
 
 def within_limit(wanted: int) -> tuple[int, list[str]]:

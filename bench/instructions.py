@@ -4,11 +4,16 @@ The request path runs in this process on connections whose transports throw answ
 the spool in a real folder; kernel and event loop are left out. Counted are two runs of different length, and the
 difference is divided by the difference of their requests, so start and end do not count.
 
-    python -m bench instructions [--payload A] [--at-most N]
+    python -m bench instructions [--payload A] [--at-most N] [--check | --record]
+
+`instructions.json` beside this file holds the last figure of each payload and the interpreter it was counted with, as another
+build of Python takes other numbers. `--check` fails when a request takes three hundredths more; `--record` writes a new figure.
 """
 
 import argparse
+import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -17,6 +22,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from bench import payloads
@@ -26,6 +32,8 @@ PAYLOADS: Final = ("A", "B", "F")
 TURN_REQUESTS: Final = 32
 SHORT_TURNS: Final = 50
 LONG_TURNS: Final = 150
+LAST: Final = Path(__file__).with_name("instructions.json")
+SLACK: Final = 1.03
 _TOTAL: Final = re.compile(r"Collected\s*:\s*(\d+)")
 
 
@@ -34,6 +42,8 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench instructions", description=__doc__.splitlines()[0])
     parser.add_argument("--payload", choices=PAYLOADS, default="A")
     parser.add_argument("--at-most", type=int, metavar="N", help="status 1 when a request takes more")
+    parser.add_argument("--check", action="store_true", help="status 1 when a request takes more than it last did")
+    parser.add_argument("--record", action="store_true", help="keep the figure as the last one")
     parser.add_argument("--profile", metavar="FILE", help="keep callgrind's output of the longer run there")
     parser.add_argument("--turns", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
@@ -47,7 +57,32 @@ def main(argv: Sequence[str]) -> int:
     long = _count(args.payload, LONG_TURNS, args.profile)
     per_request = (long - short) / (LONG_TURNS - SHORT_TURNS) / TURN_REQUESTS
     print(f"{args.payload}: {per_request:,.0f} instructions per request")
-    return 1 if args.at_most is not None and per_request > args.at_most else 0
+    last = json.loads(LAST.read_text())
+    bound = args.at_most
+    if args.check:
+        bound, why = allowed(last, args.payload, interpreter(), args.at_most)
+        print(why)
+    if args.record:
+        last.setdefault(interpreter(), {})[args.payload] = round(per_request)
+        LAST.write_text(json.dumps(last, indent=1) + "\n")
+    return 1 if bound is not None and per_request > bound else 0
+
+
+def interpreter() -> str:
+    """What the counts depend on besides the code: the version of Python and how it was built."""
+    return f"{platform.python_version()} {platform.machine()} {platform.python_compiler()}"
+
+
+def allowed(
+    last: dict[str, dict[str, int]], payload: str, counted_with: str, at_most: int | None
+) -> tuple[float | None, str]:
+    """The most that a request may take, and why in a sentence."""
+    figure = last.get(counted_with, {}).get(payload)
+    if figure is None:
+        bound = "no bound" if at_most is None else f"at most {at_most:,}"
+        return at_most, f"no figure was recorded with Python {counted_with}: {bound}"
+    most = figure * SLACK
+    return min(most, at_most or most), f"it last took {figure:,}: at most {min(most, at_most or most):,.0f}"
 
 
 def _count(payload: str, turns: int, profile: str | None) -> int:

@@ -19,7 +19,7 @@ from typing import Final
 from bench import payloads
 from bench.cpu import pinned, two_cores
 from bench.open_loop import PERCENTILES, Latencies, OpenLoop, percentile
-from bench.results import Goal, Result, Table, Value, environment
+from bench.results import Goal, Result, Table, Value, environment, options, report
 from bench.servers import Failed, Server, edge, floor, running
 
 SHARES: Final = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -38,8 +38,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument(
         "--seconds", type=float, default=2.0, metavar="S", help="for one share of one server in one round"
     )
-    parser.add_argument("--data", type=Path, default=Path(".cache/bench"), metavar="DIR", help="where spools are put")
-    parser.add_argument("--strict", action="store_true", help="status 1 when the goal is missed")
+    options(parser)
     parser.add_argument("--sync", help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.sync is not None:
@@ -52,9 +51,7 @@ def main(argv: Sequence[str]) -> int:
     except Failed as failure:
         print(f"bench latency: {failure}", file=sys.stderr)
         return 1
-    print(result.markdown())
-    print(f"\nwritten to {result.write()}")
-    return 1 if args.strict and any(goal.met is False for goal in result.goals) else 0
+    return report(result, args)
 
 
 def measure(args: argparse.Namespace, scratch: Path) -> Result:

@@ -1,5 +1,6 @@
 """What a benchmark found, in one form for all: JSON in `.cache/bench/results/NAME.json` to plot from, Markdown to read."""
 
+import argparse
 import json
 import os
 import platform
@@ -11,9 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-from bench.servers import ROOT, Sample
+from bench.servers import Sample
 
-FOLDER: Final = ROOT / ".cache" / "bench" / "results"
+FOLDER: Final = Path(".cache/bench/results")
 PACKAGES: Final = ("httptools", "msgspec", "orjson", "uvloop", "zstandard")
 """Those `edge` runs on; a benchmark names what else it used."""
 
@@ -100,6 +101,22 @@ class Result:
         path = folder / f"{self.benchmark}.json"
         path.write_text(json.dumps(found, indent=1) + "\n")
         return path
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    """The options of every benchmark that has goals."""
+    parser.add_argument("--data", type=Path, default=Path(".cache/bench"), metavar="DIR", help="where spools are put")
+    parser.add_argument(
+        "--results", type=Path, default=FOLDER, metavar="DIR", help="where the result is written as JSON"
+    )
+    parser.add_argument("--strict", action="store_true", help="status 1 when a goal is missed")
+
+
+def report(result: Result, args: argparse.Namespace) -> int:
+    """Print and write it; the exit status."""
+    print(result.markdown())
+    print(f"\nwritten to {result.write(args.results)}")
+    return 1 if args.strict and any(goal.met is False for goal in result.goals) else 0
 
 
 def environment(data: Path, versions: Mapping[str, str] | None = None) -> Environment:

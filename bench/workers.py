@@ -20,7 +20,7 @@ from typing import Final
 
 from bench import payloads
 from bench.cpu import CpuMeter, pinned, processes, two_cores
-from bench.results import Goal, Result, Table, Value, environment
+from bench.results import Goal, Result, Table, Value, environment, options, report
 from bench.servers import Failed, Server, edge, running
 
 WORKERS: Final = (1, 2, 4)
@@ -36,8 +36,7 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--seconds", type=float, default=1.5, metavar="S", help="for one server in one round")
     parser.add_argument("--connections", type=int, default=CONNECTIONS, metavar="N")
     parser.add_argument("--durability", choices=("page", "fsync"), default="page")
-    parser.add_argument("--data", type=Path, default=Path(".cache/bench"), metavar="DIR", help="where spools are put")
-    parser.add_argument("--strict", action="store_true", help="status 1 when a goal is missed")
+    options(parser)
     args = parser.parse_args(argv)
     args.data.mkdir(parents=True, exist_ok=True)
     try:
@@ -46,9 +45,7 @@ def main(argv: Sequence[str]) -> int:
     except Failed as failure:
         print(f"bench workers: {failure}", file=sys.stderr)
         return 1
-    print(result.markdown())
-    print(f"\nwritten to {result.write()}")
-    return 1 if args.strict and any(goal.met is False for goal in result.goals) else 0
+    return report(result, args)
 
 
 def measure(args: argparse.Namespace, scratch: Path) -> Result:
