@@ -6,7 +6,21 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Final
 
-from bench import compare, connections, hot, instructions, latency, load, open_loop, plot, ship, stalls, workers
+from bench import (
+    compare,
+    connections,
+    drill,
+    growth,
+    hot,
+    instructions,
+    latency,
+    load,
+    open_loop,
+    plot,
+    ship,
+    stalls,
+    workers,
+)
 
 Verb = Callable[[Sequence[str]], int]
 
@@ -16,6 +30,8 @@ BENCHMARKS: Final[dict[str, Verb]] = {
     "connections": connections.main,
     "workers": workers.main,
     "stalls": stalls.main,
+    "growth": growth.main,
+    "drill": drill.main,
     "ship": ship.main,
 }
 TOOLS: Final[dict[str, Verb]] = {

@@ -126,7 +126,7 @@ class Server:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
             ended = process.poll()
-            if port and _accepts(port):
+            if port and accepts(port):
                 return "127.0.0.1", port
             if not port and (found := _LISTENING.search(self._log.read_text(errors="replace"))):
                 return found[1], int(found[2])
@@ -145,7 +145,7 @@ def running(command: Command, folder: Path, cores: Iterable[int]) -> Iterator[Se
     home = folder / re.sub(r"[^\w.+-]", "-", command.label)
     home.mkdir(parents=True)
     log, data = home / "log", home / "data"
-    port = _free_port() if any("{port}" in argument for argument in command.arguments) else 0
+    port = free_port() if any("{port}" in argument for argument in command.arguments) else 0
 
     def filled(text: str) -> str:
         return text.replace("{port}", str(port)).replace("{data}", str(data))
@@ -213,13 +213,15 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port nobody uses now."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
     return port
 
 
-def _accepts(port: int) -> bool:
+def accepts(port: int) -> bool:
+    """Whether somebody listens there."""
     with socket.socket() as connection:
         return connection.connect_ex(("127.0.0.1", port)) == 0
 

@@ -2,6 +2,9 @@
 
 What starting costs is measured on an empty spool and taken off. Sinks take turns, so that what else the machine does hits all
 of them alike; the best run of each is printed, for the rest is other people's work.
+
+Beside them, in the same run, what a worker takes: a drainer keeps up when an event costs it no more CPU than it cost the
+worker. Kafka is measured where `--to kafka://HOST:PORT` tells of a broker.
 """
 
 import argparse
@@ -11,13 +14,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
 from bench import payloads
+from bench.cpu import pinned, two_cores
+from bench.results import Goal, Result, Table, Value, environment, options, report
+from bench.servers import Failed, edge, running
 from edge.disk import RealDisk
 from edge.layout import Layout
 from edge.segment.frame import Compressor
@@ -26,6 +32,7 @@ from edge.segment.record import RecordIds, encode_record
 from edge.spool.open_segment import OpenSegment
 
 PAYLOADS: Final = ("A", "B", "C")
+KAFKA_GOAL_US: Final = 8.0
 FRAME_BYTES: Final = 64 * 1024
 _AT_US: Final = 1_763_690_000_000_000
 
@@ -36,30 +43,80 @@ class Run(msgspec.Struct):
 
 
 def main(argv: Sequence[str]) -> int:
+    """Run, print, write the result. 1 when something failed, or with `--strict` when a goal was missed."""
     args = _arguments(argv)
-    print(
-        f"Python {sys.version.split()[0]}; CPU of the whole drainer process, its threads included; best of {args.runs} runs"
-    )
-    print(f"| {'payload':7} | {'sink':44} | µs CPU per event | events/s | segment bytes per event |")
-    print("| --- | --- | --- | --- | --- |")
-    for name in args.payload:
-        with tempfile.TemporaryDirectory(prefix="edge-ship-", dir=args.dir) as folder:
-            payload = payloads.build(name)
-            spool = Path(folder) / "full"
-            size = make_spool(spool, payload, args.events)
-            idle = min(drain(_copy(Path(folder), None), "null:").cpu_s for _ in range(args.runs))
+    args.data.mkdir(parents=True, exist_ok=True)
+    try:
+        result = measure(args)
+    except (Failed, subprocess.CalledProcessError) as failure:
+        print(f"bench ship: {failure}", file=sys.stderr)
+        return 1
+    return report(result, args)
+
+
+def measure(args: argparse.Namespace) -> Result:
+    rows: list[dict[str, Value]] = []
+    single: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="ship-", dir=args.data) as scratch:
+        folder = Path(scratch).resolve()
+        worker_us = _worker_us(folder)
+        for name in args.payload:
+            spool = folder / name
+            size = make_spool(spool, payloads.build(name), args.events)
+            idle_s = min(drain(_copy(folder, None), "null:").cpu_s for _ in range(args.runs))
             best: dict[str, Run] = {}
             for _ in range(args.runs):
                 for url in args.to:
-                    run = drain(_copy(Path(folder), spool), url)
+                    data = _copy(folder, spool)
+                    run = drain(data, url.replace("{data}", str(data)))
                     best[url] = min(best.get(url, run), run, key=lambda each: each.cpu_s)
             for url, run in best.items():
-                each_us = (run.cpu_s - idle) / args.events * 1e6
-                shown = url.partition("&topic.")[0]
-                print(
-                    f"| {name:7} | {shown:44} | {each_us:.2f} | {args.events / run.wall_s:,.0f} | {size / args.events:.0f} |"
+                each_us = (run.cpu_s - idle_s) / args.events * 1e6
+                if name == "A":
+                    single[url] = each_us
+                rows.append(
+                    {
+                        "payload": name,
+                        "sink": url.partition("&topic.")[0],
+                        "us CPU per event": each_us,
+                        "events/s": args.events / run.wall_s,
+                        "segment bytes per event": size / args.events,
+                    }
                 )
-    return 0
+    columns = {
+        "payload": "",
+        "sink": "",
+        "us CPU per event": ".2f",
+        "events/s": ",.0f",
+        "segment bytes per event": ".0f",
+    }
+    title = f"CPU of the whole drainer process, its threads included; best of {args.runs} runs"
+    return Result("ship", environment(args.data), [Table(title, columns, rows)], _goals(single, worker_us))
+
+
+def _goals(single: Mapping[str, float], worker_us: float) -> list[Goal]:
+    """`single`: CPU us per event of payload A by sink."""
+    to_kafka = min((us for url, us in single.items() if url.startswith("kafka:")), default=None)
+    shipping = to_kafka if to_kafka is not None else max(single.values(), default=None)
+    where = "Kafka" if to_kafka is not None else "the dearest sink measured"
+    return [
+        Goal("a 350 B event expanded and produced to Kafka costs", KAFKA_GOAL_US, "us", to_kafka),
+        Goal(
+            f"a 350 B event shipped to {where} costs",
+            1.0,
+            f"x the worker's {worker_us:.1f} us, fsync,",
+            shipping / worker_us if shipping is not None else None,
+        ),
+    ]
+
+
+def _worker_us(folder: Path) -> float:
+    """CPU us of `edge serve` for one request of payload A at full load, answers after fdatasync; the best of some runs."""
+    server_core, load_core = two_cores()
+    payload = payloads.build("A")
+    with running(edge("fsync", "fsync"), folder, {server_core}) as server, pinned({load_core}):
+        server.sample(payload, 64, 0.5)
+        return min(server.sample(payload, 64, 1.0).us_per_request for _ in range(3))
 
 
 def make_spool(data: Path, payload: payloads.Payload, events: int) -> int:
@@ -115,12 +172,17 @@ def _body(request: bytes) -> bytes:
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench ship", description="CPU per event from the spool to a sink")
-    parser.add_argument("--to", action="append", metavar="URL", help="a sink, may be repeated (default: null:)")
+    parser.add_argument(
+        "--to",
+        action="append",
+        metavar="URL",
+        help="a sink, may be repeated; `{data}` becomes a folder (default: null: and file:)",
+    )
     parser.add_argument("--events", type=int, default=100_000, help="a multiple of 50 (default: 100000)")
     parser.add_argument("--payload", action="append", choices=PAYLOADS, help="may be repeated (default: all)")
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--dir", help="where the spool is made (default: the folder for temporary files)")
+    options(parser)
     args = parser.parse_args(argv)
-    args.to = args.to or ["null:?shape=captured"]
+    args.to = args.to or ["null:", "null:?shape=captured", "file:{data}/events"]
     args.payload = args.payload or list(PAYLOADS)
     return args

@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -17,8 +18,26 @@ def test_a_spool_that_was_made_is_shipped_whole(name: str, tmp_path: Path) -> No
 
 def test_every_sink_gets_a_row(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     sinks = ["--to", "null:", "--to", "null:?shape=captured"]
-    assert ship.main(["--events", "2000", "--payload", "A", "--runs", "1", "--dir", str(tmp_path), *sinks]) == 0
+    assert (
+        ship.main(
+            [
+                "--events",
+                "2000",
+                "--payload",
+                "A",
+                "--runs",
+                "1",
+                "--data",
+                str(tmp_path / "data"),
+                "--results",
+                str(tmp_path),
+                *sinks,
+            ]
+        )
+        == 0
+    )
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| A")]
     assert len(rows) == 2
+    assert json.loads((tmp_path / "ship.json").read_text())["goals"][0]["reached"] is None
     assert all(re.search(r"\| -?\d+\.\d\d \| [\d,]+ \| \d+ \|$", row) for row in rows)
-    assert not list(tmp_path.iterdir())
+    assert not list((tmp_path / "data").iterdir())
