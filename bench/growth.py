@@ -4,6 +4,7 @@
     tokens    CPU per request of single events, of ever more different projects
     backlog   more and more small sealed segments that a destination does not take: how long `edge serve` takes to start,
               the CPU of it and of `edge drain` in a second of doing nothing, CPU per request, CPU of one `edge status`
+    shipping  CPU per segment when a backlog of so many is shipped to nowhere, starting left out
 
 What waits is many segments of one record each: what grows with the number of files shows, and few bytes are needed for it.
 The destination is a port where nobody listens.
@@ -29,6 +30,7 @@ from bench.cpu import CpuMeter, pinned, two_cores
 from bench.payloads import Payload
 from bench.results import Goal, Result, Table, Value, environment, options, report
 from bench.servers import ROOT, Command, Failed, Sample, Server, edge, running
+from bench.ship import drain
 from edge.layout import LOCK_NAME, Layout
 from edge.segment.frame import Compressor, encode_segment_header
 from edge.segment.name import SegmentName, State
@@ -40,6 +42,8 @@ CONNECTIONS: Final = 64
 BATCH_GOAL: Final = 1.1
 TOKENS_GOAL: Final = 1.3
 BACKLOG_GOAL: Final = 1.1
+SHIPPING_GOAL: Final = 1.5
+SHIPPED: Final = (100, 400)
 _AT_US: Final = 1_763_690_000_000_000
 _IDLE_SECONDS: Final = 3.0
 _EVENTS_HELD: Final = 20_000
@@ -75,6 +79,7 @@ def measure(args: argparse.Namespace, scratch: Path) -> Result:
         of_batches = _interleaved({count: (server, each) for count, each in batches.items()}, args)
         of_tokens = _interleaved({count: (server, each) for count, each in tokens.items()}, args)
     backlog = _backlogs(args, scratch, server_core, load_core)
+    shipping = {count: _shipping_ms(count, scratch) for count in SHIPPED}
     batch_rows: list[dict[str, Value]] = [
         {"events": count, "us per request": cost, "us per event": cost / count} for count, cost in of_batches.items()
     ]
@@ -97,6 +102,12 @@ def measure(args: argparse.Namespace, scratch: Path) -> Result:
             f"x one beside {args.backlog[0]:,}",
             float(full["us per request"] or 0) / float(empty["us per request"] or 1),
         ),
+        Goal(
+            f"a segment of {SHIPPED[-1]} that are shipped costs",
+            SHIPPING_GOAL,
+            f"x one of {SHIPPED[0]}",
+            shipping[SHIPPED[-1]] / shipping[SHIPPED[0]],
+        ),
     ]
     tables = [
         Table(
@@ -114,6 +125,11 @@ def measure(args: argparse.Namespace, scratch: Path) -> Result:
             {"segments": ",d", "start s": ".2f", "serve idle ms/s": ".1f", "drain idle ms/s": ".1f"}
             | {"us per request": ".1f", "status CPU s": ".2f"},
             backlog,
+        ),
+        Table(
+            "a backlog shipped to nowhere by `edge drain --once`",
+            {"segments": ",d", "ms per segment": ".2f"},
+            [{"segments": count, "ms per segment": each_ms} for count, each_ms in shipping.items()],
         ),
     ]
     return Result("growth", environment(args.data), tables, goals)
@@ -233,6 +249,15 @@ def _status_s(data: Path) -> float:
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def _shipping_ms(segments: int, scratch: Path) -> float:
+    """CPU milliseconds per segment."""
+    empty, full = scratch / f"ship-{segments}-0", scratch / f"ship-{segments}"
+    make_backlog(empty, 0)
+    make_backlog(full, segments)
+    idle_s = drain(empty, "null:").cpu_s
+    return (drain(full, "null:").cpu_s - idle_s) * 1000 / segments
 
 
 def _interleaved(work: Mapping[int, tuple[Server, Payload]], args: argparse.Namespace) -> dict[int, float]:

@@ -27,13 +27,15 @@ def test_payloads_hold_as_many_events_and_tokens_as_they_say() -> None:
 
 def test_a_short_run_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "BATCHES", (1, 5))
+    monkeypatch.setattr(growth, "SHIPPED", (20, 40))
     monkeypatch.setattr(growth, "_IDLE_SECONDS", 0.2)
     arguments = ["--rounds", "1", "--seconds", "0.1", "--tokens", "1", "20", "--backlog", "0", "50"]
     assert growth.main([*arguments, "--data", str(tmp_path / "data"), "--results", str(tmp_path)]) == 0
-    assert capsys.readouterr().out.count("goal: ") == 3
-    batches, tokens, backlog = json.loads((tmp_path / "growth.json").read_text())["tables"]
+    assert capsys.readouterr().out.count("goal: ") == 4
+    batches, tokens, backlog, shipping = json.loads((tmp_path / "growth.json").read_text())["tables"]
     assert [row["events"] for row in batches["rows"]] == [1, 5]
     assert [row["tokens"] for row in tokens["rows"]] == [1, 20]
     assert [row["segments"] for row in backlog["rows"]] == [0, 50]
     assert all(row[column] > 0 for row in backlog["rows"] for column in backlog["columns"] if column != "segments")
+    assert [row["segments"] for row in shipping["rows"]] == [20, 40]
     assert not list((tmp_path / "data").iterdir())
