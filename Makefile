@@ -27,7 +27,7 @@ run: $(VENV)/run.stamp ## accept events on 127.0.0.1:8000 and ship them to ./edg
 
 test: $(VENV)/dev.stamp ## the fast suite (ARGS="-k name")
 	@mkdir -p .cache
-	$(BIN)/python -m pytest --basetemp=.cache/pytest $(ARGS)
+	$(BIN)/python -m pytest --basetemp=.cache/pytest -n auto $(ARGS)
 
 test-integration: $(VENV)/dev.stamp ## real SDKs in Python, Node and Chromium, kill -9 cycles, the documentation's examples, Kafka, balancers; needs what .ci/run installs
 	@mkdir -p .cache

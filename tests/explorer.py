@@ -310,6 +310,11 @@ def names_in(disk: MemoryDisk, seen: Counter[str]) -> Counter[str]:
                 continue
             for line in item.lines():
                 found[_event(line)] += 1
+        if not data:
+            # Its sync had failed, and the disk refused to let its name say so: a second cut may leave nothing of it, and
+            # whether that was anybody's is told by what is lost.
+            seen["empty segments passed over"] += 1
+            continue
         assert end == len(data), f"{file} ends in {len(data) - end} bytes that are no frame"
     return found
 
