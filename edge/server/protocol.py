@@ -180,6 +180,8 @@ class CaptureConnection(asyncio.Protocol):
         # Requests that wait for their commit are stored all the same; only their answers have nowhere to go.
         self.transport = None
         self.hindered |= _GONE
+        # It knows this connection, and they would keep each other.
+        self._parser = _NO_PARSER
         self._forget_body()
         self._lose_forwardings()
         self.queue.clear()

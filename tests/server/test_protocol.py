@@ -13,6 +13,7 @@ from typing import Final
 
 import msgspec
 import pytest
+import uvloop
 
 from edge.disk import RealDisk
 from edge.metrics import Board
@@ -920,7 +921,8 @@ def in_process(folder: Path, use: Callable[[Service, tuple[str, int]], object]) 
         await listening.wait_closed()
         await writer.close()
 
-    asyncio.run(serve())
+    # The loop that workers have: another one keeps what it met in a cycle.
+    uvloop.run(serve())
 
 
 def test_nothing_is_kept_of_a_client_that_left_before_its_answer(tmp_path: Path) -> None:
