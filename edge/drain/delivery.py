@@ -136,18 +136,19 @@ class Delivery:
         """Find an event that the sink takes. Raises `Tripped` when it takes none, and what `offer` does."""
         offered = False
         for _ in range(CONTROLS):
-            control = self._take_control()
-            if control is None:
+            found = self._find_control()
+            if found is None:
                 break
             offered = True
+            place, index = found
+            control = self._pieces[place][index]
             try:
                 self._ship([control], now_s)
             except (TooLarge, Refused) as refusal:
+                self._drop(place, index)
                 self._suspect([control], "too_large" if isinstance(refusal, TooLarge) else "refused", str(refusal))
-            except BaseException:
-                self._put_back([[control]])
-                raise
             else:
+                self._drop(place, index)
                 return
         if not offered and self._pieces and self._breaker.in_a_row < IN_A_ROW_MAX:
             # All of one person: what comes next in order may be taken, and must not be offered before its time.
@@ -170,13 +171,17 @@ class Delivery:
             self._ship([control], now_s)
         except Refusal:
             return False
-        del self._pieces[place][0]
-        if not self._pieces[place]:
-            del self._pieces[place]
+        self._drop(place, 0)
         return True
 
-    def _take_control(self) -> Event | None:
-        """The first waiting event of a token and distinct_id that no suspect has, another token's if there is one."""
+    def _drop(self, place: int, index: int) -> None:
+        """The event there waits no longer."""
+        del self._pieces[place][index]
+        if not self._pieces[place]:
+            del self._pieces[place]
+
+    def _find_control(self) -> tuple[int, int] | None:
+        """Where the first waiting event of a token and distinct_id is that no suspect has, another token's if there is one."""
         suspected = {(suspect.event.token, suspect.event.distinct_id) for suspect in self.suspects}
         tokens = {token for token, _ in suspected}
         seen = set(suspected)
@@ -195,13 +200,7 @@ class Delivery:
             else:
                 continue
             break
-        if found is None:
-            return None
-        place, index = found
-        control = self._pieces[place].pop(index)
-        if not self._pieces[place]:
-            del self._pieces[place]
-        return control
+        return found
 
 
 def _halves(events: list[Event]) -> list[list[Event]]:

@@ -11,6 +11,7 @@ interrupted anywhere and run again.
 """
 
 import logging
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -46,11 +47,11 @@ def open_slot(disk: Disk, layout: Layout, slot: int) -> tuple[int, Recovered] | 
     lock = disk.lock(str(directory / LOCK_NAME))
     if lock is None:
         return None
-    try:
-        return lock, recover_slot(disk, layout, slot)
-    except BaseException:
-        disk.close(lock)
-        raise
+    with ExitStack() as unless_recovered:
+        unless_recovered.callback(disk.close, lock)
+        found = recover_slot(disk, layout, slot)
+        unless_recovered.pop_all()
+    return lock, found
 
 
 def _make_durable(disk: Disk, data: Path, directory: Path) -> None:
