@@ -1,12 +1,15 @@
-"""The peer on node, whose packages take npm."""
+"""The peers that need programs beside Python: node with npm, nginx, a C compiler."""
 
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
+from bench import payloads
 from bench.peers import commands
-from bench.servers import ROOT
-from tests.bench.peers.test_commands import answers_every_workload, refuses_what_is_no_event
+from bench.servers import ROOT, Failed, running
+from tests.bench.peers.test_commands import CORE, answers_every_workload, refuses_what_is_no_event
 
 
 def test_fastify_does_what_the_other_peers_do(program: Callable[[str], str], tmp_path: Path) -> None:
@@ -17,3 +20,20 @@ def test_fastify_does_what_the_other_peers_do(program: Callable[[str], str], tmp
     assert set(peer.versions) == {"node", "fastify"}
     answers_every_workload(peer, tmp_path / "good")
     refuses_what_is_no_event(peer, tmp_path / "bad")
+
+
+def test_nginx_takes_every_workload(program: Callable[[str], str], tmp_path: Path) -> None:
+    program("nginx")
+    answers_every_workload(commands.find("nginx"), tmp_path)
+
+
+def test_floor_c_answers_when_the_last_byte_is_there(program: Callable[[str], str], tmp_path: Path) -> None:
+    program("cc")
+    peer = commands.find("floor-c")
+    answers_every_workload(peer, tmp_path / "good")
+    with running(peer.command, tmp_path / "cut", {CORE}) as server:
+        whole = payloads.build("E", variants=1)
+        assert server.sample(whole, 2, 0.02).requests >= 2
+        cut = payloads.Payload("cut", "", 1, (whole.requests[0] + b"x",))
+        with pytest.raises(Failed, match="errors"):
+            server.sample(cut, 1, 0.02)

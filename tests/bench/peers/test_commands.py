@@ -9,16 +9,9 @@ from bench import payloads
 from bench.cpu import two_cores
 from bench.peers import commands
 from bench.peers.commands import PEERS, Missing, Peer, external
-from bench.servers import Failed, running
+from bench.servers import running
 
 CORE, _ = two_cores()
-
-
-def found(name: str) -> Peer:
-    try:
-        return commands.find(name)
-    except Missing as missing:
-        pytest.skip(str(missing))
 
 
 def answers_every_workload(peer: Peer, folder: Path) -> None:
@@ -45,15 +38,12 @@ def refuses_what_is_no_event(peer: Peer, folder: Path) -> None:
         connection.close()
 
 
-# fastify needs npm: tests/integration/test_bench_peers.py.
-@pytest.mark.parametrize("name", [name for name in PEERS if name != "fastify"])
-def test_a_peer_answers_every_workload(name: str, tmp_path: Path) -> None:
-    answers_every_workload(found(name), tmp_path)
-
-
+# Those that need programs beside Python are in tests/integration/test_bench_peers.py.
 @pytest.mark.parametrize("name", [name for name in PEERS if name not in ("fastify", "nginx", "floor-c")])
-def test_a_peer_that_validates_refuses_what_is_no_event(name: str, tmp_path: Path) -> None:
-    refuses_what_is_no_event(found(name), tmp_path)
+def test_a_peer_answers_every_workload_and_refuses_what_is_no_event(name: str, tmp_path: Path) -> None:
+    peer = commands.find(name)
+    answers_every_workload(peer, tmp_path / "good")
+    refuses_what_is_no_event(peer, tmp_path / "bad")
 
 
 def test_a_program_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,12 +58,3 @@ def test_a_server_by_command_line_is_split_as_a_shell_would() -> None:
     assert peer.command.label == "capture"
     assert peer.command.arguments == ("run", "a b", "{port}")
     assert (peer.path, peer.validates) == ("/i/v0/e", True)
-
-
-def test_floor_c_does_not_answer_before_the_last_byte(tmp_path: Path) -> None:
-    with running(found("floor-c").command, tmp_path, {CORE}) as server:
-        whole = payloads.build("E", variants=1)
-        assert server.sample(whole, 2, 0.02).requests >= 2
-        cut = payloads.Payload("cut", "", 1, (whole.requests[0] + b"x",))
-        with pytest.raises(Failed, match="errors"):
-            server.sample(cut, 1, 0.02)
