@@ -81,5 +81,6 @@ PACKAGES = {
     "chromedriver": "chromium-driver",
     "haproxy": "haproxy",
     "nginx": "nginx",
+    "cc": "gcc",
     "openssl": "openssl",
 }
