@@ -17,7 +17,7 @@ floor can bring about, and the disk or other work on these cores where neither i
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,10 +26,11 @@ from typing import Final
 
 from bench import payloads
 from bench.cpu import pinned, two_cores
+from bench.hot import one_of
 from bench.payloads import Payload
 from bench.peers import commands
 from bench.peers.commands import Missing, Peer
-from bench.results import Goal, Result, Table, Value, environment, paired_ratio
+from bench.results import Goal, Result, Table, Value, environment, options, paired_ratio
 from bench.servers import Failed, Sample, Server, edge, floor, running
 
 MODES: Final = ("page", "fsync")
@@ -255,10 +256,10 @@ def _cost(run: Run, label: str) -> float:
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench compare", description=__doc__.partition("\n")[0])
-    parser.add_argument("--payloads", type=_names(payloads.NAMES), default=payloads.NAMES, metavar="A,B,..,mix")
+    parser.add_argument("--payloads", type=one_of(payloads.NAMES), default=payloads.NAMES, metavar="A,B,..,mix")
     parser.add_argument(
         "--peers",
-        type=_names((*commands.PEERS, NO_PEERS)),
+        type=one_of((*commands.PEERS, NO_PEERS)),
         default=tuple(commands.PEERS),
         metavar=",".join(commands.PEERS),
     )
@@ -275,9 +276,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--path", action="append", default=[], metavar="NAME=PATH", help="where that server takes every request"
     )
-    parser.add_argument("--strict", action="store_true", help="status 1 when a goal is missed")
-    parser.add_argument("--data", type=Path, default=Path(".cache/bench"), metavar="DIR", help="where spools are put")
-    parser.add_argument("--results", type=Path, default=Path(".cache/bench/results"), metavar="DIR")
+    options(parser)
     args = parser.parse_args(argv)
     args.peers = tuple(name for name in args.peers if name != NO_PEERS)
     if args.rounds < 1 or args.connections < 1 or args.seconds <= 0:
@@ -294,13 +293,3 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     if twice := [name for name in named if name in taken or named.count(name) > 1]:
         parser.error(f"--server: the name {twice[0]} is taken")
     return args
-
-
-def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
-    def parse(text: str) -> tuple[str, ...]:
-        names = tuple(dict.fromkeys(text.split(",")))
-        if unknown := [name for name in names if name not in known]:
-            raise argparse.ArgumentTypeError(f"expected some of {','.join(known)}, found {','.join(unknown)}")
-        return names
-
-    return parse

@@ -144,8 +144,8 @@ def _write_json(args: argparse.Namespace, measured: Mapping[str, Samples]) -> No
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench hot", description=__doc__.partition("\n")[0])
-    parser.add_argument("--payloads", type=_names(payloads.NAMES), default=("A", "C"), metavar="A,B,C,F")
-    parser.add_argument("--modes", type=_names(MODES), default=MODES, metavar="page,fsync")
+    parser.add_argument("--payloads", type=one_of(payloads.NAMES), default=("A", "C"), metavar="A,B,C,F")
+    parser.add_argument("--modes", type=one_of(MODES), default=MODES, metavar="page,fsync")
     parser.add_argument("--rounds", type=_whole, default=5, metavar="N")
     parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="for one server in one round")
     parser.add_argument("--connections", type=_whole, default=64, metavar="N")
@@ -164,7 +164,9 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _names(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+def one_of(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
+    """The type of an option that takes some of these names, with commas between them."""
+
     def parse(text: str) -> tuple[str, ...]:
         names = tuple(dict.fromkeys(text.split(",")))
         if unknown := [name for name in names if name not in known]:

@@ -216,9 +216,10 @@ def parse_answer(data: bytes) -> tuple[int, int] | None:
     return (int(line[1]), size) if size <= len(data) else None
 
 
-def main(argv: Sequence[str]) -> int:
-    """Send one payload to any server and print what came back. 1 when there was an error."""
-    parser = argparse.ArgumentParser(prog="python -m bench load", description=__doc__.partition("\n")[0])
+def parse(
+    parser: argparse.ArgumentParser, argv: Sequence[str]
+) -> tuple[argparse.Namespace, tuple[str, int], payloads.Payload]:
+    """The arguments of a generator, where it sends to, and what."""
     parser.add_argument("url", help="http://HOST:PORT; the payload brings its own path")
     parser.add_argument("--payload", choices=payloads.NAMES, default="A")
     parser.add_argument("--connections", type=int, default=64, metavar="N")
@@ -228,7 +229,14 @@ def main(argv: Sequence[str]) -> int:
     if url.scheme != "http" or not url.hostname or url.path not in ("", "/"):
         parser.error(f"expected http://HOST:PORT, found {args.url}")
     payload = payloads.build(args.payload, url.netloc)
-    with LoadGenerator(url.hostname, url.port or 80, args.connections) as generator:
+    return args, (url.hostname, url.port or 80), payload
+
+
+def main(argv: Sequence[str]) -> int:
+    """Send one payload to any server and print what came back. 1 when there was an error."""
+    parser = argparse.ArgumentParser(prog="python -m bench load", description=__doc__.partition("\n")[0])
+    args, (host, port), payload = parse(parser, argv)
+    with LoadGenerator(host, port, args.connections) as generator:
         answers = generator.run(payload.requests, args.seconds)
     per_second = answers.answered / answers.seconds
     print(f"{payload.name}: {payload.about}, {args.connections} connections, {answers.seconds:.1f} s")

@@ -18,10 +18,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
 
-from bench import payloads
-from bench.load import LoadGenerator
+from bench.load import LoadGenerator, parse
 
 _READ_BYTES: Final = 4096
 _EARLY_S: Final = 0.0015
@@ -150,19 +148,11 @@ class OpenLoop(LoadGenerator):
 def main(argv: Sequence[str]) -> int:
     """Send one payload at a rate to any server and print how long answers took. 1 when there was an error."""
     parser = argparse.ArgumentParser(prog="python -m bench open", description=__doc__.partition("\n")[0])
-    parser.add_argument("url", help="http://HOST:PORT; the payload brings its own path")
     parser.add_argument("--rate", type=float, required=True, metavar="R", help="requests a second")
-    parser.add_argument("--payload", choices=payloads.NAMES, default="A")
-    parser.add_argument("--connections", type=int, default=64, metavar="N")
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="S")
-    args = parser.parse_args(argv)
-    url = urlsplit(args.url)
-    if url.scheme != "http" or not url.hostname or url.path not in ("", "/"):
-        parser.error(f"expected http://HOST:PORT, found {args.url}")
+    args, (host, port), payload = parse(parser, argv)
     if args.rate <= 0 or args.seconds <= 0:
         parser.error("expected a rate and a time above 0")
-    payload = payloads.build(args.payload, url.netloc)
-    with OpenLoop(url.hostname, url.port or 80, args.connections) as generator:
+    with OpenLoop(host, port, args.connections) as generator:
         found = generator.run_at(payload.requests, args.rate, args.seconds)
     print(f"{payload.name}: {payload.about}, {args.connections} connections, {found.seconds:.1f} s")
     print(f"{found.answered} answered, {found.answered / found.seconds:,.0f} requests/s of {args.rate:,.0f} due")
