@@ -218,22 +218,9 @@ class CaptureConnection(asyncio.Protocol):
             self.service.turn.end()
         if self._state != _IDLE or self._lingering:
             self.receive(data)
-        elif len(data) <= (turn := self.service.turn).packet_bytes_max:
-            self.packet = data
-            turn.arrive(self)
         else:
-            self._take_large(data)
-
-    def _take_large(self, packet: bytes) -> None:
-        try:
-            if (ordinary := self.service.ordinary.read(packet)) is None:
-                self.receive(packet)
-            else:
-                route, query, _, headers, body = ordinary
-                self.capture(route, query, by_lower_name(headers), body)
-        except Exception:
-            log.exception("a request met a fault of ours")
-            self.refuse_arrived(packet)
+            self.packet = data
+            self.service.turn.arrive(self)
 
     def capture(self, route: Route, query: bytes, headers: Headers, body: bytes) -> None:
         """Take a whole POST of a kept connection that was read elsewhere."""
@@ -241,12 +228,7 @@ class CaptureConnection(asyncio.Protocol):
         self.queue.append(exchange)
         self._query = query
         self._headers = headers
-        try:
-            self._capture(exchange, body)
-        except Exception:
-            # Its place is for the answer that says so.
-            self.queue.remove(exchange)
-            raise
+        self._capture(exchange, body)
         self._bound_pipeline()
 
     def refuse_arrived(self, packet: bytes) -> None:
@@ -578,7 +560,6 @@ class CaptureConnection(asyncio.Protocol):
         client_ip = self._forwarded_ip(headers) if self.trusted else self.peer
         text, pieces = (b"", body) if isinstance(body, list) else (body, None)
         request = Request(exchange.method, self._query, text, headers, client_ip, received_us)
-        service.observe_body(_size(body))
         if self._decoding:
             self._behind.append((exchange, request, pieces))
         else:
@@ -586,7 +567,18 @@ class CaptureConnection(asyncio.Protocol):
 
     def _capture_next(self, exchange: Exchange, request: Request, pieces: Body | None) -> None:
         """`pieces`: of a large body, of which `request` then has nothing."""
+        try:
+            self._judge_capture(exchange, request, pieces)
+        except Exception:
+            log.exception("a request met a fault of ours")
+            self._end()
+            exchange.refuse(Reason.INTERNAL, REFUSALS[Reason.INTERNAL].detail)
+            self.flush()
+
+    def _judge_capture(self, exchange: Exchange, request: Request, pieces: Body | None) -> None:
+        """Into the next commit, to the decoder, or refused."""
         service = self.service
+        service.observe_body(len(request.body) if pieces is None else _size(pieces))
         try:
             if service.writer.pending_bytes > service.settings.inflight_bytes_max:
                 raise Rejected(Reason.OVERLOADED)
@@ -657,12 +649,7 @@ class CaptureConnection(asyncio.Protocol):
         """The decoder has answered: take what came behind, and read on."""
         self._decoding = False
         while self._behind and not self._decoding:
-            exchange, request, pieces = self._behind.pop(0)
-            try:
-                self._capture_next(exchange, request, pieces)
-            except Exception:
-                log.exception("a request met a fault of ours")
-                exchange.refuse(Reason.INTERNAL, REFUSALS[Reason.INTERNAL].detail)
+            self._capture_next(*self._behind.pop(0))
         self.flush()
         if not self._decoding:
             self._resume(_DECODING)

@@ -105,13 +105,13 @@ class Turn:
         """First entries of X-Forwarded-For, and the plain text form of the addresses they are."""
 
     def arrive(self, connection: "CaptureConnection") -> None:
-        """`connection.packet` is to be taken."""
+        """`connection.packet` is to be taken: a large one at once, together with what has arrived."""
         arrived = self._arrived
         arrived.append(connection)
-        if len(arrived) == 1:
-            self._call_soon(self.end)
-        elif len(arrived) == PACKETS_MAX:
+        if len(arrived) == PACKETS_MAX or len(connection.packet) > self.packet_bytes_max:
             self.end()
+        elif len(arrived) == 1:
+            self._call_soon(self.end)
 
     def end(self) -> None:
         """Take every packet that has arrived, and commit."""
@@ -137,23 +137,28 @@ class Turn:
 
     def _take(self, connection: "CaptureConnection", packet: bytes) -> bool:
         """Take an ordinary request; whether `packet` is one."""
+        if len(packet) > self.packet_bytes_max:
+            return self._take_ordinary(connection, packet)
         familiar = connection.familiar
         plain = None if familiar is None else familiar.read(packet)
         if plain is None:
             plain = self._recognise(connection, packet)
-        sent_at: bytes | None
-        forwarded_for: bytes | None
         if plain is not None:
             route, sent_at, origin, forwarded_for, body = plain
             if self._take_event(connection, route, sent_at, origin, forwarded_for, body):
                 return True
+        return self._take_ordinary(connection, packet)
+
+    def _take_ordinary(self, connection: "CaptureConnection", packet: bytes) -> bool:
+        """The same for one whose form nobody knows, or that is more than one event in plain JSON."""
         read = self._service.ordinary.read(packet)
         if read is None:
             return False
         route, query, shape, headers, body = read
         connection.familiar = shape.familiar
         if (
-            body[0] != _OBJECT
+            len(packet) > self.packet_bytes_max
+            or body[0] != _OBJECT
             or (sent_at := read_plain_query(query)) is None
             or (forwarded_for := shape.forwarded_for(headers)) is None
             or not self._take_event(connection, route, sent_at, headers.get(shape.origin, b""), forwarded_for, body)
