@@ -41,6 +41,12 @@ class Disk(Protocol):
 
     def listdir(self, path: str) -> list[str]: ...
 
+    def exists(self, path: str) -> bool: ...
+
+    def changed_ns(self, path: str) -> int:
+        """When a name in the directory was last created, changed or removed: nanoseconds of the file system's clock."""
+        ...
+
     def makedirs(self, path: str) -> None: ...
 
     def allocate(self, fd: int, size: int) -> None:
@@ -98,6 +104,17 @@ class RealDisk:
 
     def listdir(self, path: str) -> list[str]:
         return os.listdir(path)
+
+    def exists(self, path: str) -> bool:
+        # `os.path.exists` would call a disk that cannot be read empty.
+        try:
+            os.stat(path)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def changed_ns(self, path: str) -> int:
+        return os.stat(path).st_mtime_ns
 
     def makedirs(self, path: str) -> None:
         # One level at a time: `os.makedirs` gives its mode to the last one only.

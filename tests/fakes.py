@@ -90,8 +90,10 @@ class _Directory:
         self.stable: dict[str, _File | None] = {}
         self.steps: list[Step] = []
         """What leads from `stable` to `entries`."""
+        self.changes = 0
 
     def step(self, step: Step) -> None:
+        self.changes += 1
         self.steps.append(step)
         step.apply(self.entries)
 
@@ -331,6 +333,16 @@ class MemoryDisk:
         with self._mutex:
             return list(self._directory(path).entries)
 
+    def exists(self, path: str) -> bool:
+        with self._mutex:
+            directory, name = self._place(path)
+            return name in directory.entries
+
+    def changed_ns(self, path: str) -> int:
+        """Number of changes, which is long ago and never twice the same."""
+        with self._mutex:
+            return self._directory(path).changes
+
     def makedirs(self, path: str) -> None:
         with self._mutex:
             if path in self._directories:
@@ -519,6 +531,14 @@ class FaultyDisk:
     def listdir(self, path: str) -> list[str]:
         self._call("listdir", path)
         return self.inner.listdir(path)
+
+    def exists(self, path: str) -> bool:
+        self._call("exists", path)
+        return self.inner.exists(path)
+
+    def changed_ns(self, path: str) -> int:
+        self._call("changed_ns", path)
+        return self.inner.changed_ns(path)
 
     def makedirs(self, path: str) -> None:
         self._call("makedirs", path)

@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 POLL_S: Final = 0.05
 ADOPT_S: Final = 2.0
 RETIRE_S: Final = 1.0
+LOOK_RATIO: Final = 20
+"""Times as long as a look at the spool took are waited before the next."""
 SPOOL_ERROR_S: Final = 1.0
 LOCK_WAIT_S: Final = 10.0
 FINISH_S: Final = 5.0
@@ -100,17 +102,19 @@ class Drainer:
         ]
         for thread in threads:
             thread.start()
-        adopted_s = retired_s = float("-inf")
+        adopt_at_s = retire_at_s = float("-inf")
         while not should_stop() and self._gone is None:
             now = time.monotonic()
             self._row.set("edge_heartbeat_timestamp_seconds", time.time_ns() // 1000)
             try:
-                if now - adopted_s >= ADOPT_S:
-                    adopted_s = now
+                if now >= adopt_at_s:
+                    adopt_at_s = now + ADOPT_S
                     self._adopt()
-                if now - retired_s >= RETIRE_S:
-                    retired_s = now
+                    adopt_at_s = _next_look(now, ADOPT_S)
+                if now >= retire_at_s:
+                    retire_at_s = now + RETIRE_S
                     self._retire()
+                    retire_at_s = _next_look(now, RETIRE_S)
             except OSError as error:
                 log.error("the spool cannot be tidied: %s", error)
             if not all(thread.is_alive() for thread in threads) and self._gone is None:
@@ -213,23 +217,36 @@ class Drainer:
     def _adopt(self) -> None:
         """Recover the slots nobody writes any more, so that what a dead worker left open is shipped to its end."""
         for slot in self._layout.slots():
-            directory = self._layout.slot(slot)
-            states = [parsed[1] for parsed in map(parse_name, self._disk.listdir(str(directory))) if parsed]
-            if State.OPEN not in states and State.SUSPECT not in states:
-                continue
-            lock = self._disk.lock(str(directory / LOCK_NAME))
-            if lock is None:
-                continue
             try:
-                found = recover_slot(self._disk, self._layout, slot)
-                self._row.add("edge_recovered_segments_total", found.segments)
-                self._row.add("edge_torn_bytes_total", found.torn_bytes)
-            finally:
-                os.close(lock)
+                self._adopt_slot(slot)
+            except OSError as error:
+                # The other slots' events wait for nothing.
+                log.error("slot %d cannot be recovered: %s", slot, error)
+
+    def _adopt_slot(self, slot: int) -> None:
+        directory = self._layout.slot(slot)
+        states = [parsed[1] for parsed in map(parse_name, self._disk.listdir(str(directory))) if parsed]
+        if State.OPEN not in states and State.SUSPECT not in states:
+            return
+        lock = self._disk.lock(str(directory / LOCK_NAME))
+        if lock is None:
+            return
+        try:
+            found = recover_slot(self._disk, self._layout, slot)
+            self._row.add("edge_recovered_segments_total", found.segments)
+            self._row.add("edge_torn_bytes_total", found.torn_bytes)
+        finally:
+            os.close(lock)
 
     def _retire(self) -> None:
         positions = {slot: [shipper.durable.get(slot) for shipper in self.shippers] for slot in self._layout.slots()}
         retire(self._disk, self._layout, positions, self._retain, time.time(), scarce=self._is_scarce())
+
+
+def _next_look(began_s: float, pause_s: float) -> float:
+    """When to look at the whole spool again after a look that is over now: a million segments take their time."""
+    now = time.monotonic()
+    return now + max(pause_s, LOOK_RATIO * (now - began_s))
 
 
 def _reached(position: Position | None, target: Position) -> bool:

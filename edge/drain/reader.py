@@ -5,6 +5,7 @@ when its name says so and everything in it was read. A finished one that the dis
 `.bad` and passed over: nothing waits for it, and it is never deleted.
 """
 
+import heapq
 import logging
 import time
 from typing import Final
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 _REREAD_S: Final = 0.01
 _REREADS: Final = 3
 _UNREADABLE_READS: Final = 5
+_AHEAD_MAX: Final = 1000
+_SETTLED_NS: Final = 1_000_000_000
 _FINISHED: Final = (State.SEALED, State.SUSPECT)
 
 
@@ -62,6 +65,10 @@ class SlotReader:
         self._fd: int | None = None
         self._before: tuple[SegmentName | None, int] = self._name, self._offset
         """Where the segment before the open one was read to."""
+        self._ahead: list[SegmentName] = []
+        """Listed segments behind the position, the next one last."""
+        self._empty_ns: int | None = None
+        """When the directory was last changed, if there was nothing behind the position then."""
         self._read_bytes = self._read_bytes_least = read_bytes
         self._refused_reads = 0
         """In a row."""
@@ -195,10 +202,9 @@ class SlotReader:
     def _set_aside(self) -> None:
         """The next segment is chosen as if this one were gone."""
         assert self._name is not None
-        for name, state in self._names():
-            if name == self._name and state in _FINISHED:
-                old, new = (f"{self._directory}/{name.file_name(which)}" for which in (state, State.BAD))
-                self._disk.rename(old, new)
+        for state in _FINISHED:
+            if self._is_there(self._name, state):
+                self._disk.rename(self._path(self._name, state), self._path(self._name, State.BAD))
                 self._disk.sync_directory(self._directory)
         self._refused_reads = 0
         self.close()
@@ -206,71 +212,82 @@ class SlotReader:
     def _report(self, damage: Damage) -> None:
         log.error("segment %s: bytes %d to %d are damaged and skipped", self._name, damage.offset, damage.end)
 
-    # --- which segment
+    # --- which segment: by exact names, as a spool that nobody ships may hold a million
 
-    def _names(self) -> list[tuple[SegmentName, State]]:
-        return sorted(
-            (parsed for parsed in map(parse_name, self._disk.listdir(self._directory)) if parsed),
-            key=lambda parsed: parsed[0],
-        )
+    def _path(self, name: SegmentName, state: State) -> str:
+        return f"{self._directory}/{name.file_name(state)}"
+
+    def _is_there(self, name: SegmentName, *states: State) -> bool:
+        return any(self._disk.exists(self._path(name, state)) for state in states)
 
     def _finished(self, name: SegmentName) -> bool:
-        """Nothing more is written to it. One that is gone was finished, shipped and deleted since this reader looked last."""
-        states = [state for found, state in self._names() if found == name]
-        if not states:
-            return all(found != name for found, _ in self._readable())
-        return any(state is not State.OPEN for state in states)
+        """Nothing more is written to it. One that is gone was finished, shipped and deleted since this reader opened it."""
+        return not self._is_there(name, State.OPEN) or self._is_there(name, *_FINISHED, State.BAD)
 
     def _vanished(self, name: SegmentName) -> bool:
-        return self._offset == 0 and all(found != name or state is State.BAD for found, state in self._names())
+        # In the order of a segment's life: one that is renamed meanwhile is found under its new name.
+        return self._offset == 0 and not self._is_there(name, State.OPEN, *_FINISHED)
 
-    def _readable(self) -> list[tuple[SegmentName, State]]:
-        """The segments that may be chosen from: two listings that agree.
+    def _list(self, *, itself: bool) -> None:
+        """Look for the segments behind the position, or for its own one, too."""
+        changed_ns = self._disk.changed_ns(self._directory)
+        if changed_ns == self._empty_ns:
+            return
+        # Two listings that agree: a single one of a large directory can miss a file that is renamed meanwhile, and what is
+        # passed over is deleted.
+        files = set(self._disk.listdir(self._directory))
+        while (again := set(self._disk.listdir(self._directory))) != files:
+            files = again
+        least = self._name
+        found = (parsed[0] for parsed in map(parse_name, files) if parsed and parsed[1] is not State.BAD)
+        behind = (name for name in found if least is None or name > least or (itself and name == least))
+        self._ahead = heapq.nsmallest(_AHEAD_MAX, behind)[::-1]
+        # A change may have the time of the one before it.
+        settled = time.time_ns() - changed_ns > _SETTLED_NS
+        self._empty_ns = changed_ns if settled and not self._ahead else None
 
-        A single one of a large directory can miss a file that is renamed meanwhile, and what is passed over is deleted.
-        """
-        names = self._names()
-        while (again := self._names()) != names:
-            names = again
-        return [(name, state) for name, state in names if state is not State.BAD]
+    def _open_next(self, *, itself: bool) -> tuple[SegmentName, int] | None:
+        """The first segment that can be opened of those behind the position, and its descriptor."""
+        if not self._ahead:
+            self._list(itself=itself)
+        while self._ahead:
+            name = self._ahead.pop()
+            for state in (State.OPEN, *_FINISHED):
+                try:
+                    return name, self._disk.open(self._path(name, state))
+                except FileNotFoundError:
+                    continue
+        return None
 
     def _open(self) -> bool:
         """Open the segment of the position if it is there, else the first one after it."""
-        for name, state in self._readable():
-            if self._name is not None and name < self._name:
-                continue
-            if name != self._name:
-                self._offset = 0
-            self._name = name
-            self._fd = self._open_file(name, state)
-            if self._fd is not None:
-                # A stale position may lie behind the end that recovery left.
-                self._offset = min(self._offset, self._disk.size(self._fd))
-                return True
-        return False
-
-    def _open_file(self, name: SegmentName, state: State) -> int | None:
-        for spelling in (state, *_FINISHED):
-            try:
-                return self._disk.open(f"{self._directory}/{name.file_name(spelling)}")
-            except FileNotFoundError:
-                # Sealed between the listing and now.
-                continue
-        return None
+        found = self._open_next(itself=True)
+        if found is None:
+            return False
+        name, self._fd = found
+        if name != self._name:
+            self._offset = 0
+        self._name = name
+        # A stale position may lie behind the end that recovery left.
+        self._offset = min(self._offset, self._disk.size(self._fd))
+        return True
 
     def _advance(self) -> bool:
         """The current segment is done: open the next one. Stays where it is when there is none yet."""
-        assert self._fd is not None
-        later = [name for name, _ in self._readable() if self._name is not None and name > self._name]
-        if not later:
+        found = self._open_next(itself=False)
+        if found is None:
             return False
-        self.close()
+        assert self._fd is not None
+        self._disk.close(self._fd)
         self._before = self._name, self._offset
-        self._name = later[0]
+        self._name, self._fd = found
         self._offset = 0
-        return self._open()
+        return True
 
     def close(self) -> None:
+        """The position stays. What is behind it is looked for anew."""
+        self._ahead = []
+        self._empty_ns = None
         if self._fd is not None:
             self._disk.close(self._fd)
             self._fd = None

@@ -24,9 +24,8 @@ from edge.drain.reader import Chunk, SlotReader
 from edge.drain.sink import Paused, Retryable, Sink
 from edge.layout import Layout
 from edge.metrics import Row
-from edge.segment.name import State
 from edge.segment.record import decode_record
-from edge.spool.inspect import count_events, segment_files, summarise
+from edge.spool.inspect import count_events, finished_segment, summarise
 
 log = logging.getLogger(__name__)
 
@@ -355,20 +354,18 @@ class Shipper:
         """Compare what was read of a finished segment with what is in it, once, while it is still there."""
         if position.events < 0 or self._checked.get(slot) == position.segment:
             return
-        for file in segment_files(self._layout, slot):
-            if file.name != position.name or file.state not in (State.SEALED, State.SUSPECT):
-                continue
-            if position.offset < file.size and self._checkpoint.slots[slot] == position:
-                # There is more to read.
-                continue
-            self._checked[slot] = position.segment
-            if count_events(file) != position.events:
-                # Headers may be those of damaged frames: only the checksums tell.
-                missed = summarise(file).events - position.events
-                if missed:
-                    log.critical("segment %s holds %d events more than were read from it", file.name, missed)
-                    self._checkpoint.totals.uncounted += missed
-                    self._balance()
+        file = finished_segment(self._layout, slot, position.name)
+        if file is None or (position.offset < file.size and self._checkpoint.slots[slot] == position):
+            # There is more to read, or will be.
+            return
+        self._checked[slot] = position.segment
+        if count_events(file) != position.events:
+            # Headers may be those of damaged frames: only the checksums tell.
+            missed = summarise(file).events - position.events
+            if missed:
+                log.critical("segment %s holds %d events more than were read from it", file.name, missed)
+                self._checkpoint.totals.uncounted += missed
+                self._balance()
 
     def _balance(self) -> None:
         """Accepted = shipped + dropped + merged + quarantined, looked at after every batch."""

@@ -58,6 +58,17 @@ def segment_files(layout: Layout, slot: int) -> list[SegmentFile]:
     return sorted(found, key=lambda file: file.name)
 
 
+def finished_segment(layout: Layout, slot: int, name: SegmentName) -> SegmentFile | None:
+    """The sealed or suspect segment of that name, found without looking at any other."""
+    for state in (State.SEALED, State.SUSPECT):
+        path = layout.slot(slot) / name.file_name(state)
+        try:
+            return SegmentFile(path, slot, name, state, path.stat().st_size)
+        except FileNotFoundError:
+            continue
+    return None
+
+
 def all_segments(layout: Layout) -> list[SegmentFile]:
     return [file for slot in layout.slots() for file in segment_files(layout, slot)]
 

@@ -20,6 +20,7 @@ from edge.metrics import Board, Row
 from edge.process import EXIT_FAULT
 from tests.downstream import Downstream, Reply
 from tests.drain.spools import Slot
+from tests.fakes import EIO, Fault, FaultyDisk
 
 
 @pytest.fixture
@@ -53,6 +54,21 @@ def test_once_ships_everything_committed_and_deletes_what_is_finished(tmp_path: 
     assert delivered(tmp_path / "events") == ["a", "b"]
     assert [path.name for path in living.files] == [path.name for path in living.files if ".open." in path.name]
     living.release()
+
+
+def test_a_slot_that_cannot_be_recovered_holds_up_no_other(tmp_path: Path, row: Row) -> None:
+    dead = [Slot(tmp_path, slot, locked=True) for slot in (3, 5)]
+    for each in dead:
+        each.commit(f"of {each.slot}")
+        each.release()
+    disk = FaultyDisk(RealDisk())
+    draining = Drainer(disk, Layout(tmp_path), ("null:",), row)
+    disk.fail_next("lock", Fault(EIO))
+    draining._adopt()
+    assert [".open." in each.files[0].name for each in dead] == [True, False]
+    draining._adopt()
+    assert [".open." in each.files[0].name for each in dead] == [False, False]
+    draining.close()
 
 
 def test_once_recovers_and_ships_the_slots_of_dead_workers(tmp_path: Path, row: Row) -> None:

@@ -213,16 +213,7 @@ def test_a_segment_that_a_listing_misses_is_not_passed_over(slot: Slot) -> None:
         slot.seal()
     assert reading.read() is None
 
-    class MissesOnAdvance(RenamingDisk):
-        calls = 0
-
-        def listdir(self, path: str) -> list[str]:
-            self.calls += 1
-            # The second look at the directory is the one that chooses the next segment.
-            self.missing = "000000000002-" if self.calls == 2 else ""
-            return super().listdir(path)
-
-    disk.listdir = MissesOnAdvance().listdir  # type: ignore[method-assign]
+    disk.missing = "000000000002-"
     assert names(next_chunk(reading)) == ["b"]
     assert names(next_chunk(reading)) == ["c"]
     reading.close()
@@ -307,3 +298,65 @@ def test_an_open_segment_that_cannot_be_read_is_left_to_its_writer(slot: Slot) -
         with pytest.raises(OSError, match="Input/output error"):
             next_chunk(reading)
     assert drained(reading) == ["a"]
+
+
+def test_what_is_listed_does_not_grow_with_what_waits(slot: Slot) -> None:
+    for _ in range(50):
+        slot.commit("a")
+        slot.seal()
+    disk = FaultyDisk(RealDisk())
+    reading = SlotReader(disk, str(slot.directory), slot.slot, None)
+    assert len(drained(reading)) == 50
+    # Two that agree at the start, and two that find nothing more.
+    assert len(disk.methods("listdir")) == 4
+
+
+def test_an_unchanged_directory_is_not_listed_again(slot: Slot) -> None:
+    slot.commit("a")
+    slot.seal()
+    os.utime(slot.directory, (1_000_000_000, 1_000_000_000))
+    disk = FaultyDisk(RealDisk())
+    reading = SlotReader(disk, str(slot.directory), slot.slot, None)
+    assert names(next_chunk(reading)) == ["a"]
+    assert next_chunk(reading) is None
+    listed = len(disk.methods("listdir"))
+    assert next_chunk(reading) is None
+    assert len(disk.methods("listdir")) == listed
+    slot.commit("b")
+    assert names(next_chunk(reading)) == ["b"]
+    reading.close()
+
+
+def test_a_change_that_leaves_the_time_of_the_one_before_it_is_seen(slot: Slot) -> None:
+    slot.commit("a")
+    slot.seal()
+    reading = reader(slot)
+    assert names(next_chunk(reading)) == ["a"]
+    changed = slot.directory.stat().st_mtime_ns
+    assert next_chunk(reading) is None
+    slot.commit("b")
+    os.utime(slot.directory, ns=(changed, changed))
+    assert names(next_chunk(reading)) == ["b"]
+    reading.close()
+
+
+def test_a_listed_segment_that_vanishes_does_not_hide_the_one_that_gets_its_counter(slot: Slot) -> None:
+    slot.commit("a")
+    slot.seal()
+    empty = slot.directory / "000000000002-ffffffffffffffff.open.zst"
+    empty.write_bytes(b"")
+
+    class Vanishing(RealDisk):
+        """It goes between the listing and its opening."""
+
+        def open(self, path: str, *, write: bool = False) -> int:
+            if path == str(empty):
+                empty.unlink(missing_ok=True)
+            return super().open(path, write=write)
+
+    reading = SlotReader(Vanishing(), str(slot.directory), slot.slot, None)
+    assert names(next_chunk(reading)) == ["a"]
+    assert next_chunk(reading) is None
+    slot.commit("b")
+    assert names(next_chunk(reading)) == ["b"]
+    reading.close()
