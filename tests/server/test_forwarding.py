@@ -4,6 +4,7 @@ import hashlib
 import json
 import random
 import socket
+import statistics
 import threading
 import time
 from collections.abc import Iterator
@@ -629,8 +630,11 @@ def test_a_slow_upstream_holds_the_client_back_and_no_memory(tmp_path: Path) -> 
         assert most - before < 16 * 1024 * 1024
 
 
-def test_an_upstream_that_never_answers_keeps_no_event_waiting(tmp_path: Path) -> None:
-    """The events' own time is printed with the upstream well, silent, and killed within its answer."""
+def test_an_upstream_that_hangs_or_dies_leaves_the_events_own_time_as_it_is(tmp_path: Path) -> None:
+    """Events are answered beside requests that hang at the upstream and answers that break off, in turns with none of them.
+
+    What would wait for either would wait for seconds, so the median of the ratios has room for the machine's noise.
+    """
 
     def script(request: Incoming) -> None:
         if request.target == "/static/dies":
@@ -638,34 +642,37 @@ def test_an_upstream_that_never_answers_keeps_no_event_waiting(tmp_path: Path) -
             raise Gone
         request.wait_until_gone()
 
-    def measured(front: Server) -> str:
+    def median_s(client: Asking) -> float:
         times = []
-        with Asking(front.address) as client:
-            for _ in range(200):
-                begun = time.perf_counter()
-                assert client.ask(CAPTURE).status == 200
-                times.append(time.perf_counter() - begun)
-        times.sort()
-        return f"median {times[100] * 1e6:.0f} us, p99 {times[197] * 1e6:.0f} us"
+        for _ in range(50):
+            begun = time.perf_counter()
+            assert client.ask(CAPTURE).status == 200
+            times.append(time.perf_counter() - begun)
+        return statistics.median(times)
 
-    with scripted(script) as upstream, fronting(tmp_path, upstream) as front:
-        print(f"alone: {measured(front)}")
-        waiting = [Asking(front.address) for _ in range(20)]
-        for client in waiting:
-            client.send(post("/flags/?v=2", b"{}"))
-        wait_until(lambda: len(upstream.seen) == len(waiting), "all wait at the upstream")
-        print(f"with {len(waiting)} requests waiting at the upstream: {measured(front)}")
-        for client in waiting:
-            client.socket.setblocking(False)
-            with pytest.raises(BlockingIOError):
-                client.socket.recv(1)
-            client.socket.close()
-        dying = [Asking(front.address) for _ in range(20)]
-        for client in dying:
-            client.send(get("/static/dies"))
-        print(f"with {len(dying)} answers breaking off: {measured(front)}")
-        for client in dying:
-            with pytest.raises(Gone):
-                client.answer()
-            client.socket.close()
-        assert len(front.records()) == 600
+    rounds = 7
+    ratios = []
+    with scripted(script) as upstream, fronting(tmp_path, upstream) as front, Asking(front.address) as events:
+        for _ in range(rounds):
+            alone_s = median_s(events)
+            upstream.seen.clear()
+            waiting = [Asking(front.address) for _ in range(10)]
+            for client in waiting:
+                client.send(post("/flags/?v=2", b"{}"))
+            wait_until(lambda: len(upstream.seen) == 10, "all wait at the upstream")
+            dying = [Asking(front.address) for _ in range(10)]
+            for client in dying:
+                client.send(get("/static/dies"))
+            ratios.append(median_s(events) / alone_s)
+            for client in waiting:
+                client.socket.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    client.socket.recv(1)
+                client.socket.close()
+            for client in dying:
+                with pytest.raises(Gone):
+                    client.answer()
+                client.socket.close()
+        print("an event's time beside a hanging and dying upstream:", *(f"{ratio:.2f}" for ratio in ratios))
+        assert statistics.median(ratios) < 2
+        assert len(front.records()) == rounds * 2 * 50
