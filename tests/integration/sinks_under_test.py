@@ -20,11 +20,13 @@ from tests.downstream import Call, Downstream, Reply
 from tests.integration.clickhouse import ClickHouse
 from tests.integration.kafka_broker import KafkaBroker
 from tests.integration.tcp_proxy import TcpProxy
-from tests.kafka_mock import consume
+from tests.kafka_mock import MockCluster, consume
 from tests.object_store import ObjectStore
 
 POISON: Final = "poison"
 LARGE_CHARS: Final = 300_000
+MOVING: Final = (5, 6, 7, 19)
+"""LEADER_NOT_AVAILABLE, NOT_LEADER_FOR_PARTITION, REQUEST_TIMED_OUT, NOT_ENOUGH_REPLICAS."""
 
 
 class Delivered(msgspec.Struct, frozen=True):
@@ -189,11 +191,7 @@ class Kafka:
         broker.create(topic, partitions=3, max_message_bytes=str(LARGE_CHARS))
 
     def sink(self) -> tuple[str, Sink]:
-        options = (
-            f"topics=main&topic.main={self._topic}&topic.replay={self._topic}"
-            f"&rdkafka.message.max.bytes={LARGE_CHARS}&rdkafka.socket.timeout.ms=2000&rdkafka.request.timeout.ms=1000"
-        )
-        return make_sink(f"kafka://127.0.0.1:{self._proxy.port}?{options}")
+        return _kafka_sink(f"127.0.0.1:{self._proxy.port}", self._topic)
 
     def fail(self) -> None:
         self._broker.pause()
@@ -208,8 +206,59 @@ class Kafka:
         self._proxy.mend()
 
     def delivered(self) -> list[Delivered]:
-        messages = consume(f"127.0.0.1:{self._proxy.port}", self._topic)
-        return _delivered([json.loads(message.value() or b"") for message in messages])
+        return _consumed(f"127.0.0.1:{self._proxy.port}", self._topic)
+
+
+class MockKafka:
+    """librdkafka's own brokers, whose first answers are errors of every kind that a cluster gives while it changes hands."""
+
+    once = False
+    recognises = False
+    ordered = True
+    refuses = False
+    limited = True
+
+    def __init__(self, topic: str) -> None:
+        self._cluster = MockCluster(brokers=2)
+        self._topic = topic
+        self._cluster.topic(topic, partitions=3)
+        self._cluster.fail(*MOVING)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._cluster.__exit__(*exception)
+
+    def sink(self) -> tuple[str, Sink]:
+        return _kafka_sink(self._cluster.bootstrap, self._topic)
+
+    def fail(self) -> None:
+        self._cluster.down()
+
+    def heal(self) -> None:
+        self._cluster.up()
+
+    @contextmanager
+    def losing(self) -> Iterator[None]:
+        self._cluster.slow(60_000)
+        yield
+        self._cluster.slow(0)
+
+    def delivered(self) -> list[Delivered]:
+        return _consumed(self._cluster.bootstrap, self._topic)
+
+
+def _kafka_sink(bootstrap: str, topic: str) -> tuple[str, Sink]:
+    options = (
+        f"topics=main&topic.main={topic}&topic.replay={topic}"
+        f"&rdkafka.message.max.bytes={LARGE_CHARS}&rdkafka.socket.timeout.ms=2000&rdkafka.request.timeout.ms=1000"
+    )
+    return make_sink(f"kafka://{bootstrap}?{options}")
+
+
+def _consumed(bootstrap: str, topic: str) -> list[Delivered]:
+    return _delivered([json.loads(message.value() or b"") for message in consume(bootstrap, topic)])
 
 
 class Objects:
@@ -279,7 +328,7 @@ class Table:
         return _delivered(self._server.query(f"SELECT toString(uuid) AS uuid, event, distinct_id FROM {self._table}"))
 
 
-KINDS: Final = ("file", "parquet", "posthog", "kafka", "objects", "clickhouse")
+KINDS: Final = ("file", "parquet", "posthog", "kafka", "kafka-mock", "objects", "clickhouse")
 
 
 @contextmanager
@@ -296,6 +345,9 @@ def under_test(kind: str, folder: Path, request: pytest.FixtureRequest) -> Itera
         broker, proxy = shared("kafka_broker")
         broker.restore()
         yield Kafka(broker, proxy, name)
+    elif kind == "kafka-mock":
+        with MockKafka(name) as cluster:
+            yield cluster
     elif kind == "objects":
         store: ObjectStore = shared("object_store")
         with TcpProxy(("127.0.0.1", store.port)) as proxy:
