@@ -7,7 +7,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Final, Self
 
-from tests.integration.kafka_broker import free_port
+from tests.integration.shared import free_port
 
 DEPLOY: Final = Path(__file__).parents[2] / "deploy"
 START_S: Final = 30.0

@@ -11,22 +11,23 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any, Final, Self
 
-ROOT: Final = Path(__file__).parents[2]
-ENVIRONMENT: Final = ROOT / ".cache" / "clickhouse"
+from tests.integration.shared import installing
+
 PACKAGES: Final = ("chdb==4.4.0", "chdb-core==26.9.0", "zstandard>=0.25")
 _FRONT: Final = Path(__file__).parent / "clickhouse_front.py"
 
 
 def python() -> Path:
     """The Python that has the engine."""
-    stamp = ENVIRONMENT / f"{sys.version_info[0]}.{sys.version_info[1]}.stamp"
-    found = ENVIRONMENT / "bin" / "python"
-    if not stamp.exists():
-        subprocess.run([sys.executable, "-m", "venv", "--clear", ENVIRONMENT], check=True)
-        # What else it names is for data frames.
-        subprocess.run([found, "-m", "pip", "install", "--quiet", "--no-deps", *PACKAGES], check=True)
-        stamp.touch()
-    return found
+    with installing("clickhouse") as environment:
+        stamp = environment / f"{sys.version_info[0]}.{sys.version_info[1]}.stamp"
+        found = environment / "bin" / "python"
+        if not stamp.exists():
+            subprocess.run([sys.executable, "-m", "venv", "--clear", environment], check=True)
+            # What else it names is for data frames.
+            subprocess.run([found, "-m", "pip", "install", "--quiet", "--no-deps", *PACKAGES], check=True)
+            stamp.touch()
+        return found
 
 
 class ClickHouse:

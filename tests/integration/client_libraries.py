@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from tests.integration.edge_process import environment
+from tests.integration.shared import installing
 
 Call = tuple[str, dict[str, Any]]
 """Name and arguments of a call to a library, as its documentation has them."""
@@ -20,38 +21,39 @@ POSTHOG_JS: Final = {
 }
 
 NODE_SOURCES: Final = Path(__file__).with_name("node")
-CACHE: Final = Path(__file__).parents[2] / ".cache"
 _NPM_FILES: Final = ("package.json", "package-lock.json")
 _INSTALL_S: Final = 300
 _RUN_S: Final = 120
 
 
-def install_node_packages(npm: str) -> Path:
-    """The folder that holds `node_modules` with the libraries of `node/package.json`, and the drivers beside it."""
-    folder = CACHE / "node"
-    folder.mkdir(parents=True, exist_ok=True)
-    complete = folder / "node_modules" / ".package-lock.json"
-    wanted = {name: (NODE_SOURCES / name).read_bytes() for name in _NPM_FILES}
-    found = {name: (folder / name).read_bytes() for name in _NPM_FILES if (folder / name).exists()}
-    if found != wanted or not complete.exists():
-        for name, content in wanted.items():
-            (folder / name).write_bytes(content)
-        _install([npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"], folder)
-    for driver in NODE_SOURCES.glob("*.mjs"):
-        shutil.copy(driver, folder)
-    return folder
+def install_node_packages(npm: str, sources: Path = NODE_SOURCES) -> Path:
+    """The folder that holds `node_modules` with the libraries of the sources' `package.json`, and the drivers beside it."""
+    with installing(sources.name) as folder:
+        folder.mkdir(exist_ok=True)
+        complete = folder / "node_modules" / ".package-lock.json"
+        wanted = {name: (sources / name).read_bytes() for name in _NPM_FILES}
+        found = {name: (folder / name).read_bytes() for name in _NPM_FILES if (folder / name).exists()}
+        if found != wanted or not complete.exists():
+            for name, content in wanted.items():
+                (folder / name).write_bytes(content)
+            _install([npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"], folder)
+        for driver in sources.glob("*.mjs"):
+            if not (folder / driver.name).exists() or (folder / driver.name).read_bytes() != driver.read_bytes():
+                shutil.copy(driver, folder)
+        return folder
 
 
 def install_python_package(requirement: str) -> Path:
     """The interpreter of a virtual environment that holds `requirement`, such as `posthog==2.5.0`, and nothing of ours."""
-    folder = CACHE / "python" / requirement.replace("==", "-")
-    interpreter = folder / "bin" / "python"
-    complete = folder / f"installed-by-{sys.version_info.major}.{sys.version_info.minor}"
-    if not complete.exists():
-        _install([sys.executable, "-m", "venv", "--clear", folder], CACHE)
-        _install([interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", requirement], CACHE)
-        complete.touch()
-    return interpreter
+    with installing(f"python/{requirement.replace('==', '-')}") as folder:
+        interpreter = folder / "bin" / "python"
+        complete = folder / f"installed-by-{sys.version_info.major}.{sys.version_info.minor}"
+        if not complete.exists():
+            _install([sys.executable, "-m", "venv", "--clear", folder], folder.parent)
+            pip: list[str | Path] = [interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            _install([*pip, requirement], folder.parent)
+            complete.touch()
+        return interpreter
 
 
 def _install(command: list[str | Path], folder: Path) -> None:

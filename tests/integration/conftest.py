@@ -3,19 +3,33 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
 from tests.integration.chromium import Browser, PageServer
 from tests.integration.client_libraries import install_node_packages
 from tests.integration.edge_process import EdgeProcess
-from tests.integration.tally import Tally
+from tests.integration.tally import Line, Tally
 
 TALLY = pytest.StashKey[Tally]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[TALLY] = Tally()
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Of one process beside others: its figures go to the one that prints."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["tally"] = msgspec.to_builtins(session.config.stash[TALLY].lines)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    lines = msgspec.convert(getattr(node, "workeroutput", {}).get("tally", []), list[Line])
+    node.config.stash[TALLY].lines += lines
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:

@@ -4,7 +4,6 @@
 """
 
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Sequence
@@ -13,18 +12,12 @@ from typing import Final, Self
 
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
+from tests.integration.shared import free_port
+
 RUN: Final = Path(__file__).parents[2] / "deploy" / "kafka" / "run"
 START_S: Final = 120.0
 STOP_S: Final = 60.0
 _STARTED: Final = b"Kafka Server started"
-
-
-def free_port() -> int:
-    """A port nobody has now. A broker has to know its port before it starts, to tell it to its clients."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 class KafkaBroker:

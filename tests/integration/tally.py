@@ -20,7 +20,7 @@ class Line(msgspec.Struct, frozen=True):
 
 class Tally:
     def __init__(self) -> None:
-        self._lines: list[Line] = []
+        self.lines: list[Line] = []
 
     def count(self, client: str, sent: Iterable[str], arrived: Iterable[str], remark: str = "") -> Line:
         """Compare the names (uuid, number, ...) of the events a client sent with those that arrived, and keep the figures."""
@@ -28,16 +28,16 @@ class Tally:
         invented = found.keys() - names
         assert not invented, f"{client}: arrived without being sent: {sorted(invented)[:10]}"
         line = Line(client, len(names), len(found), found.total() - len(found), remark)
-        self._lines.append(line)
+        self.lines.append(line)
         return line
 
     def table(self) -> list[str]:
         """Lines of text; none when nothing was counted."""
-        if not self._lines:
+        if not self.lines:
             return []
-        width = max(len(line.client) for line in self._lines)
+        width = max(len(line.client) for line in self.lines)
         rows = [f"{'client':<{width}}  sent  delivered  lost  twice"]
-        for line in self._lines:
+        for line in self.lines:
             lost = line.sent - line.delivered
             row = f"{line.client:<{width}}  {line.sent:4}  {line.delivered:9}  {lost:4}  {line.twice:5}  {line.remark}"
             rows.append(row.rstrip())

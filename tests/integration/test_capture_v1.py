@@ -1,7 +1,6 @@
 """The official libraries over capture v1, unmodified, against a running edge: what they are told is what comes out."""
 
 import json
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,13 +12,13 @@ from typing import Any
 import pytest
 
 from tests.integration.capture_v1_driver import BURST, EXPLICIT_TIME, EXPLICIT_UUID, NESTED
+from tests.integration.client_libraries import install_node_packages
 from tests.integration.edge_process import EdgeProcess, Event, environment
 from tests.integration.sdk import assert_contains, assert_each_once, by_name, corrected, instant
 from tests.server.running import wait_until
 
 DRIVER = Path(__file__).with_name("capture_v1_driver.py")
 NODE = Path(__file__).with_name("node_v1")
-INSTALLED = Path(__file__).parents[2] / ".cache" / "node_v1"
 V1 = {"POSTHOG_CAPTURE_MODE": "v1"}
 ROUTE = "i/v1/analytics/events"
 
@@ -97,19 +96,7 @@ def test_python_every_call_is_delivered_once_or_reported(edge: EdgeProcess, comp
 @pytest.fixture(scope="module")
 def node_driver(program: Callable[[str], str]) -> Path:
     """The driver beside the pinned library, installed once into the repository's cache."""
-    npm = program("npm")
-    INSTALLED.mkdir(parents=True, exist_ok=True)
-    files = ("package.json", "package-lock.json")
-    current = all(
-        (INSTALLED / name).exists() and (INSTALLED / name).read_bytes() == (NODE / name).read_bytes() for name in files
-    )
-    if not current or not (INSTALLED / "node_modules" / ".package-lock.json").exists():
-        for name in files:
-            shutil.copy(NODE / name, INSTALLED)
-        command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
-        done = subprocess.run(command, cwd=INSTALLED, capture_output=True, text=True, timeout=180)
-        assert done.returncode == 0, f"`npm ci` in {INSTALLED} failed:\n{done.stdout}{done.stderr}"
-    return Path(shutil.copy(NODE / "driver.mjs", INSTALLED))
+    return install_node_packages(program("npm"), NODE) / "driver.mjs"
 
 
 # Name: distinct_id, properties, lane.

@@ -15,9 +15,10 @@ import pytest
 from confluent_kafka import Message
 
 from tests.integration.edge_process import EdgeProcess, command_line, send_signal, wait_until_gone
-from tests.integration.kafka_broker import KafkaBroker, free_port
+from tests.integration.kafka_broker import KafkaBroker
 from tests.integration.scale import scaled
 from tests.integration.sdk import instant
+from tests.integration.shared import free_port
 from tests.integration.streams import Outcome, Streams
 from tests.integration.tcp_proxy import TcpProxy
 from tests.kafka_mock import consume, count

@@ -20,7 +20,8 @@ from edge.layout import Layout
 from edge.metrics import Board
 from tests.drain.spools import Slot
 from tests.integration.clickhouse import ClickHouse
-from tests.integration.kafka_broker import KafkaBroker, free_port
+from tests.integration.kafka_broker import KafkaBroker
+from tests.integration.shared import free_port
 from tests.integration.sinks_under_test import KINDS, LARGE_CHARS, POISON, UnderTest, under_test
 from tests.integration.tcp_proxy import TcpProxy
 from tests.object_store import ObjectStore

@@ -19,9 +19,10 @@ from confluent_kafka import Message
 
 from tests.integration.balancer import FILES, Balancer
 from tests.integration.edge_process import EdgeProcess, environment
-from tests.integration.kafka_broker import KafkaBroker, free_port
+from tests.integration.kafka_broker import KafkaBroker
 from tests.integration.python_traffic import TOKEN
 from tests.integration.scale import scaled
+from tests.integration.shared import free_port
 from tests.integration.streams import Streams
 from tests.kafka_mock import consume, count
 
