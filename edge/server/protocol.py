@@ -193,7 +193,7 @@ class CaptureConnection(asyncio.Protocol):
         Most often it is gone altogether, which shows only when something is written to it, and an upstream is not kept at work
         for nobody.
         """
-        self.service.turn.end()
+        self.service.turn.take()
         self._lose_forwardings()
         if not self.queue:
             return False
@@ -215,7 +215,7 @@ class CaptureConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.packet:
-            self.service.turn.end()
+            self.service.turn.take()
         if self._state != _IDLE or self._lingering:
             self.receive(data)
         else:
@@ -354,7 +354,7 @@ class CaptureConnection(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed."""
-        self.service.turn.end()
+        self.service.turn.take()
         transport = self.transport
         if transport is None:
             return
@@ -382,7 +382,7 @@ class CaptureConnection(asyncio.Protocol):
 
     def refuse_unfinished(self) -> None:
         """The worker cannot wait longer for this client: what it has not sent whole is refused."""
-        self.service.turn.end()
+        self.service.turn.take()
         if self._state != _IDLE and not self._lingering:
             self._refuse_and_close(Reason.STOPPING)
         elif self.queue and type(first := self.queue[0]) is Forwarding:

@@ -96,6 +96,8 @@ class Turn:
         )
         """Of a packet that may wait: its head and its body are within their limits."""
         self._call_soon = call_soon
+        self._begun = False
+        """The end is under way."""
         self._arrived: list[CaptureConnection] = []
         self._exchanges: list[Exchange] = []
         self._fields: list[Field] = []
@@ -105,16 +107,25 @@ class Turn:
         """First entries of X-Forwarded-For, and the plain text form of the addresses they are."""
 
     def arrive(self, connection: "CaptureConnection") -> None:
-        """`connection.packet` is to be taken: a large one at once, together with what has arrived."""
+        """`connection.packet` is to be taken: a large one at once, with those before it, and committed with those behind it."""
         arrived = self._arrived
         arrived.append(connection)
-        if len(arrived) == PACKETS_MAX or len(connection.packet) > self.packet_bytes_max:
-            self.end()
-        elif len(arrived) == 1:
+        if not self._begun:
+            self._begun = True
             self._call_soon(self.end)
+        if len(arrived) == PACKETS_MAX:
+            self.end()
+        elif len(connection.packet) > self.packet_bytes_max:
+            self.take()
 
     def end(self) -> None:
         """Take every packet that has arrived, and commit."""
+        self._begun = False
+        self.take()
+        self._service.writer.commit()
+
+    def take(self) -> None:
+        """Take every packet that has arrived; the commit follows at the end of the turn."""
         arrived, self._arrived = self._arrived, []
         if not arrived:
             return
@@ -133,7 +144,6 @@ class Turn:
                 connection.refuse_arrived(packet)
         if self._exchanges:
             self._append(received_us)
-        service.writer.commit()
 
     def _take(self, connection: "CaptureConnection", packet: bytes) -> bool:
         """Take an ordinary request; whether `packet` is one."""
