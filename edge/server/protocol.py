@@ -249,6 +249,11 @@ class CaptureConnection(asyncio.Protocol):
             end = begin + self._cut
             self._feed(data[begin:end])
             begin = end
+            if self._state == _BODY and not self._lingering and b"content-length" not in self._headers:
+                # Chunks may be of a byte each, and thousands of them in every one of these pieces.
+                self._pause(_OTHERS_FIRST)
+                asyncio.get_running_loop().call_soon(self._read_on, data[begin:])
+                return
         if begin:
             data = data[begin:]
         if not self._lingering:
@@ -260,6 +265,11 @@ class CaptureConnection(asyncio.Protocol):
         self._lingered += len(data)
         if self._lingered > LINGER_BYTES_MAX and not self.queue and self.transport is not None:
             self.transport.abort()
+
+    def _read_on(self, data: bytes) -> None:
+        self._resume(_OTHERS_FIRST)
+        if self.transport is not None:
+            self.receive(data)
 
     def _feed(self, data: bytes) -> None:
         if self._state == _IDLE:

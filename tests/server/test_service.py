@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -196,3 +197,32 @@ def test_the_limits_are_the_documented_ones() -> None:
     assert (settings.header_bytes_max, settings.headers_max) == (32 * 1024, 100)
     assert (settings.header_timeout_s, settings.body_timeout_s, settings.idle_timeout_s) == (10, 60, 620)
     assert settings.pipeline_max == 16
+
+
+def test_a_body_in_chunks_of_a_byte_is_read_in_pieces_with_others_in_between(service: Service) -> None:
+    class Pausing(Transport):
+        paused = False
+
+        def pause_reading(self) -> None:
+            self.paused = True
+
+        def resume_reading(self) -> None:
+            self.paused = False
+
+    async def read() -> list[int]:
+        connection, transport = CaptureConnection(service), Pausing()
+        connection.connection_made(transport)
+        connection.receive(
+            b"POST /e/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 40_000
+        )
+        read = [service.inflight_bytes]
+        while transport.paused:
+            await asyncio.sleep(0)
+            read.append(service.inflight_bytes)
+        connection.connection_lost(None)
+        return read
+
+    read_bytes = asyncio.run(read())
+    assert read_bytes[-1] == 40_000
+    assert max(after - before for before, after in pairwise([0, *read_bytes])) < 10_000
+    assert service.inflight_bytes == 0
