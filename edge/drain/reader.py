@@ -251,12 +251,20 @@ class SlotReader:
         if not self._ahead:
             self._list(itself=itself)
         while self._ahead:
-            name = self._ahead.pop()
-            for state in (State.OPEN, *_FINISHED):
-                try:
-                    return name, self._disk.open(self._path(name, state))
-                except FileNotFoundError:
-                    continue
+            # It stays listed when the disk refuses to open it, as what is passed over is deleted.
+            name = self._ahead[-1]
+            fd = self._open_file(name)
+            self._ahead.pop()
+            if fd is not None:
+                return name, fd
+        return None
+
+    def _open_file(self, name: SegmentName) -> int | None:
+        for state in (State.OPEN, *_FINISHED):
+            try:
+                return self._disk.open(self._path(name, state))
+            except FileNotFoundError:
+                continue
         return None
 
     def _open(self) -> bool:

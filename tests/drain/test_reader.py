@@ -340,6 +340,19 @@ def test_a_change_that_leaves_the_time_of_the_one_before_it_is_seen(slot: Slot) 
     reading.close()
 
 
+def test_a_segment_that_the_disk_will_not_open_is_not_passed_over(slot: Slot) -> None:
+    for name in "abc":
+        slot.commit(name)
+        slot.seal()
+    disk = FaultyDisk(RealDisk())
+    reading = SlotReader(disk, str(slot.directory), slot.slot, None)
+    assert names(next_chunk(reading)) == ["a"]
+    disk.fail_next("open", Fault(EIO))
+    with pytest.raises(OSError, match="Input/output"):
+        next_chunk(reading)
+    assert drained(reading) == ["b", "c"]
+
+
 def test_a_listed_segment_that_vanishes_does_not_hide_the_one_that_gets_its_counter(slot: Slot) -> None:
     slot.commit("a")
     slot.seal()
