@@ -1,9 +1,10 @@
 """Pictures of what the benchmarks found: SVG files made of their JSON results, one for each result that is there.
 
 latency.svg        latency against offered load
-cpu.svg            CPU per request of every server compared
+cpu.svg            CPU per request of every server compared, the kernel's part and the process's
 connections.svg    CPU per request against connections, page and fsync
 workers.svg        throughput against workers
+drill.svg          an outage second by second: what is accepted, what is shipped, what waits
 """
 
 import argparse
@@ -74,9 +75,16 @@ def _cpu(axes: Any, result: Mapping[str, Any]) -> None:
     table = result["tables"][0]
     rows = [row for row in table["rows"] if row.get("µs/request") is not None]
     rows.sort(key=lambda row: row["µs/request"], reverse=True)
-    bars = axes.barh([row["server"] for row in rows], [row["µs/request"] for row in rows])
-    axes.bar_label(bars, fmt="%.1f", padding=3)
+    servers = [row["server"] for row in rows]
+    whole = [row["µs/request"] for row in rows]
+    kernel = [row["µs/request"] * row["kernel"] for row in rows]
+    axes.barh(servers, kernel, color="tab:grey", label="in the kernel")
+    process = [us - part for us, part in zip(whole, kernel, strict=True)]
+    bars = axes.barh(servers, process, left=kernel, color="tab:blue", label="in the process")
+    axes.bar_label(bars, [f"{us:.1f}" for us in whole], padding=3)
+    axes.margins(x=0.1)
     axes.set(xlabel="CPU us per request, median", title=table["title"])
+    axes.legend()
 
 
 def _connections(axes: Any, result: Mapping[str, Any]) -> None:
@@ -109,9 +117,25 @@ def _workers(axes: Any, result: Mapping[str, Any]) -> None:
     axes.legend()
 
 
+def _drill(axes: Any, result: Mapping[str, Any]) -> None:
+    table = result["tables"][0]
+    rows = table["rows"]
+    seconds = [row["second"] for row in rows]
+    for column in ("accepted/s", "shipped/s"):
+        axes.plot(seconds, [row[column] for row in rows], marker=".", label=column)
+    axes.plot(seconds, [row["waiting"] for row in rows], color="grey", linewidth=1, label="waiting, events")
+    for row in rows:
+        if row["destination"] != "takes":
+            axes.axvspan(row["second"] - 1, row["second"], color="tab:red", alpha=0.1, linewidth=0)
+    axes.set(xlabel="s; the destination refuses where it is red", ylabel="events", ylim=(0, None))
+    axes.set_title("An outage")
+    axes.legend()
+
+
 PICTURES: Final[dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], None]]]] = {
     "latency": ("latency.svg", _latency),
     "compare": ("cpu.svg", _cpu),
     "connections": ("connections.svg", _connections),
     "workers": ("workers.svg", _workers),
+    "drill": ("drill.svg", _drill),
 }

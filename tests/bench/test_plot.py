@@ -10,13 +10,23 @@ RESULTS = {
         {"rows": [{"server": "page", "share": share, "p50 ms": 1.0, "p99 ms": 2.0} for share in (0.1, 0.5)]},
         {"rows": [{"p99 ms": 0.5}]},
     ],
-    "compare": [{"title": "A", "rows": [{"server": "page", "µs/request": 12.0}, {"server": "gone (failed)"}]}],
+    "compare": [
+        {"title": "A", "rows": [{"server": "page", "µs/request": 12.0, "kernel": 0.4}, {"server": "gone (failed)"}]}
+    ],
     "connections": [
         {},
         {"columns": {"server": "", "10": "", "1,000": ""}, "rows": [{"server": "page", "10": 1, "1,000": 2}]},
     ],
     "workers": [
         {"rows": [{"workers": count, "capacity on as many cores, requests/s": 1000 * count} for count in (1, 2)]}
+    ],
+    "drill": [
+        {
+            "rows": [
+                {"second": second, "destination": does, "accepted/s": 9.0, "shipped/s": 8.0, "waiting": second}
+                for second, does in enumerate(("takes", "refuses", "takes"), 1)
+            ]
+        }
     ],
 }
 
