@@ -102,6 +102,12 @@ def accept_signals() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
+def refuse_signals() -> None:
+    """At a process's end, whose exit status says whether all is well: its handlers go away before it does, and a signal that
+    comes in between would kill it."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
 def say_ready(ready_fd: int) -> None:
     os.write(ready_fd, b"1")
     os.close(ready_fd)

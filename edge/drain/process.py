@@ -13,7 +13,7 @@ from edge.disk import RealDisk
 from edge.drain.drainer import Drainer, InUse
 from edge.layout import Layout
 from edge.metrics import Board
-from edge.process import EXIT_TRY_AGAIN, EXIT_UNUSABLE, accept_signals, read_spec, say_ready
+from edge.process import EXIT_TRY_AGAIN, EXIT_UNUSABLE, accept_signals, read_spec, refuse_signals, say_ready
 from edge.spool.budget import Pressure
 
 
@@ -57,7 +57,9 @@ def main(arguments: list[str]) -> int:
         print(f"edge: {spec.data} cannot be used by the drainer: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
     say_ready(ready_fd)
-    return drainer.run(should_stop)
+    status = drainer.run(should_stop)
+    refuse_signals()
+    return status
 
 
 if __name__ == "__main__":

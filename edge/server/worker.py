@@ -27,6 +27,7 @@ from edge.process import (
     accept_signals,
     lock_holder,
     read_spec,
+    refuse_signals,
     say_ready,
 )
 from edge.segment.record import RecordIds
@@ -168,6 +169,7 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, lock: int, bo
     service.tick(time.monotonic())
     for gauge in ("edge_heartbeat_timestamp_seconds", "edge_storage_failing"):
         row.set(gauge, 0)
+    refuse_signals()
     log.info("stopped, every accepted record is sealed")
     return 0
 

@@ -204,6 +204,12 @@ class EdgeProcess:
         self.stop()
         return self.events()
 
+    def told_of_faults(self) -> str:
+        """What the log says of processes that ended, and what they left on standard error."""
+        lines = self.log.read_text(errors="replace").splitlines()
+        told = ('"level":"critical"', "ended with status")
+        return "\n".join(line for line in lines if not line.startswith("{") or any(part in line for part in told))
+
     def log_tail(self) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
 

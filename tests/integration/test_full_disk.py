@@ -178,7 +178,8 @@ def test_a_full_disk_refuses_politely_loses_nothing_and_heals_alone(tmp_path: Pa
         healed = asyncio.run(fill_and_free(edge, sender, Neighbour(small_disk)))
         seconds = time.monotonic() - started_s
         metrics = edge.metrics()
-        assert (edge.workers(), edge.drainers()) == processes, "a process was started again"
+        again = (edge.workers(), edge.drainers())
+        assert again == processes, f"a process was started again:\n{edge.told_of_faults()}"
         edge.stop()
         edge.verb("drain", "--once", "--to", f"file:{out}")
         log = edge.log.read_text()

@@ -1,5 +1,6 @@
 """The whole tree of processes, driven by signals."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ from tests.server.running import (
     PATIENCE_S,
     Client,
     Server,
+    command_line,
     descendants,
     edge,
     environment,
@@ -329,6 +331,19 @@ def test_a_signal_stops_with_status_0(tmp_path: Path, number: signal.Signals) ->
         assert states(server) == [State.SEALED]
         assert len(server.records()) == 1
         assert not descendants(server.process.pid)
+
+
+@pytest.mark.parametrize("module", ["edge.server.worker", "edge.drain.process"])
+def test_a_process_that_is_told_to_stop_once_more_while_it_ends_has_ended_well(tmp_path: Path, module: str) -> None:
+    """As a worker is that was replaced just before everything stops."""
+    with running(tmp_path, verb="up") as server:
+        assert server.ask(POST).status == 200
+        (pid,) = [pid for pid in descendants(server.process.pid) if module in command_line(pid)]
+        server.signal(signal.SIGTERM)
+        while is_running(pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        assert server.wait() == 0
 
 
 def test_a_signal_meets_no_thread_that_would_end_the_process(tmp_path: Path) -> None:
