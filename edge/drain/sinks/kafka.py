@@ -108,6 +108,7 @@ class KafkaSink:
         self._too_large = frozenset(getattr(KafkaError, name) for name in _TOO_LARGE)
         self._unacceptable = frozenset(getattr(KafkaError, name) for name in _UNACCEPTABLE)
         self._misconfigured = frozenset(getattr(KafkaError, name) for name in _MISCONFIGURED)
+        self._all_down: int = KafkaError._ALL_BROKERS_DOWN
         self._producer: Producer | None = None
         # Of one producer.
         self._under_way: dict[int, Event] = {}
@@ -118,9 +119,8 @@ class KafkaSink:
         """Messages that will not be delivered, by their value; told when nothing is under way any more."""
         self._fatal = False
         """The producer will never send anything again."""
-        # Of one `ship`.
         self._trouble: KafkaError | None = None
-        """The last thing that went wrong with a connection."""
+        """The last thing that went wrong with a connection, of which librdkafka tells once and not at every attempt."""
 
     def already(self, slot: int, name: SegmentName, start: int) -> int | None:
         return None
@@ -133,10 +133,10 @@ class KafkaSink:
             return 0
         if self._producer is None:
             self._producer = self._open()
-        self._trouble = None
         oversized = self._hand_over(self._producer, batch.events)
         self._wait(self._producer, batch.events, oversized)
         self._under_way.clear()
+        self._trouble = None
         if oversized or self._failures:
             raise self._refusal(batch.events, oversized)
         size, self._bytes = self._bytes, 0
@@ -145,7 +145,7 @@ class KafkaSink:
     def close(self) -> None:
         producer, self._producer = self._producer, None
         self._under_way.clear()
-        self._failures, self._fatal = [], False
+        self._failures, self._fatal, self._trouble = [], False, None
         if producer is not None:
             # Or closing waits for what an absent broker may not take for hours.
             producer.purge()
@@ -264,7 +264,9 @@ class KafkaSink:
             self._failures.append((error, message.value() or b""))
 
     def _on_error(self, error: "KafkaError") -> None:
-        self._trouble = error
+        # That all brokers are down is told after what brought the last of them down, and says less.
+        if self._trouble is None or error.code() != self._all_down:
+            self._trouble = error
         self._fatal = self._fatal or error.fatal()
 
 
