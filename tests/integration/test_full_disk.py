@@ -103,6 +103,11 @@ class Sender:
         self._edge = edge
         self._sent = 0
 
+    async def send_one(self) -> None:
+        reader, writer = await asyncio.open_connection(self._edge.host, self._edge.port)
+        assert await self._send(reader, writer) == 200
+        writer.close()
+
     async def run(self) -> None:
         reader, writer = await asyncio.open_connection(self._edge.host, self._edge.port)
         while not self.stopped:
@@ -152,8 +157,12 @@ async def fill_and_free(edge: EdgeProcess, sender: Sender, neighbour: Neighbour)
     healed: list[float] = []
     await sender.until(200)
     for cycle in range(CYCLES):
-        await asyncio.to_thread(neighbour.fill, LEFT_BYTES[cycle % len(LEFT_BYTES)])
-        await sender.until(503)
+        refused = asyncio.create_task(sender.until(503))
+        while not refused.done():
+            # Again and again: the reserve is given back, and what is shipped is deleted.
+            await asyncio.to_thread(neighbour.fill, LEFT_BYTES[cycle % len(LEFT_BYTES)])
+            await asyncio.wait([refused], timeout=0.5)
+        await refused
         # Long enough for checkpoints to be due and segments to be old.
         await asyncio.sleep(random.choice((0.2, 1.0, 2.0)))
         assert not any(task.done() for task in tasks), "a client met something else than an answer"
@@ -172,9 +181,14 @@ def test_a_full_disk_refuses_politely_loses_nothing_and_heals_alone(tmp_path: Pa
         edge.data = small_disk / "data"
         limits = ("--disk-free-min", "1B", "--reserve-bytes", "1MiB", "--segment-age-max", "1s")
         edge.start("--workers", "2", "--to", f"file:{out}", *limits)
-        processes = (edge.workers(), edge.drainers())
+        # One that starts on a full disk ends and is started again until there is room for its folder.
         sender = Sender(edge)
         started_s = time.monotonic()
+        asyncio.run(sender.send_one())
+        while not list(out.glob("*.ndjson")):
+            assert time.monotonic() < started_s + PATIENCE_S, f"expected the drainer to ship:\n{edge.log_tail()}"
+            time.sleep(0.05)
+        processes = (edge.workers(), edge.drainers())
         healed = asyncio.run(fill_and_free(edge, sender, Neighbour(small_disk)))
         seconds = time.monotonic() - started_s
         metrics = edge.metrics()

@@ -76,6 +76,7 @@ _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 # Names of librdkafka and of the protocol; looked up when the library is there.
 _TOO_LARGE: Final = ("MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE", "INVALID_MSG_SIZE")
 _UNACCEPTABLE: Final = ("INVALID_RECORD", "INVALID_TIMESTAMP")
+_ALL_DOWN: Final = "_ALL_BROKERS_DOWN"
 _MISCONFIGURED: Final = (
     *("_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "UNSUPPORTED_SASL_MECHANISM", "ILLEGAL_SASL_STATE", "_SSL"),
     *("TOPIC_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED", "SECURITY_DISABLED", "POLICY_VIOLATION"),
@@ -108,7 +109,7 @@ class KafkaSink:
         self._too_large = frozenset(getattr(KafkaError, name) for name in _TOO_LARGE)
         self._unacceptable = frozenset(getattr(KafkaError, name) for name in _UNACCEPTABLE)
         self._misconfigured = frozenset(getattr(KafkaError, name) for name in _MISCONFIGURED)
-        self._all_down: int = KafkaError._ALL_BROKERS_DOWN
+        self._all_down: int = getattr(KafkaError, _ALL_DOWN)
         self._producer: Producer | None = None
         # Of one producer.
         self._under_way: dict[int, Event] = {}
