@@ -11,7 +11,7 @@ from edge.disk import RealDisk
 from edge.drain.quarantine import list_quarantined
 from edge.layout import Layout
 from edge.segment.name import State
-from edge.spool.inspect import SegmentFile, Summary, all_segments, summarise
+from edge.spool.inspect import SegmentFile, Summary, all_segments, extent, summarise
 
 
 class SlotStatus(msgspec.Struct):
@@ -116,24 +116,17 @@ def _after(file: SegmentFile, position: Position | None, whole: dict[Path, Summa
 
 def spool_gauges(layout: Layout) -> str:
     """The spool's size and age in the Prometheus text format. Stats files, reads none."""
-    files = all_segments(layout)
-    by_state = Counter(file.state.name.lower() for file in files)
-    oldest_s = 0.0
-    for file in files:
-        try:
-            oldest_s = max(oldest_s, time.time() - file.path.stat().st_mtime)
-        except FileNotFoundError:
-            continue
+    found = extent(layout)
     lines = [
         "# HELP edge_spool_bytes Size of all segments.",
         "# TYPE edge_spool_bytes gauge",
-        f"edge_spool_bytes {sum(file.size for file in files)}",
+        f"edge_spool_bytes {found.bytes}",
         "# HELP edge_spool_segments Segments by state.",
         "# TYPE edge_spool_segments gauge",
-        *(f'edge_spool_segments{{state="{state.name.lower()}"}} {by_state[state.name.lower()]}' for state in State),
+        *(f'edge_spool_segments{{state="{state.name.lower()}"}} {count}' for state, count in found.segments.items()),
         "# HELP edge_spool_oldest_age_seconds Time since the segment that was longest without a write was written.",
         "# TYPE edge_spool_oldest_age_seconds gauge",
-        f"edge_spool_oldest_age_seconds {oldest_s:.3f}",
+        f"edge_spool_oldest_age_seconds {max(0.0, time.time() - found.written_s):.3f}",
         "# HELP edge_quarantined_events Events in quarantine.",
         "# TYPE edge_quarantined_events gauge",
         *(

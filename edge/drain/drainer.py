@@ -22,9 +22,9 @@ from edge.drain.sinks.table import make_sink
 from edge.layout import LOCK_NAME, Layout
 from edge.metrics import SINKS_MAX, Row
 from edge.process import EXIT_FAULT, lock_holder
-from edge.segment.name import State, parse_name
+from edge.segment.name import State
 from edge.spool.inspect import segment_files, summarise
-from edge.spool.recover import recover_slot
+from edge.spool.recover import is_unsealed, recover_slot
 
 log = logging.getLogger(__name__)
 
@@ -225,8 +225,7 @@ class Drainer:
 
     def _adopt_slot(self, slot: int) -> None:
         directory = self._layout.slot(slot)
-        states = [parsed[1] for parsed in map(parse_name, self._disk.listdir(str(directory))) if parsed]
-        if State.OPEN not in states and State.SUSPECT not in states:
+        if not any(map(is_unsealed, self._disk.listdir(str(directory)))):
             return
         lock = self._disk.lock(str(directory / LOCK_NAME))
         if lock is None:

@@ -25,7 +25,7 @@ class State(Enum):
     BAD = ".bad"
 
 
-class SegmentName(msgspec.Struct, frozen=True, order=True):
+class SegmentName(msgspec.Struct, frozen=True, order=True, gc=False):
     """Identity of a segment within its slot. Ordered by counter."""
 
     counter: int
@@ -41,6 +41,7 @@ class SegmentName(msgspec.Struct, frozen=True, order=True):
 
 # One spelling per name: what is parsed is printed the same again, so a listed file is found under its parsed name.
 _PATTERN: Final = re.compile(r"([0-9]{12}|[1-9][0-9]{12,18})-([0-9a-f]{16})(\.open\.zst|\.suspect\.zst|\.zst|\.bad)?")
+_STATES: Final[dict[str | None, State]] = {None: State.SEALED, **{state.value: state for state in State}}
 
 
 def parse_name(file_name: str) -> tuple[SegmentName, State] | None:
@@ -48,5 +49,5 @@ def parse_name(file_name: str) -> tuple[SegmentName, State] | None:
     match = _PATTERN.fullmatch(file_name)
     if match is None:
         return None
-    state = State(match[3]) if match[3] else State.SEALED
-    return SegmentName(int(match[1]), int(match[2], 16)), state
+    counter, incarnation, suffix = match.groups()
+    return SegmentName(int(counter), int(incarnation, 16)), _STATES[suffix]

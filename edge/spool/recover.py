@@ -72,9 +72,10 @@ def recover_slot(disk: Disk, layout: Layout, slot: int) -> Recovered:
     """Seal every segment that a dead writer left. The caller holds the slot's lock."""
     directory = str(layout.slot(slot))
     found = Recovered()
-    for file_name in sorted(disk.listdir(directory)):
+    # Nothing else is made of the sealed ones, of which there may be a million.
+    for file_name in sorted(filter(is_unsealed, disk.listdir(directory))):
         parsed = parse_name(file_name)
-        if parsed is None or parsed[1] not in (State.OPEN, State.SUSPECT):
+        if parsed is None:
             continue
         name, state = parsed
         path = f"{directory}/{file_name}"
@@ -91,6 +92,11 @@ def recover_slot(disk: Disk, layout: Layout, slot: int) -> Recovered:
             log.error("segment %s cannot be sealed, the next start tries again: %s", file_name, error)
             _set_aside(disk, path, f"{directory}/{name.file_name(State.SUSPECT)}")
     return found
+
+
+def is_unsealed(file_name: str) -> bool:
+    """Whether a segment of that name is one for recovery."""
+    return file_name.endswith((State.OPEN.value, State.SUSPECT.value))
 
 
 def _read(disk: Disk, path: str) -> bytes:
