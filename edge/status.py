@@ -11,7 +11,7 @@ from edge.disk import RealDisk
 from edge.drain.quarantine import list_quarantined
 from edge.layout import Layout
 from edge.segment.name import State
-from edge.spool.inspect import SegmentFile, Summary, all_segments, extent, summarise
+from edge.spool.inspect import Extent, SegmentFile, Summary, all_segments, summarise
 
 
 class SlotStatus(msgspec.Struct):
@@ -114,19 +114,18 @@ def _after(file: SegmentFile, position: Position | None, whole: dict[Path, Summa
     return whole[file.path]
 
 
-def spool_gauges(layout: Layout) -> str:
-    """The spool's size and age in the Prometheus text format. Stats files, reads none."""
-    found = extent(layout)
+def spool_gauges(layout: Layout, spool: Extent) -> str:
+    """The spool's size and age, as they were measured, and what is in quarantine, in the Prometheus text format."""
     lines = [
         "# HELP edge_spool_bytes Size of all segments.",
         "# TYPE edge_spool_bytes gauge",
-        f"edge_spool_bytes {found.bytes}",
+        f"edge_spool_bytes {spool.bytes}",
         "# HELP edge_spool_segments Segments by state.",
         "# TYPE edge_spool_segments gauge",
-        *(f'edge_spool_segments{{state="{state.name.lower()}"}} {count}' for state, count in found.segments.items()),
+        *(f'edge_spool_segments{{state="{state.name.lower()}"}} {count}' for state, count in spool.segments.items()),
         "# HELP edge_spool_oldest_age_seconds Time since the segment that was longest without a write was written.",
         "# TYPE edge_spool_oldest_age_seconds gauge",
-        f"edge_spool_oldest_age_seconds {max(0.0, time.time() - found.written_s):.3f}",
+        f"edge_spool_oldest_age_seconds {max(0.0, time.time() - spool.written_s):.3f}",
         "# HELP edge_quarantined_events Events in quarantine.",
         "# TYPE edge_quarantined_events gauge",
         *(

@@ -5,7 +5,7 @@ from edge.checkpoints import Checkpoint, CheckpointFile, Position, Totals
 from edge.disk import RealDisk
 from edge.layout import Layout
 from edge.segment.scan import Frame
-from edge.spool.inspect import all_segments, frames
+from edge.spool.inspect import all_segments, extent, frames
 from edge.status import read_status, spool_gauges
 from tests.drain.spools import Slot
 from tests.exposition import parse
@@ -97,7 +97,7 @@ def test_the_gauges_are_metrics(tmp_path: Path) -> None:
     slot.commit("a")
     slot.seal()
     slot.commit("b")
-    families = parse(spool_gauges(Layout(tmp_path)))
+    families = parse(spool_gauges(Layout(tmp_path), extent(Layout(tmp_path))))
     assert families["edge_spool_bytes"].samples["edge_spool_bytes", ()] == sum(p.stat().st_size for p in slot.files)
     segments = {dict(labels)["state"]: value for (_, labels), value in families["edge_spool_segments"].samples.items()}
     assert segments == {"open": 1, "sealed": 1, "suspect": 0, "bad": 0}
@@ -105,7 +105,7 @@ def test_the_gauges_are_metrics(tmp_path: Path) -> None:
 
 
 def test_the_gauges_of_a_new_folder_are_zero(tmp_path: Path) -> None:
-    families = parse(spool_gauges(Layout(tmp_path)))
+    families = parse(spool_gauges(Layout(tmp_path), extent(Layout(tmp_path))))
     assert all(value == 0 for family in families.values() for value in family.samples.values())
     assert json.dumps([family.kind for family in families.values()]) == json.dumps(["gauge"] * 4)
 
@@ -136,5 +136,5 @@ def test_files_in_quarantine_are_counted_and_others_are_not(tmp_path: Path) -> N
         (folder / name).touch()
     (sink,) = read_status(Layout(tmp_path)).sinks
     assert sink.in_quarantine == 2
-    samples = parse(spool_gauges(Layout(tmp_path)))["edge_quarantined_events"].samples
+    samples = parse(spool_gauges(Layout(tmp_path), extent(Layout(tmp_path))))["edge_quarantined_events"].samples
     assert samples == {("edge_quarantined_events", (("sink", "null"),)): 2.0}

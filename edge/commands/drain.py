@@ -22,7 +22,7 @@ from edge.metrics import SINKS_MAX, Board
 from edge.process import EXIT_TRY_AGAIN, EXIT_UNUSABLE
 from edge.server.admin import AdminServer, Check, Probes
 from edge.spool.budget import BudgetSettings, DiskBudget, Pressure
-from edge.spool.inspect import spool_bytes
+from edge.spool.inspect import extent
 from edge.status import spool_gauges
 
 log = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"edge drain: {error}", file=sys.stderr)
         return EXIT_UNAVAILABLE
     board = Board.create(1)
-    budget = DiskBudget(RealDisk(), layout, BudgetSettings(), partial(spool_bytes, layout), board.rows[0])
+    budget = DiskBudget(RealDisk(), layout, BudgetSettings(), partial(extent, layout), board.rows[0])
 
     def is_scarce() -> bool:
         return budget.measure() >= Pressure.HIGH
@@ -94,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
     if settings["admin"] is not None:
         sink_ids = [shipper.sink_id for shipper in drainer.shippers]
         try:
-            admin = AdminServer(settings["admin"], _probes(board, layout, sink_ids))
+            admin = AdminServer(settings["admin"], _probes(board, layout, budget, sink_ids))
         except OSError as error:
             print(f"edge drain: cannot listen on {settings['admin']}: {error.strerror}", file=sys.stderr)
             drainer.close()
@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     return drainer.run(lambda: stopping)
 
 
-def _probes(board: Board, layout: Layout, sink_ids: list[str]) -> Probes:
+def _probes(board: Board, layout: Layout, budget: DiskBudget, sink_ids: list[str]) -> Probes:
     def turning() -> list[Check]:
         beat_us = board.rows[0].get("edge_heartbeat_timestamp_seconds")
         age = time.time() - beat_us / 1e6
@@ -120,6 +120,6 @@ def _probes(board: Board, layout: Layout, sink_ids: list[str]) -> Probes:
 
     def metrics() -> str:
         info = {"version": __version__, "python": platform.python_version()}
-        return board.exposition(info, sink_ids) + spool_gauges(layout)
+        return board.exposition(info, sink_ids) + spool_gauges(layout, budget.spool)
 
     return Probes(turning, turning, metrics)

@@ -26,7 +26,7 @@ from edge.server.service import ServerSettings
 from edge.server.supervisor import Job, Supervisor, listen
 from edge.server.worker import WorkerSpec
 from edge.spool.budget import CHECK_S, BudgetSettings, DiskBudget, Pressure
-from edge.spool.inspect import spool_bytes
+from edge.spool.inspect import extent
 from edge.spool.writer import Durability, SpoolSettings
 from edge.status import spool_gauges
 from edge.wire.forward import UpstreamSettings
@@ -83,14 +83,13 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
         jobs.append(Job("drainer", drainer, critical=False))
     supervisor = Supervisor(jobs, board, lifeline)
     layout = Layout(Path(data))
+    budget = DiskBudget(RealDisk(), layout, _budget(settings), partial(extent, layout), board.rows[-1])
     sink_ids = [make_sink(url)[0] for url in urls or []]
     try:
-        admin = AdminServer(settings["admin"], _probes(supervisor, board, layout, sink_ids))
+        admin = AdminServer(settings["admin"], _probes(supervisor, board, layout, budget, sink_ids))
     except OSError as error:
         print(f"edge: cannot listen on {settings['admin']} for the admin port: {error.strerror}", file=sys.stderr)
         return EXIT_TRY_AGAIN
-
-    budget = DiskBudget(RealDisk(), layout, _budget(settings), partial(spool_bytes, layout), board.rows[-1])
 
     # Standard output may be a sink.
     out = sys.stderr if "stdout" in sink_ids else sys.stdout
@@ -195,7 +194,7 @@ def _upstream(settings: dict[str, Any]) -> UpstreamSettings | None:
     )
 
 
-def _probes(supervisor: Supervisor, board: Board, layout: Layout, sink_ids: list[str]) -> Probes:
+def _probes(supervisor: Supervisor, board: Board, layout: Layout, budget: DiskBudget, sink_ids: list[str]) -> Probes:
     workers = [job for job in supervisor.jobs if job.critical]
 
     def rows() -> dict[str, Row]:
@@ -226,7 +225,9 @@ def _probes(supervisor: Supervisor, board: Board, layout: Layout, sink_ids: list
 
     def metrics() -> str:
         info = {"version": __version__, "python": platform.python_version()}
-        return board.exposition(info, sink_ids) + spool_gauges(layout) + process_metrics(supervisor.pids())
+        return (
+            board.exposition(info, sink_ids) + spool_gauges(layout, budget.spool) + process_metrics(supervisor.pids())
+        )
 
     return Probes(liveness, readiness, metrics)
 

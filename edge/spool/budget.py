@@ -22,6 +22,7 @@ import msgspec
 from edge.disk import Disk
 from edge.layout import Layout
 from edge.metrics import Row
+from edge.spool.inspect import Extent
 
 log = logging.getLogger(__name__)
 
@@ -69,24 +70,27 @@ def pressure(used: float, before: Pressure) -> Pressure:
 
 
 class DiskBudget:
-    """Used by one thread. `spool_bytes` tells the size of all segments; `row` takes the figures. Raises `OSError`."""
+    """Used by one thread. `extent` measures the spool; `row` takes the figures. Raises `OSError`."""
 
     def __init__(
-        self, disk: Disk, layout: Layout, settings: BudgetSettings, spool_bytes: Callable[[], int], row: Row
+        self, disk: Disk, layout: Layout, settings: BudgetSettings, extent: Callable[[], Extent], row: Row
     ) -> None:
         self.pressure = Pressure.OK
+        self.spool = Extent()
+        """As it was measured last."""
         self._disk = disk
         self._data = str(layout.data)
         self._reserve = str(layout.reserve)
         self._reserve_name = layout.reserve.name
         self._settings = settings
-        self._spool_bytes = spool_bytes
+        self._extent = extent
         self._row = row
 
     def measure(self) -> Pressure:
         """The pressure now, for whoever takes requests in."""
         available, total = self._disk.room(self._data)
-        spool_bytes = self._spool_bytes()
+        self.spool = self._extent()
+        spool_bytes = self.spool.bytes
         budget = budget_bytes(spool_bytes, available, self._free_bytes_min(total), self._settings.spool_bytes_max)
         before = self.pressure
         self.pressure = pressure(spool_bytes / budget if spool_bytes < budget else 1.0, before)

@@ -9,7 +9,7 @@ import msgspec
 
 from edge.layout import Layout
 from edge.segment.frame import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, parse_frame_header, parse_segment_header
-from edge.segment.name import SegmentName, State, parse_name
+from edge.segment.name import SegmentName, State, parse_name, parse_state
 from edge.segment.scan import Damage, Frame, scan
 
 _HEADERS_READ_BYTES: Final = 4096
@@ -45,22 +45,17 @@ class Summary(msgspec.Struct):
 
 def segment_files(layout: Layout, slot: int) -> list[SegmentFile]:
     """The slot's segments in order. Files that vanish meanwhile are left out."""
-    directory = layout.slot(slot)
-    found = [SegmentFile(directory / name, slot, *parsed, stat.st_size) for name, parsed, stat in _entries(directory)]
+    found = []
+    for path in layout.slot(slot).iterdir():
+        parsed = parse_name(path.name)
+        if parsed is None:
+            continue
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            continue
+        found.append(SegmentFile(path, slot, *parsed, size))
     return sorted(found, key=lambda file: file.name)
-
-
-def _entries(directory: Path) -> Iterator[tuple[str, tuple[SegmentName, State], os.stat_result]]:
-    """The segments in it as they come. Files that vanish meanwhile are left out."""
-    with os.scandir(directory) as entries:
-        for entry in entries:
-            parsed = parse_name(entry.name)
-            if parsed is None:
-                continue
-            try:
-                yield entry.name, parsed, entry.stat()
-            except FileNotFoundError:
-                continue
 
 
 def finished_segment(layout: Layout, slot: int, name: SegmentName) -> SegmentFile | None:
@@ -78,29 +73,33 @@ class Extent(msgspec.Struct):
     """How much there is of a spool."""
 
     bytes: int = 0
-    segments: dict[State, int] = {}
+    segments: dict[State, int] = msgspec.field(default_factory=lambda: dict.fromkeys(State, 0))
+    """Number by state."""
     written_s: float = float("inf")
     """When the segment that was longest without a write was written, Unix time."""
 
 
 def extent(layout: Layout) -> Extent:
     """Stats files, reads none, and keeps none: a spool that nobody ships may have a million."""
-    found = Extent(segments=dict.fromkeys(State, 0))
+    found = Extent()
     for slot in layout.slots():
-        for _, (_, state), stat in _entries(layout.slot(slot)):
-            found.bytes += stat.st_size
-            found.segments[state] += 1
-            found.written_s = min(found.written_s, stat.st_mtime)
+        with os.scandir(layout.slot(slot)) as entries:
+            for entry in entries:
+                state = parse_state(entry.name)
+                if state is None:
+                    continue
+                try:
+                    stat = entry.stat()
+                except FileNotFoundError:
+                    continue
+                found.bytes += stat.st_size
+                found.segments[state] += 1
+                found.written_s = min(found.written_s, stat.st_mtime)
     return found
 
 
 def all_segments(layout: Layout) -> list[SegmentFile]:
     return [file for slot in layout.slots() for file in segment_files(layout, slot)]
-
-
-def spool_bytes(layout: Layout) -> int:
-    """Size of all segments."""
-    return extent(layout).bytes
 
 
 def named_segment(path: Path) -> SegmentFile:

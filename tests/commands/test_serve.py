@@ -11,11 +11,14 @@ import pytest
 
 from edge import __version__
 from edge.commands import serve
+from edge.disk import RealDisk
 from edge.layout import Layout
 from edge.metrics import METRICS, Board
 from edge.process import Lifeline
 from edge.server.admin import Probes
 from edge.server.supervisor import Job, Supervisor
+from edge.spool.budget import BudgetSettings, DiskBudget
+from edge.spool.inspect import Extent
 from edge.status import spool_gauges
 from tests.exposition import Family, parse
 from tests.server.running import Server, edge, environment, running, wait_until
@@ -69,8 +72,11 @@ def test_a_disk_that_is_nearly_full_is_kept_from_session_replays(tmp_path: Path)
         assert server.stop() == 0
         size = sum(path.stat().st_size for path in server.data.glob("spool/*/*.zst"))
     with running(tmp_path, "--spool-bytes-max", str(int(size / 0.93))) as server:
+        assert server.metrics()["edge_spool_bytes"] == size
         assert server.ask(replay).status == 503
         assert server.ask(POST).status == 200
+        wait_until(lambda: server.metrics()["edge_spool_bytes"] > size, "the size is measured again and again")
+        assert server.metrics()['edge_spool_segments{state="open"}'] == 1
 
 
 def test_room_is_held_in_reserve(server: Server) -> None:
@@ -86,7 +92,7 @@ def families(server: Server) -> dict[str, Family]:
 
 def test_metrics_are_all_that_are_declared_and_nothing_twice(families: dict[str, Family], tmp_path: Path) -> None:
     expected = {metric.name for metric in METRICS} | {"edge_build_info"}
-    expected |= set(parse(spool_gauges(Layout(tmp_path)))) | set(parse(serve.process_metrics({})))
+    expected |= set(parse(spool_gauges(Layout(tmp_path), Extent()))) | set(parse(serve.process_metrics({})))
     assert set(families) == expected
 
 
@@ -178,7 +184,9 @@ def probes(board: Board, tmp_path: Path) -> Iterator[Probes]:
         raise AssertionError
 
     supervisor = Supervisor([Job("worker-0", start, critical=True)], board, Lifeline())  # type: ignore[arg-type]
-    yield serve._probes(supervisor, board, Layout(tmp_path), [])
+    layout = Layout(tmp_path)
+    budget = DiskBudget(RealDisk(), layout, BudgetSettings(), Extent, board.rows[-1])
+    yield serve._probes(supervisor, board, layout, budget, [])
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.segment.name import SegmentName, State, parse_name
+from edge.segment.name import SegmentName, State, parse_name, parse_state
 
 NAME = SegmentName(42, 0x9F31C0AA17BE5D02)
 STEM = "000000000042-9f31c0aa17be5d02"
@@ -20,6 +20,7 @@ STEM = "000000000042-9f31c0aa17be5d02"
 def test_the_state_is_in_the_file_name(state: State, file_name: str) -> None:
     assert NAME.file_name(state) == file_name
     assert parse_name(file_name) == (NAME, state)
+    assert parse_state(file_name) is state
 
 
 def test_a_bare_stem_is_a_sealed_segment() -> None:
@@ -47,6 +48,7 @@ def test_a_bare_stem_is_a_sealed_segment() -> None:
 )
 def test_other_names_are_no_segments(file_name: str) -> None:
     assert parse_name(file_name) is None
+    assert parse_state(file_name) is None
 
 
 @given(

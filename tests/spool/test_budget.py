@@ -13,6 +13,7 @@ from edge.spool.budget import (
     budget_bytes,
     pressure,
 )
+from edge.spool.inspect import Extent
 from tests.fakes import EIO, ENOSPC, Fault, FaultyDisk, MemoryDisk
 
 LAYOUT = Layout(Path("/data"))
@@ -34,7 +35,7 @@ class Scene:
         self.disk = FaultyDisk(self.inner)
         self.spool_bytes = 0
         self.row = Row(memoryview(bytearray(ROW_SLOTS * 8)).cast("q"))
-        self.budget = DiskBudget(self.disk, LAYOUT, settings, lambda: self.spool_bytes, self.row)
+        self.budget = DiskBudget(self.disk, LAYOUT, settings, lambda: Extent(self.spool_bytes), self.row)
 
     def measure(self, spool: int, available: int) -> Pressure:
         """With so much in the spool, and the disk filled by others up to so much."""

@@ -6,10 +6,12 @@ from edge.layout import Layout
 from edge.segment.name import SegmentName, State
 from edge.segment.scan import Damage
 from edge.spool.inspect import (
+    Extent,
     SegmentFile,
     Summary,
     all_segments,
     count_events,
+    extent,
     frames,
     named_segment,
     read,
@@ -52,6 +54,11 @@ def test_segments_are_found_in_order_slot_by_slot_and_other_files_are_not(tmp_pa
         (1, 4, State.OPEN, 4),
     ]
     assert segment_files(layout, 1) == found[1:]
+    assert extent(layout) == Extent(
+        bytes=sum(file.size for file in found),
+        segments={State.BAD: 1, State.SUSPECT: 1, State.SEALED: 2, State.OPEN: 1},
+        written_s=min(file.path.stat().st_mtime for file in found),
+    )
     assert all(file.path.is_file() for file in found)
 
 
