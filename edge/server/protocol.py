@@ -381,7 +381,7 @@ class CaptureConnection(asyncio.Protocol):
         elif self._state == _IDLE or not self._url:
             self._close()
         else:
-            self._refuse_and_close(Reason.BODY_TIMEOUT)
+            self._refuse_and_close(Reason.REQUEST_TIMEOUT)
 
     def stop(self) -> bool:
         """The worker stops: whether the connection had nothing under way and was closed."""

@@ -66,7 +66,7 @@ class Reason(Enum):
     HTTP_VERSION = "http_version"
     TRANSFER_ENCODING = "transfer_encoding"
     EXPECTATION = "expectation"
-    BODY_TIMEOUT = "body_timeout"
+    REQUEST_TIMEOUT = "request_timeout"
     TOO_MANY_CONNECTIONS = "too_many_connections"
     OVERLOADED = "overloaded"
     STOPPING = "stopping"
@@ -158,7 +158,8 @@ REFUSALS: Final[dict[Reason, Refusal]] = {
         501, "client_error", "transfer_encoding", "Expected Transfer-Encoding: chunked, or none."
     ),
     Reason.EXPECTATION: Refusal(417, "client_error", "expectation_failed", "Expected Expect: 100-continue, or none."),
-    Reason.BODY_TIMEOUT: Refusal(408, "timeout_error", "timeout", "Client stopped sending data."),
+    # Not 408, after which posthog-js and half of the server libraries drop their events: all of them try again after a 5xx.
+    Reason.REQUEST_TIMEOUT: Refusal(504, "timeout_error", "timeout", "The request took too long to arrive."),
     Reason.TOO_MANY_CONNECTIONS: _ours("Too many connections. Please try again."),
     Reason.OVERLOADED: _ours("Too much data in flight. Please try again."),
     Reason.STOPPING: _ours("The server is restarting. Please try again."),

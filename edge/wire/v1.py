@@ -81,7 +81,7 @@ TAGS: Final[dict[Reason, str]] = {
     Reason.UNKNOWN_PERSONAL_KEY: "invalid_api_token",
     Reason.BODY_TOO_LARGE: "payload_too_large",
     Reason.DECODED_TOO_LARGE: "payload_too_large",
-    Reason.BODY_TIMEOUT: "body_read_timeout",
+    Reason.REQUEST_TIMEOUT: "gateway_timeout",
     Reason.TOO_MANY_CONNECTIONS: "service_unavailable",
     Reason.OVERLOADED: "service_unavailable",
     Reason.STOPPING: "service_unavailable",
@@ -262,7 +262,7 @@ def error_body(reason: Reason, detail: str) -> bytes:
 
 def error_headers(reason: Reason) -> bytes:
     """Header lines that a refusal has in this protocol beyond those it has in any."""
-    return b"retry-after: 1\r\n" if reason is Reason.BODY_TIMEOUT else b""
+    return b"retry-after: 1\r\n" if reason is Reason.REQUEST_TIMEOUT else b""
 
 
 def judge(event: V1Event) -> Verdict:

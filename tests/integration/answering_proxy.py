@@ -30,6 +30,7 @@ class Spoiled(Enum):
     TOO_LARGE = (413, b"")
     RATE_LIMITED = (429, b"retry-after: 1\r\n")
     UNAVAILABLE = (503, b"retry-after: 1\r\n")
+    LATE = (504, b"")
     CLOSED = (0, b"")
 
     def __str__(self) -> str:

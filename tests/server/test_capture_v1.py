@@ -149,10 +149,10 @@ def test_a_request_that_is_refused_is_answered_in_this_protocols_form(
     assert given == (REQUEST_ID if REQUEST_ID.encode() in sent else "")
 
 
-def test_a_body_that_stops_is_408_and_worth_another_try(tmp_path: Path) -> None:
+def test_a_body_that_stops_is_504_and_worth_another_try(tmp_path: Path) -> None:
     with running(tmp_path, "--body-timeout", "1s") as server, server.connect() as client:
         answer = client.ask(request(batch(event()))[:-5])
-        assert (answer.status, error(answer)) == (408, "body_read_timeout")
+        assert (answer.status, error(answer)) == (504, "gateway_timeout")
         assert answer.headers["retry-after"] == "1"
         assert answer.headers["posthog-request-id"] == REQUEST_ID
 

@@ -449,7 +449,7 @@ def test_a_body_that_does_not_come_ends_the_request_at_the_upstream(tmp_path: Pa
         Asking(front.address) as client,
     ):
         answer = client.ask(get("/flags", "Content-Length: 10\r\n", method="POST") + b"abc")
-        assert answer.status == 408
+        assert answer.status == 504
         assert gone.wait(PATIENCE_S)
 
 

@@ -141,7 +141,7 @@ def test_connections_are_ended_at_their_deadline(writer: SpoolWriter, row: Row) 
     service.tick(105.9)
     assert not slow.written
     service.tick(106.0)
-    assert slow.written.startswith(b"HTTP/1.1 408 ")
+    assert slow.written.startswith(b"HTTP/1.1 504 ")
     assert not idle.closed
     service.tick(109.9)
     assert not idle.closed
