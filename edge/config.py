@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from edge.segment.record import SKEW_KEPT
 from edge.wire.client_ip import parse_networks
 from edge.wire.forward import parse_upstream
 
@@ -88,6 +89,16 @@ def parse_duration(text: str) -> float:
     if match is None or float(match[1]) == 0:
         raise ValueError("expected a duration above zero such as 5s")
     return float(match[1]) * _DURATION_UNITS[match[2]]
+
+
+def parse_skew(text: str) -> int:
+    """`always`, `off` or a time: the smallest difference of clocks that is corrected, microseconds, `SKEW_KEPT` for none."""
+    if text.strip() in ("always", "off"):
+        return 0 if text.strip() == "always" else SKEW_KEPT
+    try:
+        return max(1, round(parse_duration(text) * 1_000_000))
+    except ValueError:
+        raise ValueError("expected always, off, or a time such as 30s") from None
 
 
 def parse_retention(text: str) -> Retention:
@@ -228,6 +239,13 @@ SERVE: Final = (
         "64MiB",
         "room held for the moment the disk is full, at most 2 % of the disk",
         "SIZE",
+    ),
+    Option(
+        "skew-correction",
+        parse_skew,
+        "always",
+        "move events' times by what `sent_at` tells of the client's clock: always, off, or from a difference of TIME on",
+        "always|off|TIME",
     ),
     Option("segment-bytes-max", parse_size, "64MiB", "compressed size at which a segment is finished", "SIZE"),
     Option("segment-age-max", parse_duration, "60s", "age at which a segment is finished", "TIME"),

@@ -25,8 +25,10 @@ from edge.config import (
     parse_duration,
     parse_retention,
     parse_size,
+    parse_skew,
     unknown_variables,
 )
+from edge.segment.record import SKEW_KEPT
 from edge.server.service import ServerSettings
 from edge.spool.writer import SpoolSettings
 from edge.wire.request import Limits
@@ -103,6 +105,7 @@ def test_every_option_is_a_flag_a_variable_and_a_key(option: Option, file: Path)
         "DIR": "somewhere",
         "FILE": "some.toml",
         "fsync|page": "page",
+        "always|off|TIME": "off",
         "URL": "http://upstream.example:1/x",
     }
     sample = samples[option.metavar]
@@ -244,7 +247,15 @@ def test_addresses(text: str, address: Address | None) -> None:
 
 @given(st.text())
 def test_nonsense_is_a_value_error_and_nothing_else(text: str) -> None:
-    for parse in (parse_size, parse_duration, parse_address, parse_count, parse_retention, choice("fsync", "page")):
+    for parse in (
+        parse_size,
+        parse_duration,
+        parse_address,
+        parse_count,
+        parse_retention,
+        parse_skew,
+        choice("fsync", "page"),
+    ):
         try:
             parse(text)
         except ValueError:
@@ -330,6 +341,20 @@ def test_addresses_can_be_listened_on() -> None:
 )
 def test_what_to_keep_is_a_time_a_size_or_both(text: str, expected: Retention) -> None:
     assert parse_retention(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("always", 0), ("off", SKEW_KEPT), ("30s", 30_000_000), (" 2m ", 120_000_000), ("0.0000001s", 1)],
+)
+def test_clocks_are_corrected_always_never_or_from_a_difference_on(text: str, expected: int) -> None:
+    assert parse_skew(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0s", "never", "-1s"])
+def test_any_other_correction_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="expected always, off, or a time such as 30s"):
+        parse_skew(text)
 
 
 @pytest.mark.parametrize("text", ["", "10", "1h,2h", "1GB,2GB", "1h,", "forever", "0s", "1h,none"])

@@ -91,7 +91,7 @@ def test_documented_suffixes_are_those_of_the_code() -> None:
 def test_documented_record_fields_are_those_of_the_code_in_the_stored_order() -> None:
     documented = [row[0].strip("`") for row in rows(section("Records"))]
     assert sorted(documented) == sorted(Record.__struct_fields__)
-    line = encode_record(RecordIds(1), 1, "t", "e", "::1", b"{}", "s", "u").decode()
+    line = encode_record(RecordIds(1, 5), 1, "t", "e", "::1", b"{}", "s", "u").decode()
     assert re.findall(r'[{,]"(\w+)":', line) == documented
 
 

@@ -70,7 +70,7 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
         fds = [sockets[index].fileno(), board.fd, lifeline.read_fd]
         spec = WorkerSpec(
             *(index + turn * workers, data, fds[0], board.fd, rows, fds[2]),
-            *(_server(settings), _spool(settings), projects, upstream),
+            *(_server(settings), _spool(settings), settings["skew_correction"], projects, upstream),
         )
         return Child(f"worker-{index}", "edge.server.worker", spec, fds)
 

@@ -19,7 +19,7 @@ from edge.drain.mixpanel import GROUP_IDENTIFY, GROUP_PATH, TIMED_PATHS, group_u
 from edge.drain.replay import SNAPSHOT_ITEMS, NotReplay, Snapshot, assemble, decode_snapshot
 from edge.drain.timestamps import normalise, parse_number, parse_sent_at, parse_time
 from edge.drain.v1 import read_v1
-from edge.segment.record import Record
+from edge.segment.record import SKEW_KEPT, Record
 from edge.wire.drops import DROP_REASONS, MENDED_FIELDS
 from edge.wire.routes import V1_PATHS
 
@@ -180,7 +180,7 @@ def expand(record: Record) -> Expansion:
         data = data.strip()
         # A batch would only be read twice for it.
         if record.path in _COMMON_PATHS and record.path != "batch" and data.startswith(b"{"):
-            sent_at_us = parse_sent_at(record.sent_at) if record.sent_at else None
+            sent_at_us = _to_correct(record, parse_sent_at(record.sent_at)) if record.sent_at else None
             if (event := _common_event(data, 0, record, sent_at_us)) is not None:
                 return Expansion([event], {})
         return _expand(record, _read(data))
@@ -193,7 +193,7 @@ def _expand(record: Record, payload: _Payload) -> Expansion:
     if record.path == "s":
         return _expand_replay(record, payload)
     historical = payload.batched and bytes(payload.top.get("historical_migration", _ABSENT)) in (b"true", b'"true"')
-    context = _Context(record, _sent_at(payload.top, record.sent_at), {}, historical)
+    context = _Context(record, _to_correct(record, _sent_at(payload.top, record.sent_at)), {}, historical)
     events: list[Event] = []
     dropped = dict(payload.dropped)
     common = record.path in _COMMON_PATHS
@@ -337,7 +337,7 @@ def _replay_event(record: Record, payload: _Payload, mended: dict[str, int]) -> 
     sent_at_us = _sent_at(payload.top, "")
     if sent_at_us is None:
         sent_at_us = _sent_at(members, record.sent_at)
-    context = _Context(record, sent_at_us, mended)
+    context = _Context(record, _to_correct(record, sent_at_us), mended)
     timestamp_us = _timestamp(members, judged, context)
     return Event(
         _client_uuid(members, context) or _make_uuid(record.id, 0, timestamp_us),
@@ -345,7 +345,7 @@ def _replay_event(record: Record, payload: _Payload, mended: dict[str, int]) -> 
         distinct_id,
         timestamp_us,
         record.at,
-        sent_at_us,
+        context.sent_at_us,
         record.token,
         _INTERNAL_IP if judged.capture_internal else record.ip,
         "replay",
@@ -514,6 +514,13 @@ def _sent_at(members: _Members, elsewhere: str) -> int | None:
             if sent_at_us is not None:
                 return sent_at_us
     return parse_sent_at(elsewhere) if elsewhere else None
+
+
+def _to_correct(record: Record, sent_at_us: int | None) -> int | None:
+    """`sent_at` where times are corrected by it. Otherwise it is as good as unknown: downstream would correct by it, too."""
+    if not record.skew_us or sent_at_us is None:
+        return sent_at_us
+    return None if record.skew_us == SKEW_KEPT or abs(record.at - sent_at_us) < record.skew_us else sent_at_us
 
 
 def _client_uuid(members: _Members, context: _Context) -> str:

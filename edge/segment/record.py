@@ -5,7 +5,7 @@
 
 `data` is the client's JSON text with its bytes kept (raw line breaks become spaces) and is always the last field, so a
 reader may cut it out without parsing it: the first `,"data":` of the line begins it, for inside a JSON string its first
-quote would be escaped. `sent_at` and `user_agent` are left out when they are empty.
+quote would be escaped. `skew_us`, `sent_at` and `user_agent` stand before it, and are left out when they are 0 or empty.
 """
 
 from itertools import count, islice
@@ -38,6 +38,9 @@ class Record(msgspec.Struct, gc=False):
     """When the client sent it, as found outside the payload (query `_`, form `sent_at`); not normalised."""
     user_agent: str = ""
     """What names the library: the User-Agent of session replay, the PostHog-Sdk-Info of capture v1; empty elsewhere."""
+    skew_us: int = 0
+    """Smallest difference between the client's clock and ours that its times are corrected by, microseconds; `SKEW_KEPT` when
+    none is. Decided when the request is accepted, so that every attempt to ship it comes to the same times."""
 
 
 class _Head(msgspec.Struct, gc=False):
@@ -46,6 +49,7 @@ class _Head(msgspec.Struct, gc=False):
     token: str
     path: str
     ip: str
+    skew_us: int = 0
     sent_at: str = ""
     user_agent: str = ""
 
@@ -54,13 +58,18 @@ _decode_head: Final = msgspec.json.Decoder(_Head).decode
 _encode_text: Final = msgspec.json.Encoder().encode
 
 
+SKEW_KEPT: Final = -1
+
+
 class RecordIds:
-    """Ids unique for ever: the 64 random bits of a writer, and a counter."""
+    """What a writer gives its records: ids unique for ever, of its 64 random bits and a counter, and one `skew_us` to all."""
 
-    __slots__ = ("next", "numbers", "prefix")
+    __slots__ = ("next", "numbers", "prefix", "skew")
 
-    def __init__(self, incarnation: int) -> None:
+    def __init__(self, incarnation: int, skew_us: int = 0) -> None:
         self.prefix = f"{incarnation:016x}"
+        self.skew = f',"skew_us":{skew_us}' if skew_us else ""
+        """The member, as it is written."""
         self.numbers = count()
         self.next = self.numbers.__next__
 
@@ -89,9 +98,9 @@ def encode_record(
     # As numbers: to look for a `bytes` in a `bytes` raises and catches an exception within.
     if _LINE_FEED in data or _CARRIAGE_RETURN in data:
         data = data.translate(_LINE_BREAKS)
-    more = ""
+    more = ids.skew
     if sent_at:
-        more = f',"sent_at":{_encode_text(sent_at).decode()}'
+        more += f',"sent_at":{_encode_text(sent_at).decode()}'
     if user_agent:
         more += f',"user_agent":{_encode_text(user_agent).decode()}'
     named = _texts.get(token) or _as_json(token)
@@ -122,7 +131,8 @@ def encode_records(ids: RecordIds, at: int, fields: list[Field]) -> bytes:
     if _LINE_FEED in together or _CARRIAGE_RETURN in together:
         fields[DATA_FIELD::LINE_FIELDS] = [text.translate(_LINE_BREAKS) for text in texts]
     fields[::LINE_FIELDS] = islice(ids.numbers, len(texts))
-    line = b'{"id":"%b-%%d","at":%d,"token":%%b,"path":%%b,"ip":"%%b"%%b,"data":%%b}\n' % (ids.prefix.encode(), at)
+    head = b'{"id":"%b-%%d","at":%d,"token":%%b,"path":%%b,"ip":"%%b"%b' % (ids.prefix.encode(), at, ids.skew.encode())
+    line = head + b'%b,"data":%b}\n'
     return line * len(texts) % tuple(fields)
 
 
@@ -144,4 +154,5 @@ def decode_record(line: bytes) -> Record:
         line[cut + len(_DATA) : end - 1],
         head.sent_at,
         head.user_agent,
+        head.skew_us,
     )

@@ -64,6 +64,8 @@ class Job(msgspec.Struct):
     received_us: int
     id_prefix: str
     id_number: int
+    skew: str
+    """The record's `skew_us` member, empty for none."""
     registry: bytes | None = None
     """What project keys are looked up in from here on, empty for nothing; `None`: what they were looked up in before."""
 
@@ -130,6 +132,7 @@ class Decoder:
         ids = RecordIds(0)
         ids.prefix = job.id_prefix
         ids.next = lambda: job.id_number
+        ids.skew = job.skew
         choose = None if self._registry is None else _choosing(self._registry, outcome)
         try:
             if route.kind is Kind.CAPTURE_V1:

@@ -652,6 +652,7 @@ class CaptureConnection(asyncio.Protocol):
             request.received_us,
             ids.prefix,
             ids.next(),
+            ids.skew,
         )
         service.heavy.take(HeavyRequest(job, body, size, Decoding(self, exchange, request.received_us, size)))
 

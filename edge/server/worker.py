@@ -67,6 +67,8 @@ class WorkerSpec(msgspec.Struct):
     lifeline_fd: int
     server: ServerSettings
     spool: SpoolSettings
+    skew_us: int
+    """For all records."""
     projects: str = ""
     """File of the project registry, empty for none."""
     upstream: UpstreamSettings | None = None
@@ -138,9 +140,8 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, lock: int, bo
         _on_fault,
     )
     forwarder = _forwarder(spec.upstream, row)
-    service = Service(
-        spec.server, writer, row, RecordIds(secrets.randbits(64)), time.time_ns, loop.call_soon, forwarder
-    )
+    ids = RecordIds(secrets.randbits(64), spec.skew_us)
+    service = Service(spec.server, writer, row, ids, time.time_ns, loop.call_soon, forwarder)
     projects = Projects(spec.projects, row) if spec.projects else None
     if projects is not None:
         service.choose_key, service.known_keys = projects.tick()

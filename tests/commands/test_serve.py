@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from edge.disk import RealDisk
 from edge.layout import Layout
 from edge.metrics import METRICS, Board
 from edge.process import Lifeline
+from edge.segment.record import SKEW_KEPT
 from edge.server.admin import Probes
 from edge.server.supervisor import Job, Supervisor
 from edge.spool.budget import BudgetSettings, DiskBudget
@@ -188,6 +190,24 @@ def probes(board: Board, tmp_path: Path) -> Iterator[Probes]:
     budget = DiskBudget(RealDisk(), layout, BudgetSettings(), Extent, board.rows[-1])
     yield serve._probes(supervisor, board, layout, budget, [])
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@pytest.mark.parametrize("inline", ["128KiB", "1B"], ids=["on the loop", "in the decoder"])
+def test_what_becomes_of_times_is_written_into_every_record(tmp_path: Path, inline: str) -> None:
+    flags = ("--skew-correction", "off", "--inline-bytes-max", inline)
+    with running(tmp_path, *flags) as server:
+        with server.connect() as client:
+            # Kept alive, alone and together; a list; in the query.
+            client.send(POST + POST)
+            found = [client.answer().status, client.answer().status, client.ask(POST).status]
+            listed = b"[%b]" % EVENT
+            found.append(
+                client.ask(POST.replace(EVENT, listed).replace(b": %d" % len(EVENT), b": %d" % len(listed))).status
+            )
+            found.append(client.ask(b"GET /e/?data=%b HTTP/1.1\r\nHost: h\r\n\r\n" % b64encode(EVENT)).status)
+        assert found == [200] * 5
+        assert server.stop() == 0
+        assert [record.skew_us for record in server.records()] == [SKEW_KEPT] * 5
 
 
 def test_a_loop_that_does_not_turn_is_not_alive(probes: Probes, board: Board) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from edge.drain.expand import Event, Expansion, _common_event, expand
 from edge.drain.timestamps import format_time
-from edge.segment.record import Record, RecordIds, decode_record, encode_record
+from edge.segment.record import SKEW_KEPT, Record, RecordIds, decode_record, encode_record
 from edge.wire.drops import DROP_REASONS
 
 NOW = 1_751_367_600_123_456  # 2025-07-01T11:00:00.123456Z
@@ -321,6 +321,28 @@ class TestTime:
             "2025-07-01T10:00:00.123456Z",
             "2025-07-01T10:00:00.123456Z",
         ]
+
+    @pytest.mark.parametrize(
+        ("skew_us", "corrected"),
+        [(0, True), (1, True), (10_000_000, True), (10_000_001, False), (SKEW_KEPT, False)],
+    )
+    @pytest.mark.parametrize("path", ["e", "batch", "s", "i/v1/analytics/events"])
+    def test_a_difference_the_edge_was_told_to_keep_is_kept(self, path: str, skew_us: int, corrected: bool) -> None:
+        sent_at = format_time(NOW - 10_000_000)
+        event = with_id(timestamp="2025-07-01T10:00:00Z", uuid="0197c5e0-0000-7000-8000-000000000001")
+        data: object = event
+        if path == "batch":
+            data = {"batch": [event], "sent_at": sent_at}
+        elif path == "s":
+            data = {**event, "properties": {"$session_id": "s", "$snapshot_data": {}}, "event": "$snapshot"}
+        elif path != "e":
+            data = {"created_at": "2025-07-01T09:00:00Z", "batch": [event]}
+        stored = record(data, path, "" if path == "batch" else sent_at)
+        stored.skew_us = skew_us
+        (found,) = expand(stored).events
+        assert format_time(found.timestamp_us) == ("2025-07-01T10:00:10Z" if corrected else "2025-07-01T10:00:00Z")
+        # Downstream would correct by it, too.
+        assert (found.sent_at_us is not None) == corrected
 
     @pytest.mark.parametrize(
         ("data", "sent_at", "expected"),

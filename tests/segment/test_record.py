@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.segment.record import Record, RecordIds, decode_record, encode_record
+from edge.segment.record import (
+    SKEW_KEPT,
+    Record,
+    RecordIds,
+    decode_record,
+    encode_record,
+    encode_records,
+    sent_at_member,
+)
 
 IDS = RecordIds(0x5C0D2E88B1F09A37)
 AT = 1_763_690_000_123_456
@@ -49,6 +57,30 @@ def test_line_is_the_documented_one() -> None:
 def test_what_is_empty_is_left_out() -> None:
     assert set(json.loads(encode(b"1"))) == {"id", "at", "token", "path", "ip", "data"}
     assert set(json.loads(encode(b"1", sent_at="2", user_agent="3"))) >= {"sent_at", "user_agent"}
+
+
+@pytest.mark.parametrize("skew_us", [0, 30_000_000, SKEW_KEPT])
+def test_every_record_of_a_writer_says_what_becomes_of_its_times(skew_us: int) -> None:
+    ids = RecordIds(1, skew_us)
+    lines = [encode_record(ids, AT, "t", "e", "::1", b"1", sent_at) for sent_at in ("", "2")]
+    ids = RecordIds(1, skew_us)
+    fields: list[bytes | int] = [
+        0,
+        b'"t"',
+        b'"e"',
+        b"::1",
+        b"",
+        b"1",
+        0,
+        b'"t"',
+        b'"e"',
+        b"::1",
+        sent_at_member(b"2"),
+        b"1",
+    ]
+    assert encode_records(ids, AT, fields) == b"".join(lines)
+    assert [(found.skew_us, found.sent_at) for found in map(decode_record, lines)] == [(skew_us, ""), (skew_us, "2")]
+    assert (b"skew_us" in lines[0]) == bool(skew_us)
 
 
 def test_ids_count_up_behind_the_writers_incarnation() -> None:
@@ -118,4 +150,4 @@ def test_line_that_is_no_record_is_refused(line: bytes) -> None:
 
 
 def test_record_has_no_more_fields_than_the_format_says() -> None:
-    assert Record.__struct_fields__ == ("id", "at", "token", "path", "ip", "data", "sent_at", "user_agent")
+    assert Record.__struct_fields__ == ("id", "at", "token", "path", "ip", "data", "sent_at", "user_agent", "skew_us")

@@ -21,7 +21,9 @@ REGISTRY = b'mode = "%b"\n[[project]]\nid = 1\nkeys = ["phc_b"]\n[[inject]]\nhos
 
 
 def job(registry: bytes | None = None, route: str = "e", method: str = "POST", query: bytes = b"") -> Job:
-    return Job(route, method, query, {b"host": b"h"}, "203.0.113.7", 1_763_690_000_123_456, "abc", 31, registry)
+    return Job(
+        route, method, query, {b"host": b"h"}, "203.0.113.7", 1_763_690_000_123_456, "abc", 31, ',"skew_us":7', registry
+    )
 
 
 def decoder(limits: Limits | None = None) -> Decoder:
@@ -33,7 +35,7 @@ def test_the_record_has_the_id_and_the_time_it_was_given() -> None:
     line = zstandard.decompress(frame)
     record = decode_record(line)
     assert (record.id, record.at, record.token, record.ip) == ("abc-31", 1_763_690_000_123_456, "phc_a", "203.0.113.7")
-    assert (record.data, record.sent_at) == (BODY, "1763690000100")
+    assert (record.data, record.sent_at, record.skew_us) == (BODY, "1763690000100", 7)
     assert (outcome.events, outcome.raw_bytes, answer) == (1, len(line), b"")
 
 

@@ -344,7 +344,7 @@ class Told:
 
 def one(waiter: Told) -> HeavyRequest:
     body = ONE % (b"a", b"e")
-    return HeavyRequest(Job("e", "POST", b"", {}, "127.0.0.1", 1, "a", 1), [body], len(body), waiter)
+    return HeavyRequest(Job("e", "POST", b"", {}, "127.0.0.1", 1, "a", 1, ""), [body], len(body), waiter)
 
 
 @pytest.fixture

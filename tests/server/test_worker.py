@@ -113,6 +113,7 @@ def test_a_worker_is_told_everything_it_needs() -> None:
             "lifeline_fd",
             "server",
             "spool",
+            "skew_us",
             "projects",
             "upstream",
         )
