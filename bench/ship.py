@@ -4,17 +4,21 @@ What starting costs is measured on an empty spool and taken off. Sinks take turn
 of them alike; the best run of each is printed, for the rest is other people's work.
 
 Beside them, in the same run, what a worker takes: a drainer keeps up when an event costs it no more CPU than it cost the
-worker. Kafka is measured where `--to kafka://HOST:PORT` tells of a broker.
+worker. Kafka is measured where `--to kafka://HOST:PORT` tells of a broker, beside a floor: the producer alone, given one ready
+message again and again.
 """
 
 import argparse
 import gzip
+import random
+import re
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -25,16 +29,27 @@ from bench.cpu import pinned, two_cores
 from bench.results import Goal, Result, Table, Value, environment, options, report
 from bench.servers import Failed, edge, running
 from edge.disk import RealDisk
+from edge.drain.expand import expand
+from edge.drain.messages import TOPICS, Messages
+from edge.drain.sink import split_url
 from edge.layout import Layout
 from edge.segment.frame import Compressor
 from edge.segment.name import SegmentName
-from edge.segment.record import RecordIds, encode_record
+from edge.segment.record import RecordIds, decode_record, encode_record
+from edge.segment.scan import Frame
+from edge.spool.inspect import frames, segment_files
 from edge.spool.open_segment import OpenSegment
 
 PAYLOADS: Final = ("A", "B", "C")
 KAFKA_GOAL_US: Final = 8.0
 FRAME_BYTES: Final = 64 * 1024
 _AT_US: Final = 1_763_690_000_000_000
+_PRODUCED_TOGETHER: Final = 1000
+"""With more, librdkafka's thread asks without a pause whether it may send them."""
+_TURN_REQUESTS: Final = 16
+_TURN_US: Final = 320
+_LATE_US: Final = 10_000_000
+_TIMESTAMP: Final = re.compile(rb'"timestamp":"[^"]*"')
 
 
 class Run(msgspec.Struct):
@@ -56,6 +71,7 @@ def main(argv: Sequence[str]) -> int:
 
 def measure(args: argparse.Namespace) -> Result:
     rows: list[dict[str, Value]] = []
+    kafka = next((url for url in args.to if url.startswith("kafka:")), "")
     single: dict[str, float] = {}
     with tempfile.TemporaryDirectory(prefix="ship-", dir=args.data) as scratch:
         folder = Path(scratch).resolve()
@@ -65,11 +81,18 @@ def measure(args: argparse.Namespace) -> Result:
             size = make_spool(spool, payloads.build(name), args.events)
             idle_s = min(drain(_copy(folder, None), "null:").cpu_s for _ in range(args.runs))
             best: dict[str, Run] = {}
+            floor_s = float("inf")
             for _ in range(args.runs):
+                if kafka and name == "A":
+                    floor_s = min(floor_s, _producer_s(kafka, spool, args.events))
                 for url in args.to:
                     data = _copy(folder, spool)
                     run = drain(data, url.replace("{data}", str(data)))
                     best[url] = min(best.get(url, run), run, key=lambda each: each.cpu_s)
+            if floor_s < float("inf"):
+                rows.append(
+                    {"payload": name, "sink": "librdkafka alone", "us CPU per event": floor_s / args.events * 1e6}
+                )
             for url, run in best.items():
                 each_us = (run.cpu_s - idle_s) / args.events * 1e6
                 if name == "A":
@@ -92,6 +115,35 @@ def measure(args: argparse.Namespace) -> Result:
     }
     title = f"CPU of the whole drainer process, its threads included; best of {args.runs} runs"
     return Result("ship", environment(args.data), [Table(title, columns, rows)], _goals(single, worker_us))
+
+
+def _producer_s(url: str, spool: Path, count: int) -> float:
+    """CPU seconds of producing the first event's message so many times, by a producer as the sink has it, threads included."""
+    from edge.drain.sinks.kafka import DEFAULTS, PROMISES, open_producer
+
+    (file,) = segment_files(Layout(spool), 0)
+    (event, *_) = expand(
+        decode_record(next(item for item in frames(file) if isinstance(item, Frame)).lines()[0])
+    ).events
+    message = Messages(TOPICS).of(event)
+    sink = split_url(url)
+    topic = sink.options.get("topic.main", message.topic)
+    brokers = {"bootstrap.servers": sink.target.removeprefix("//")}
+    producer = open_producer({**DEFAULTS, **PROMISES, **brokers}, lambda error, message: None, lambda error: None)
+    try:
+        # Connecting is not what is measured.
+        producer.produce(topic, message.value, message.key, headers=message.headers)
+        producer.flush()
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        for number in range(1, count + 1):
+            producer.produce(topic, message.value, message.key, headers=message.headers)
+            if number % _PRODUCED_TOGETHER == 0:
+                producer.flush()
+        producer.flush()
+        after = resource.getrusage(resource.RUSAGE_SELF)
+    finally:
+        producer.close()
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _goals(single: Mapping[str, float], worker_us: float) -> list[Goal]:
@@ -120,7 +172,10 @@ def _worker_us(folder: Path) -> float:
 
 
 def make_spool(data: Path, payload: payloads.Payload, events: int) -> int:
-    """A sealed segment of `events` events in frames as busy workers write them; the bytes of it."""
+    """A sealed segment of `events` events in frames as busy workers write them; the bytes of it.
+
+    Requests that are taken in one turn have one receive time, and what they bring has happened in the seconds before.
+    """
     directory = Layout(data).slot(0)
     directory.mkdir(parents=True)
     (directory / ".lock").touch()
@@ -128,19 +183,31 @@ def make_spool(data: Path, payload: payloads.Payload, events: int) -> int:
     ids = RecordIds(1)
     compressor = Compressor()
     bodies = [_body(request) for request in payload.requests]
+    draw = random.Random("ship")
     lines: list[bytes] = []
     path = "e" if payload.events == 1 else "batch"
     events_each = int(payload.events)
     assert events % events_each == 0, f"expected a multiple of {events_each} events"
     for number in range(events // events_each):
-        at_us = _AT_US + number * 1000
-        lines.append(encode_record(ids, at_us, payloads.TOKEN, path, "203.0.113.7", bodies[number % len(bodies)]))
+        at_us = _AT_US + number // _TURN_REQUESTS * _TURN_US
+        body = _of_late(bodies[number % len(bodies)], at_us, draw)
+        lines.append(encode_record(ids, at_us, payloads.TOKEN, path, "203.0.113.7", body))
         if sum(map(len, lines)) >= FRAME_BYTES or number == events // events_each - 1:
             text = b"".join(lines)
             segment.append([compressor.pack(text, len(lines), len(lines) * events_each, at_us)])
             lines = []
     segment.seal()
     return sum(path.stat().st_size for path in directory.iterdir())
+
+
+def _of_late(body: bytes, at_us: int, draw: random.Random) -> bytes:
+    """The events of `body`, moved into the seconds before."""
+
+    def moment(found: re.Match[bytes]) -> bytes:
+        at = datetime.fromtimestamp((at_us - draw.randrange(_LATE_US)) / 1e6, UTC)
+        return b'"timestamp":"%b"' % at.isoformat(timespec="microseconds").encode()
+
+    return _TIMESTAMP.sub(moment, body)
 
 
 def drain(data: Path, url: str) -> Run:

@@ -127,26 +127,22 @@ def captured_line(event: Event) -> bytes:
         flags = ',"is_cookieless_mode":true'
     if event.historical:
         flags += ',"historical_migration":true'
-    return b'%b,"event":%b,"timestamp":"%b"%b}' % (
-        _captured(event),
-        _encode(event.event),
-        format_time(event.timestamp_us).encode(),
-        flags.encode(),
-    )
+    rest = f',"timestamp":"{format_time(event.timestamp_us)}"{flags}'
+    return _captured(event, b',"event":%b%b' % (_encode(event.event), rest.encode()))
 
 
 def captured_line_2023(event: Event) -> bytes:
     """The value of a message to PostHog's ingestion of before 2025."""
-    return _captured(event) + b"}"
+    return _captured(event, b"")
 
 
-def _captured(event: Event) -> bytes:
-    """What both have, without the closing brace. Put together by hand: a struct for the encoder costs twice as much."""
+def _captured(event: Event, more: bytes) -> bytes:
+    """What both have, and then `more`. Put together by hand: a struct for the encoder costs twice as much."""
     sent_at = ""
     if event.sent_at_us is not None:
         sent_at = f',"sent_at":"{format_request_time(event.sent_at_us)}"'
     # The uuid, the address and the times hold nothing that JSON escapes.
-    return b'{"uuid":"%b","distinct_id":%b,"ip":"%b","data":%b,"now":"%b"%b,"token":%b' % (
+    return b'{"uuid":"%b","distinct_id":%b,"ip":"%b","data":%b,"now":"%b"%b,"token":%b%b}' % (
         event.uuid.encode(),
         _encode(event.distinct_id),
         event.ip.encode(),
@@ -154,6 +150,7 @@ def _captured(event: Event) -> bytes:
         format_request_time(event.received_us).encode(),
         sent_at.encode(),
         _encode(event.token),
+        more,
     )
 
 

@@ -432,6 +432,7 @@ class _UnderWay:
 
     def _expand(self, chunk: Chunk) -> None:
         dropped = self.dropped
+        records = self._records
         accounted = 0
         for line in chunk.lines:
             try:
@@ -442,16 +443,20 @@ class _UnderWay:
                 self.unreadable.append(line)
                 continue
             expansion = expand(record)
-            self._records.append((record.id, expansion.events))
-            if "unreadable" in expansion.dropped:
-                self.unreadable.append(line)
-            self.merged += expansion.merged
-            for field, count in expansion.mended.items():
-                self.mended[field] = self.mended.get(field, 0) + count
-            accounted += len(expansion.events) + expansion.merged
-            for reason, count in expansion.dropped.items():
-                dropped[reason] = dropped.get(reason, 0) + count
-                accounted += count
+            records.append((record.id, expansion.events))
+            accounted += len(expansion.events)
+            if expansion.merged:
+                self.merged += expansion.merged
+                accounted += expansion.merged
+            if expansion.mended:
+                for field, count in expansion.mended.items():
+                    self.mended[field] = self.mended.get(field, 0) + count
+            if expansion.dropped:
+                if "unreadable" in expansion.dropped:
+                    self.unreadable.append(line)
+                for reason, count in expansion.dropped.items():
+                    dropped[reason] = dropped.get(reason, 0) + count
+                    accounted += count
         missing = chunk.events - accounted
         if missing > 0 and (self.unreadable or chunk.unreadable_events):
             # What a frame or record that cannot be read held is known only as a number.

@@ -32,7 +32,7 @@ class Record(msgspec.Struct, gc=False):
     """Name of the capture route: `e`, `capture`, `batch`, `engage`, `s`, ..."""
     ip: str
     """The client's address in plain text form."""
-    data: bytes
+    data: bytes = b""
     """The client's JSON text, one line."""
     sent_at: str = ""
     """When the client sent it, as found outside the payload (query `_`, form `sent_at`); not normalised."""
@@ -43,18 +43,7 @@ class Record(msgspec.Struct, gc=False):
     none is. Decided when the request is accepted, so that every attempt to ship it comes to the same times."""
 
 
-class _Head(msgspec.Struct, gc=False):
-    id: str
-    at: int
-    token: str
-    path: str
-    ip: str
-    skew_us: int = 0
-    sent_at: str = ""
-    user_agent: str = ""
-
-
-_decode_head: Final = msgspec.json.Decoder(_Head).decode
+_decode_head: Final = msgspec.json.Decoder(Record).decode
 _encode_text: Final = msgspec.json.Encoder().encode
 
 
@@ -144,15 +133,6 @@ def decode_record(line: bytes) -> Record:
     end = len(line) - 1 if line.endswith(b"\n") else len(line)
     if line[end - 1 : end] != b"}":
         raise ValueError(f"a record ends in }} and this line in {line[-8:]!r}")
-    head = _decode_head(line[:cut] + b"}")
-    return Record(
-        head.id,
-        head.at,
-        head.token,
-        head.path,
-        head.ip,
-        line[cut + len(_DATA) : end - 1],
-        head.sent_at,
-        head.user_agent,
-        head.skew_us,
-    )
+    record: Record = _decode_head(line[:cut] + b"}")
+    record.data = line[cut + len(_DATA) : end - 1]
+    return record
