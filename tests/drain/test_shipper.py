@@ -189,6 +189,39 @@ def test_a_refused_batch_does_not_move_the_checkpoint(
     shipping.close()
 
 
+def test_nothing_may_be_deleted_for_a_position_that_is_not_on_stable_storage(
+    slot: Slot, shipper: Callable[[], Shipper], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shipping = shipper()
+    ends = []
+    for name in ("a", "b", "c"):
+        slot.commit(name)
+        shipping.step()
+        ends.append(shipping.position(0))
+        # Shipped, but a power cut now would begin with the checkpoint before.
+        assert shipping.durable.get(0) == (ends[-2] if len(ends) > 1 else None)
+        if name == "c":
+            monkeypatch.setattr(RealDisk, "sync", fail)
+            with pytest.raises(OSError, match="no sync"):
+                shipping.save()
+            assert shipping.durable[0] == ends[-2]
+            monkeypatch.undo()
+        shipping.save()
+        assert shipping.durable[0] == ends[-1]
+    # What a restart begins with was durable from the start.
+    again = shipper()
+    assert again.durable[0] == ends[-1]
+    slot.commit("d")
+    again.step()
+    assert again.durable[0] == ends[-1] != again.position(0)
+    shipping.close()
+    again.close()
+
+
+def fail(disk: RealDisk, fd: int) -> None:
+    raise OSError(5, "no sync")
+
+
 def test_the_checkpoint_is_written_a_second_after_the_first_unsaved_batch(
     slot: Slot, shipper: Callable[[], Shipper], clock: Clock
 ) -> None:
