@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from bench import payloads, ship
+from tests.bench.shipping import rows_of
 
 
 @pytest.mark.parametrize("name", ship.PAYLOADS)
@@ -17,26 +18,7 @@ def test_a_spool_that_was_made_is_shipped_whole(name: str, tmp_path: Path) -> No
 
 
 def test_every_sink_gets_a_row(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    sinks = ["--to", "null:", "--to", "null:?shape=captured"]
-    assert (
-        ship.main(
-            [
-                "--events",
-                "2000",
-                "--payload",
-                "A",
-                "--runs",
-                "1",
-                "--data",
-                str(tmp_path / "data"),
-                "--results",
-                str(tmp_path),
-                *sinks,
-            ]
-        )
-        == 0
-    )
-    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| A")]
+    rows = rows_of(capsys, tmp_path, "null:", "null:?shape=captured")
     assert len(rows) == 2
     assert json.loads((tmp_path / "ship.json").read_text())["goals"][0]["reached"] is None
     assert all(re.search(r"\| -?\d+\.\d\d \| [\d,]+ \| \d+ \|$", row) for row in rows)

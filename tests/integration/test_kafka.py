@@ -14,7 +14,7 @@ import msgspec
 import pytest
 from confluent_kafka import Message
 
-from bench import ship
+from tests.bench.shipping import EVENTS, rows_of
 from tests.integration.edge_process import EdgeProcess, command_line, send_signal, wait_until_gone
 from tests.integration.kafka_broker import KafkaBroker
 from tests.integration.scale import scaled
@@ -430,23 +430,13 @@ def test_a_topic_nobody_made_pauses_the_sink_and_costs_nothing(edge: EdgeProcess
 def test_the_benchmark_measures_the_sink_beside_the_producer_alone(
     broker: KafkaBroker, topic: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [
-        "--events",
-        "2000",
-        "--payload",
-        "A",
-        "--runs",
-        "1",
-        "--to",
-        f"kafka://{broker.address}?topic.main={topic}",
-    ]
-    assert ship.main([*arguments, "--data", str(tmp_path / "data"), "--results", str(tmp_path)]) == 0
-    alone, whole = [line.split("|") for line in capsys.readouterr().out.splitlines() if line.startswith("| A |")]
+    url = f"kafka://{broker.address}?topic.main={topic}"
+    alone, whole = [row.split("|") for row in rows_of(capsys, tmp_path, url)]
     assert "librdkafka alone" in alone[2]
     assert float(alone[3]) > 0
     assert f"kafka://{broker.address}" in whole[2]
     # And the one it connects with.
-    assert len(consume(broker.address, topic)) == 2000 + 2000 + 1
+    assert len(consume(broker.address, topic)) == EVENTS + EVENTS + 1
 
 
 # --- passwords and certificates
