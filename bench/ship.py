@@ -1,7 +1,8 @@
 """CPU per event from the spool to a sink: `edge drain --once` on a spool made beforehand, all its threads and children counted.
 
 What starting costs is measured on an empty spool and taken off. Sinks take turns, so that what else the machine does hits all
-of them alike; the best run of each is printed, for the rest is other people's work.
+of them alike; the best run of each is printed, for the rest is other people's work. With `--drainers N` so many drainers, each
+with a slot as full as that of the one, stand beside it.
 
 Beside them, in the same run, what a worker takes: a drainer keeps up when an event costs it no more CPU than it cost the
 worker. Kafka is measured where `--to kafka://HOST:PORT` tells of a broker, beside a floor: the producer alone, given one ready
@@ -19,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import product
 from pathlib import Path
 from typing import Final
 
@@ -80,29 +82,30 @@ def measure(args: argparse.Namespace) -> Result:
             spool = folder / name
             size = make_spool(spool, payloads.build(name), args.events)
             idle_s = min(drain(_copy(folder, None), "null:").cpu_s for _ in range(args.runs))
-            best: dict[str, Run] = {}
+            best: dict[tuple[str, int], Run] = {}
             floor_s = float("inf")
             for _ in range(args.runs):
                 if kafka and name == "A":
                     floor_s = min(floor_s, _producer_s(kafka, spool, args.events))
-                for url in args.to:
-                    data = _copy(folder, spool)
-                    run = drain(data, url.replace("{data}", str(data)))
-                    best[url] = min(best.get(url, run), run, key=lambda each: each.cpu_s)
+                for case in product(args.to, sorted({1, args.drainers})):
+                    url, drainers = case
+                    data = _copy(folder, spool, drainers)
+                    run = drain(data, url.replace("{data}", str(data)), drainers)
+                    best[case] = min(best.get(case, run), run, key=lambda each: each.cpu_s)
             if floor_s < float("inf"):
                 rows.append(
                     {"payload": name, "sink": "librdkafka alone", "us CPU per event": floor_s / args.events * 1e6}
                 )
-            for url, run in best.items():
-                each_us = (run.cpu_s - idle_s) / args.events * 1e6
-                if name == "A":
+            for (url, drainers), run in best.items():
+                each_us = (run.cpu_s / drainers - idle_s) / args.events * 1e6
+                if name == "A" and drainers == 1:
                     single[url] = each_us
                 rows.append(
                     {
                         "payload": name,
-                        "sink": url.partition("&topic.")[0],
+                        "sink": url.partition("&topic.")[0] + (f", {drainers} drainers" if drainers > 1 else ""),
                         "us CPU per event": each_us,
-                        "events/s": args.events / run.wall_s,
+                        "events/s": args.events * drainers / run.wall_s,
                         "segment bytes per event": size / args.events,
                     }
                 )
@@ -210,24 +213,28 @@ def _of_late(body: bytes, at_us: int, draw: random.Random) -> bytes:
     return _TIMESTAMP.sub(moment, body)
 
 
-def drain(data: Path, url: str) -> Run:
+def drain(data: Path, url: str, drainers: int = 1) -> Run:
     """Ship everything in `data`. Raises `CalledProcessError`."""
     command = [sys.executable, "-P", "-m", "edge", "drain", "--once", "--data", str(data), "--to", url]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     began_s = time.monotonic()
-    subprocess.run(command, check=True)
+    started = [subprocess.Popen([*command, "--share", f"{place}/{drainers}"]) for place in range(1, drainers + 1)]
+    for process, status in [(process, process.wait()) for process in started]:
+        if status:
+            raise subprocess.CalledProcessError(status, process.args)
     wall_s = time.monotonic() - began_s
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return Run(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall_s)
 
 
-def _copy(folder: Path, spool: Path | None) -> Path:
-    """A data folder with the segments of `spool`, which drain deletes when it is done."""
+def _copy(folder: Path, spool: Path | None, slots: int = 1) -> Path:
+    """A data folder with the segments of `spool` in each of its slots, which drain deletes when it is done."""
     data = Path(tempfile.mkdtemp(prefix="run-", dir=folder))
-    if spool is not None:
-        directory = Layout(data).slot(0)
+    files = [] if spool is None else list(Layout(spool).slot(0).iterdir())
+    for slot in range(slots):
+        directory = Layout(data).slot(slot)
         directory.mkdir(parents=True)
-        for path in Layout(spool).slot(0).iterdir():
+        for path in files:
             (directory / path.name).hardlink_to(path)
     return data
 
@@ -248,6 +255,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--events", type=int, default=100_000, help="a multiple of 50 (default: 100000)")
     parser.add_argument("--payload", action="append", choices=PAYLOADS, help="may be repeated (default: all)")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--drainers", type=int, default=1, metavar="N", help="so many at once beside one (default: 1)")
     options(parser)
     args = parser.parse_args(argv)
     args.to = args.to or ["null:", "null:?shape=captured", "file:{data}/events"]

@@ -2,12 +2,18 @@
 
     DATA/ckpt/<sink>.json        the newest
     DATA/ckpt/<sink>.prev.json   the one before it, used when the newest is not readable
+    DATA/ckpt/<sink>.1.json      that of the second of several drainers, and so on
 
 Two lines: a JSON object, and the XXH3-64 of that line as a JSON string. A position is written after the sink confirmed
 everything before it and before anything before it is deleted; so a lost checkpoint means duplicates, never loss.
+
+Several drainers have different slots. Where their number was changed, files know the same slot, and the position that is
+furthest stands: positions only advance. Each file's totals are of what its own drainers confirmed, so their sum is everything.
 """
 
 import logging
+import re
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -20,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _SUFFIX: Final = ".json"
 _PREVIOUS: Final = ".prev.json"
+_FILE_NAME: Final = re.compile(r"([^.]+)(?:\.([1-9][0-9]*))?(?:\.prev)?\.json")
 _BYTES_MAX: Final = 16 * 1024 * 1024
 
 
@@ -36,6 +43,11 @@ class Position(msgspec.Struct, frozen=True):
         parsed = parse_name(self.segment)
         assert parsed is not None, f"expected a segment name, found {self.segment!r}"
         return parsed[0]
+
+    @property
+    def place(self) -> tuple[SegmentName, int]:
+        """What positions of a slot are ordered by."""
+        return self.name, self.offset
 
 
 class Totals(msgspec.Struct):
@@ -66,6 +78,13 @@ class Totals(msgspec.Struct):
         """Accepted events nobody can account for: 0, or something was lost (above) or made up (below)."""
         settled = self.shipped + sum(self.dropped.values()) + self.merged + self.quarantined
         return self.accepted + self.uncounted - settled
+
+    def add(self, more: "Totals") -> None:
+        for name in self.__struct_fields__:
+            if name != "dropped":
+                setattr(self, name, getattr(self, name) + getattr(more, name))
+        for reason, count in more.dropped.items():
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
 
 
 class Trouble(msgspec.Struct, frozen=True):
@@ -107,13 +126,14 @@ def decode_checkpoint(data: bytes) -> Checkpoint:
 
 
 class CheckpointFile:
-    """The checkpoint of one sink, by one drainer at a time."""
+    """The checkpoint of one sink and one of its drainers, the first if there are several; written by one process at a time."""
 
-    def __init__(self, disk: Disk, directory: str, sink_id: str) -> None:
+    def __init__(self, disk: Disk, directory: str, sink_id: str, drainer: int = 0) -> None:
+        stem = f"{sink_id}.{drainer}" if drainer else sink_id
         self._disk = disk
         self._directory = directory
-        self._name = sink_id + _SUFFIX
-        self._previous = sink_id + _PREVIOUS
+        self._name = stem + _SUFFIX
+        self._previous = stem + _PREVIOUS
 
     def load(self) -> Checkpoint | None:
         """The newest readable one, `None` when there is none: then shipping starts with the oldest segment."""
@@ -132,14 +152,50 @@ class CheckpointFile:
 
 
 def load_all(disk: Disk, directory: str) -> dict[str, Checkpoint]:
-    """Every sink's checkpoint by sink id, those of sinks no longer configured included."""
+    """What stands for every sink, those no longer configured included, by sink id."""
+    by_sink = {
+        sink_id: [CheckpointFile(disk, directory, sink_id, drainer).load() for drainer in drainers]
+        for sink_id, drainers in sorted(list_files(disk, directory).items())
+    }
+    return {
+        sink_id: merge(readable)
+        for sink_id, files in by_sink.items()
+        if (readable := [checkpoint for checkpoint in files if checkpoint is not None])
+    }
+
+
+def clear_trouble(disk: Disk, directory: str, sink_id: str, drainer: int) -> None:
+    """For a drainer that nobody takes the place of. Raises `OSError`."""
+    file = CheckpointFile(disk, directory, sink_id, drainer)
+    checkpoint = file.load()
+    if checkpoint is not None and checkpoint.trouble is not None:
+        checkpoint.trouble = None
+        file.save(checkpoint)
+
+
+def list_files(disk: Disk, directory: str) -> dict[str, list[int]]:
+    """The drainers that have or had a checkpoint, by sink id."""
     try:
         names = disk.listdir(directory)
     except FileNotFoundError:
         return {}
-    ids = {name.removesuffix(_PREVIOUS).removesuffix(_SUFFIX) for name in names if name.endswith(_SUFFIX)}
-    found = {sink_id: CheckpointFile(disk, directory, sink_id).load() for sink_id in sorted(ids)}
-    return {sink_id: checkpoint for sink_id, checkpoint in found.items() if checkpoint is not None}
+    found: dict[str, set[int]] = {}
+    for match in map(_FILE_NAME.fullmatch, names):
+        if match:
+            found.setdefault(match[1], set()).add(int(match[2] or 0))
+    return {sink_id: sorted(drainers) for sink_id, drainers in found.items()}
+
+
+def merge(files: Sequence[Checkpoint]) -> Checkpoint:
+    """What a sink's files say together; at least one."""
+    merged = Checkpoint(files[0].sink)
+    for each in files:
+        merged.totals.add(each.totals)
+        merged.trouble = merged.trouble or each.trouble
+        for slot, position in each.slots.items():
+            if slot not in merged.slots or position.place > merged.slots[slot].place:
+                merged.slots[slot] = position
+    return merged
 
 
 def _read(disk: Disk, directory: str, name: str) -> Checkpoint | None:

@@ -61,6 +61,13 @@ class Retention(msgspec.Struct, frozen=True):
     bytes: int | None = None
 
 
+class Share(msgspec.Struct, frozen=True):
+    """One of `count` drainers, the first with `index` 0: the slots whose number divided by `count` leaves `index`."""
+
+    index: int
+    count: int
+
+
 _SIZE: Final = re.compile(r"(\d+)\s*([KMG]i?B|B|)", re.IGNORECASE)
 _SIZE_UNITS: Final = {
     "": 1,
@@ -73,6 +80,7 @@ _SIZE_UNITS: Final = {
     "gib": 1 << 30,
 }
 _ADDRESS: Final = re.compile(r"(?:\[([^\[\]]+)\]|([^\[\]:]+)):([0-9]{1,5})")
+_SHARE: Final = re.compile(r"([0-9]{1,4})/([0-9]{1,4})", re.ASCII)
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)")
 _DURATION_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -114,6 +122,14 @@ def parse_retention(text: str) -> Retention:
         parse_duration(times[0]) if times else None,
         parse_size(sizes[0]) if sizes else None,
     )
+
+
+def parse_share(text: str) -> Share:
+    """`2/4`: the second of four."""
+    match = _SHARE.fullmatch(text.strip())
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise ValueError("expected which of how many, such as 1/2")
+    return Share(int(match[1]) - 1, int(match[2]))
 
 
 def parse_address(text: str) -> Address:
@@ -266,10 +282,18 @@ DRAIN: Final = (
     DATA,
     TO,
     RETAIN,
+    Option("share", parse_share, "1/1", "which of how many drainers of the data folder this is", "K/N"),
     Option("admin", parse_address, "", "address of the drainer's own probes and metrics (default: none)", "HOST:PORT"),
 )
 
-UP: Final = (*SERVE, TO, RETAIN)
+DRAINERS: Final = Option(
+    "drainers", parse_count, "1", "drainer processes, which have the workers' slots between them", "N"
+)
+
+UP: Final = (*SERVE, TO, RETAIN, DRAINERS)
+
+ALL: Final = (*SERVE, *DRAIN, DRAINERS)
+"""What a file or the environment may hold, whichever verb reads it."""
 
 
 def add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> None:

@@ -40,7 +40,8 @@ _BATCH_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 10_000)
 
 
 class Metric(msgspec.Struct, frozen=True):
-    """One declaration. `seconds`: slots hold microseconds. `per_process`: printed per row instead of summed."""
+    """One declaration. `seconds`: slots hold microseconds. Rows are summed unless `per_process`, which prints each, or
+    `largest`."""
 
     name: str
     kind: str
@@ -51,6 +52,7 @@ class Metric(msgspec.Struct, frozen=True):
     buckets: tuple[int, ...] = ()
     seconds: bool = False
     per_process: bool = False
+    largest: bool = False
 
     @property
     def series(self) -> list[tuple[str, ...]]:
@@ -221,6 +223,7 @@ METRICS: Final = (
         "1 while the destination's settings have to be mended, or it refuses everything.",
         ("sink",),
         (_SINK_LABEL,),
+        largest=True,
     ),
     Metric(
         "edge_last_shipped_timestamp_seconds",
@@ -229,6 +232,7 @@ METRICS: Final = (
         ("sink",),
         (_SINK_LABEL,),
         seconds=True,
+        largest=True,
     ),
 )
 
@@ -350,7 +354,8 @@ class Board:
             if process:
                 labels["worker"] = process
             first = start + index * metric.slots_per_series
-            slots = [sum(row.slots[at] for row in rows) for at in range(first, first + metric.slots_per_series)]
+            together = max if metric.largest else sum
+            slots = [together(row.slots[at] for row in rows) for at in range(first, first + metric.slots_per_series)]
             if metric.kind == "histogram":
                 _histogram(lines, metric, labels, slots)
             elif slots[0] or not metric.labels or (metric.kind == "gauge" and not metric.seconds):

@@ -6,8 +6,11 @@ from edge.checkpoints import (
     CheckpointFile,
     Position,
     Totals,
+    Trouble,
+    clear_trouble,
     decode_checkpoint,
     encode_checkpoint,
+    list_files,
     load_all,
 )
 from edge.segment.name import SegmentName
@@ -154,3 +157,43 @@ def test_dropped_counts_are_not_shared_between_checkpoints() -> None:
     one.totals.dropped["reason"] = 1
     one.slots[0] = Position(STEM, 1)
     assert (other.totals.dropped, other.slots) == ({}, {})
+
+
+def test_files_of_several_drainers_are_one_checkpoint() -> None:
+    """The furthest position of a slot stands, whichever file has it; what was confirmed is the sum."""
+    disk = memory()
+    later = "000000000043-9f31c0aa17be5d02"
+    slots: list[dict[int, Position]] = [
+        {0: Position(STEM, 900), 1: Position(STEM, 50), 2: Position(later, 48)},
+        {1: Position(STEM, 60), 3: Position(STEM, 48)},
+        {0: Position(later, 48), 2: Position(STEM, 900)},
+    ]
+    trouble = Trouble("paused", "no such topic", 5)
+    for drainer, each in enumerate(slots):
+        totals = Totals(records=1, accepted=6, shipped=3, dropped={"no_event": 1, f"only_{drainer}": 2})
+        file = CheckpointFile(disk, DIRECTORY, "file", drainer)
+        file.save(Checkpoint("file:events", each, totals, trouble if drainer == 1 else None))
+    assert list_files(disk, DIRECTORY) == {"file": [0, 1, 2]}
+    assert load_all(disk, DIRECTORY)["file"] == Checkpoint(
+        "file:events",
+        {0: Position(later, 48), 1: Position(STEM, 60), 2: Position(later, 48), 3: Position(STEM, 48)},
+        Totals(
+            records=3,
+            accepted=18,
+            shipped=9,
+            dropped={"no_event": 3, "only_0": 2, "only_1": 2, "only_2": 2},
+        ),
+        trouble,
+    )
+    clear_trouble(disk, DIRECTORY, "file", 1)
+    assert load_all(disk, DIRECTORY)["file"].trouble is None
+    assert CheckpointFile(disk, DIRECTORY, "file", 1).load() == Checkpoint(
+        "file:events", slots[1], Totals(records=1, accepted=6, shipped=3, dropped={"no_event": 1, "only_1": 2})
+    )
+
+
+def test_sums_have_every_total() -> None:
+    ones = Totals(**{name: {"why": 1} if name == "dropped" else 1 for name in Totals.__struct_fields__})  # type: ignore[arg-type]
+    twos = Totals(**{name: {"why": 2} if name == "dropped" else 2 for name in Totals.__struct_fields__})  # type: ignore[arg-type]
+    ones.add(ones)
+    assert ones == twos

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import edge
 from edge.config import (
+    ALL,
     DRAIN,
     SERVE,
     UP,
@@ -17,6 +18,7 @@ from edge.config import (
     ConfigError,
     Option,
     Retention,
+    Share,
     add_options,
     choice,
     load,
@@ -24,6 +26,7 @@ from edge.config import (
     parse_count,
     parse_duration,
     parse_retention,
+    parse_share,
     parse_size,
     parse_skew,
     unknown_variables,
@@ -33,7 +36,6 @@ from edge.server.service import ServerSettings
 from edge.spool.writer import SpoolSettings
 from edge.wire.request import Limits
 
-ALL = (*SERVE, *DRAIN)
 EDGE = Path(edge.__file__).parent
 
 
@@ -75,6 +77,7 @@ def test_a_file_serves_several_verbs(file: Path) -> None:
         "data": "d",
         "to": ["null:", "stdout:"],
         "retain": Retention(),
+        "share": Share(0, 1),
         "admin": None,
     }
 
@@ -315,6 +318,20 @@ def test_the_defaults_are_those_of_the_parts_they_are_for() -> None:
     assert found["durability"] == spool.durability.value
     assert found["segment_bytes_max"] == spool.segment_bytes_max
     assert (found["segment_age_max"], found["sync_interval"]) == (spool.segment_age_max_s, spool.sync_interval_s)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1/1", Share(0, 1)), ("2/4", Share(1, 4)), (" 4/4 ", Share(3, 4)), ("1/9999", Share(0, 9999))],
+)
+def test_shares(text: str, expected: Share) -> None:
+    assert parse_share(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "1", "0/1", "2/1", "1/0", "-1/2", "1/2/3", "a/b", "\u0661/\u0662", "1/10000"])
+def test_shares_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match="expected which of how many, such as 1/2"):
+        parse_share(text)
 
 
 def test_no_option_is_declared_twice() -> None:

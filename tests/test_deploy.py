@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from edge.cli import main
-from edge.config import DRAIN, SERVE, UP
+from edge.config import ALL, SERVE, UP
 from edge.drain.sinks.table import make_sink
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
@@ -25,7 +25,7 @@ def edges(compose: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_every_edge_has_a_volume_of_its_own_and_settings_that_are_read(compose: dict[str, Any]) -> None:
-    known = {option.variable: option for option in (*SERVE, *DRAIN)}
+    known = {option.variable: option for option in ALL}
     volumes = [volume for edge in edges(compose).values() for volume in edge["volumes"]]
     assert len({volume.partition(":")[0] for volume in volumes}) == len(edges(compose)) == 3
     assert {volume.partition(":")[0] for volume in volumes} <= compose["volumes"].keys()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.config import DRAIN, SERVE
+from edge.config import ALL
 from edge.metrics import METRICS
 from edge.wire.drops import DROP_REASONS
 from edge.wire.encoding import LAYERS_MAX
@@ -27,7 +27,7 @@ def first_cells(document: str, heading: str) -> list[str]:
 
 def test_every_setting_is_documented_with_its_variable_and_default() -> None:
     text = (ROOT / "docs" / "operations.md").read_text()
-    options = {option.flag: option for option in (*DRAIN, *SERVE)}
+    options = {option.flag: option for option in ALL}
     assert set(first_cells("operations.md", "Settings")) == set(options)
     for option in options.values():
         row = next(line for line in text.splitlines() if line.startswith(f"| `{option.flag}` "))

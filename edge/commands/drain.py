@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge import __version__, logs
-from edge.config import DRAIN, SERVE, ConfigError, add_options, load
+from edge.config import ALL, DRAIN, ConfigError, add_options, load
 from edge.disk import RealDisk
-from edge.drain.drainer import Drainer, InUse
+from edge.drain.drainer import Drainer
 from edge.drain.sink import without_secrets
 from edge.drain.sinks.table import make_sink
+from edge.drain.slots import InUse
 from edge.layout import Layout
 from edge.metrics import SINKS_MAX, Board
 from edge.process import EXIT_TRY_AGAIN, EXIT_UNUSABLE
@@ -66,7 +67,7 @@ def sink_urls(settings: dict[str, Any]) -> list[str]:
 
 def run(arguments: argparse.Namespace) -> int:
     logs.set_up("drainer")
-    settings = load(DRAIN, arguments, os.environ, (*SERVE, *DRAIN))
+    settings = load(DRAIN, arguments, os.environ, ALL)
     layout = Layout(Path(settings["data"]).absolute())
     if not layout.data.is_dir():
         raise ConfigError(f"--data: there is no folder {settings['data']}")
@@ -82,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         return budget.measure() >= Pressure.HIGH
 
     try:
-        drainer = Drainer(RealDisk(), layout, urls, board.rows[0], settings["retain"], is_scarce)
+        drainer = Drainer(*(RealDisk(), layout, urls, board.rows[0], settings["retain"], is_scarce, settings["share"]))
         if arguments.once:
             return 0 if drainer.run_once() else EXIT_UNAVAILABLE
     except InUse as error:

@@ -17,7 +17,7 @@ from edge.commands.segments_replay import (
     replay_quarantine,
     replay_segments,
 )
-from edge.config import DATA, DRAIN, SERVE, ConfigError, add_options, load
+from edge.config import ALL, DATA, ConfigError, add_options, load
 from edge.disk import RealDisk
 from edge.drain.selection import Selection, select
 from edge.drain.shapes import event_line
@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _layout(arguments: argparse.Namespace) -> Layout:
-    settings = load((DATA,), arguments, os.environ, (*SERVE, *DRAIN))
+    settings = load((DATA,), arguments, os.environ, ALL)
     layout = Layout(Path(settings["data"]))
     if not layout.data.is_dir():
         raise ConfigError(f"--data: there is no folder {settings['data']}")

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from edge.config import DATA, DRAIN, SERVE, ConfigError, add_options, load
+from edge.config import ALL, DATA, ConfigError, add_options, load
 from edge.layout import Layout
 from edge.segment.scan import Frame
 from edge.spool.inspect import all_segments, frames
@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    settings = load((DATA,), arguments, os.environ, (*SERVE, *DRAIN))
+    settings = load((DATA,), arguments, os.environ, ALL)
     try:
         url = urlsplit(arguments.url)
         port = url.port

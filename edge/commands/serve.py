@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge import __version__, logs
-from edge.config import DRAIN, SERVE, Address, ConfigError, add_options, load, unknown_variables
+from edge.config import ALL, SERVE, Address, ConfigError, Share, add_options, load, unknown_variables
 from edge.disk import RealDisk
 from edge.drain.process import DrainSpec
 from edge.drain.sinks.table import make_sink
@@ -44,13 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return start(load(SERVE, arguments, os.environ, (*SERVE, *DRAIN)), None)
+    return start(load(SERVE, arguments, os.environ, ALL), None)
 
 
 def start(settings: dict[str, Any], urls: list[str] | None) -> int:
-    """Run until told to stop. With `urls` there is a drainer too. Raises `ConfigError`."""
+    """Run until told to stop. With `urls` there are drainers too. Raises `ConfigError`."""
     logs.set_up("edge")
-    for sentence in unknown_variables(os.environ, (*SERVE, *DRAIN)):
+    for sentence in unknown_variables(os.environ, ALL):
         log.warning("%s", sentence)
     projects = _projects(settings)
     data = str(Path(settings["data"]).absolute())
@@ -61,8 +61,9 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
     except OSError as error:
         print(f"edge: cannot listen on {settings['listen']}: {error.strerror}", file=sys.stderr)
         return EXIT_TRY_AGAIN
-    # A row per slot, of which a worker has two, one for the drainer, one for the parent.
-    rows = 2 * workers + 2
+    drainers: int = settings["drainers"] if urls else 0
+    # A row per slot, of which a worker has two, one for each drainer, one for the parent.
+    rows = 2 * workers + drainers + 1
     board = Board.create(rows)
     lifeline = Lifeline()
 
@@ -74,13 +75,17 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
         )
         return Child(f"worker-{index}", "edge.server.worker", spec, fds)
 
-    def drainer(turn: int) -> Child:
-        spec = DrainSpec(data, urls or [], board.fd, rows, rows - 2, lifeline.read_fd, settings["retain"])
-        return Child("drainer", "edge.drain.process", spec, [board.fd, lifeline.read_fd])
+    def drainer(name: str, index: int, turn: int) -> Child:
+        spec = DrainSpec(
+            *(data, urls or [], board.fd, rows, 2 * workers + index, lifeline.read_fd),
+            *(settings["retain"], Share(index, drainers)),
+        )
+        return Child(name, "edge.drain.process", spec, [board.fd, lifeline.read_fd])
 
     jobs = [Job(f"worker-{index}", partial(worker, index), critical=True) for index in range(workers)]
-    if urls:
-        jobs.append(Job("drainer", drainer, critical=False))
+    for index in range(drainers):
+        name = f"drainer-{index}" if drainers > 1 else "drainer"
+        jobs.append(Job(name, partial(drainer, name, index), critical=False))
     supervisor = Supervisor(jobs, board, lifeline)
     layout = Layout(Path(data))
     budget = DiskBudget(RealDisk(), layout, _budget(settings), partial(extent, layout), board.rows[-1])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edge.commands.drain import Unavailable, sink_urls
-from edge.config import DATA, DRAIN, SERVE, TO, ConfigError, add_options, load
+from edge.config import ALL, DATA, TO, ConfigError, add_options, load
 from edge.drain.query import create_events, read_spool
 from edge.drain.sink import split_url
 from edge.drain.sinks.parquet import open_database, require_duckdb
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    settings = load((DATA, TO), arguments, os.environ, (*SERVE, *DRAIN))
+    settings = load((DATA, TO), arguments, os.environ, ALL)
     layout = Layout(Path(settings["data"]).absolute())
     if not layout.data.is_dir():
         raise ConfigError(f"--data: there is no folder {settings['data']}")

@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from edge.checkpoints import Trouble
-from edge.config import DATA, DRAIN, SERVE, ConfigError, add_options, load
+from edge.config import ALL, DATA, ConfigError, add_options, load
 from edge.drain.timestamps import format_time
 from edge.layout import Layout
 from edge.status import Status, read_status
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    settings = load((DATA,), arguments, os.environ, (*SERVE, *DRAIN))
+    settings = load((DATA,), arguments, os.environ, ALL)
     layout = Layout(Path(settings["data"]))
     if not layout.data.is_dir():
         raise ConfigError(f"--data: there is no folder {settings['data']}")

@@ -6,7 +6,7 @@ import sys
 
 from edge.commands.drain import EXIT_UNAVAILABLE, Unavailable, sink_urls
 from edge.commands.serve import start
-from edge.config import DRAIN, SERVE, UP, add_options, load
+from edge.config import ALL, UP, ConfigError, add_options, load
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,10 +14,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    settings = load(UP, arguments, os.environ, (*SERVE, *DRAIN))
+    settings = load(UP, arguments, os.environ, ALL)
     try:
         urls = sink_urls(settings)
     except Unavailable as error:
         print(f"edge up: {error}", file=sys.stderr)
         return EXIT_UNAVAILABLE
+    if settings["drainers"] > 1 and any(url.startswith("stdout:") for url in urls):
+        raise ConfigError(
+            f"--drainers: expected 1 with --to stdout:, where lines would mix, found {settings['drainers']}"
+        )
     return start(settings, urls)

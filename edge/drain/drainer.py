@@ -1,6 +1,7 @@
 """The drainer: a thread per sink, and between them the slots of dead workers and the segments everybody is done with.
 
 A process of its own. It may crash, stall or be stopped without one request noticing, and takes up where its checkpoints say.
+Several of them share the slots between them, and nothing else.
 """
 
 import logging
@@ -9,19 +10,19 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
-from edge.checkpoints import Position
-from edge.config import Retention
+from edge.checkpoints import Position, clear_trouble, list_files
+from edge.config import Retention, Share
 from edge.disk import Disk
 from edge.drain.retire import DELETE, retire
 from edge.drain.shipper import Shipper
 from edge.drain.sink import SinkGone, without_secrets
 from edge.drain.sinks.table import make_sink
+from edge.drain.slots import ClaimedSlots, InUse, share_lock
 from edge.layout import LOCK_NAME, Layout
 from edge.metrics import SINKS_MAX, Row
-from edge.process import EXIT_FAULT, lock_holder
+from edge.process import EXIT_FAULT
 from edge.segment.name import State
 from edge.spool.inspect import segment_files, summarise
 from edge.spool.recover import is_unsealed, recover_slot
@@ -34,7 +35,6 @@ RETIRE_S: Final = 1.0
 LOOK_RATIO: Final = 20
 """Times as long as a look at the spool took are waited before the next."""
 SPOOL_ERROR_S: Final = 1.0
-LOCK_WAIT_S: Final = 10.0
 FINISH_S: Final = 5.0
 """How long what is left is still shipped after the order to stop, as long as the sink takes it."""
 STOP_S: Final = 10.0
@@ -48,12 +48,11 @@ ERRORS_ONCE: Final = 20
 """`--once`: refusals of our own disk before it is given up. More than it takes to set a segment aside that cannot be read."""
 
 
-class InUse(Exception):
-    """Another drainer ships this data folder."""
+WHOLE: Final = Share(0, 1)
 
 
 class Drainer:
-    """Holds the drainer's lock. `is_scarce` tells whether room on the disk is.
+    """Holds the locks of its share. `is_scarce` tells whether room on the disk is.
 
     Raises `ValueError` for a bad sink URL, `InUse`, `OSError`.
     """
@@ -66,6 +65,7 @@ class Drainer:
         row: Row,
         retain: Retention = DELETE,
         is_scarce: Callable[[], bool] = lambda: False,
+        share: Share = WHOLE,
     ) -> None:
         if not 0 < len(urls) <= SINKS_MAX:
             raise ValueError(f"expected 1 to {SINKS_MAX} sinks, found {len(urls)}")
@@ -74,24 +74,33 @@ class Drainer:
         self._disk = disk
         self._layout = layout
         self._row = row
-        self._retain = retain
+        # Each keeps its part, so together they keep no more.
+        self._retain = retain if retain.bytes is None else Retention(retain.age_s, retain.bytes // share.count)
         self._is_scarce = is_scarce
         for directory in (layout.spool, layout.checkpoints):
             disk.makedirs(str(directory))
-        self._lock = _lock(disk, str(layout.checkpoints / LOCK_NAME))
-        # Only now: a sink looks at what is shipped already, and a predecessor ships until it gives up the lock.
+        self._slots = ClaimedSlots(disk, layout, share)
+        # Only now: a sink looks at what is shipped already, and a predecessor ships until it gives up its locks.
         try:
             sinks = [(url, *make_sink(url)) for url in urls]
             ids = [sink_id for _, sink_id, _ in sinks]
             if len(set(ids)) < len(ids):
                 raise ValueError("expected different sinks, found the same destination twice")
+            self.shippers = [
+                *(
+                    Shipper(
+                        *(disk, layout, sink_id, without_secrets(url), sink, row, index),
+                        drainer=share.index,
+                        slots=self._slots,
+                    )
+                    for index, (url, sink_id, sink) in enumerate(sinks)
+                )
+            ]
+            if share.index == 0:
+                self._forget_drainers(share.count)
         except (OSError, ValueError):
-            os.close(self._lock)
+            self._slots.release()
             raise
-        self.shippers = [
-            Shipper(disk, layout, sink_id, without_secrets(url), sink, row, index)
-            for index, (url, sink_id, sink) in enumerate(sinks)
-        ]
         self._stop = threading.Event()
         self._gone: str | None = None
 
@@ -115,6 +124,8 @@ class Drainer:
                     retire_at_s = now + RETIRE_S
                     self._retire()
                     retire_at_s = _next_look(now, RETIRE_S)
+            except InUse as error:
+                self._gone = str(error)
             except OSError as error:
                 log.error("the spool cannot be tidied: %s", error)
             if not all(thread.is_alive() for thread in threads) and self._gone is None:
@@ -130,7 +141,8 @@ class Drainer:
             # What it is waiting for was not confirmed and is offered again by the next drainer.
             log.warning("a sink has not answered for %d s and is not waited for", STOP_S)
         else:
-            self._retire()
+            if self._gone is None:
+                self._retire()
             self.close()
         if self._gone is not None:
             log.error("%s", self._gone)
@@ -138,9 +150,9 @@ class Drainer:
         return 0
 
     def run_once(self) -> bool:
-        """Ship what is committed now, slots of dead workers included; whether all of it could be."""
+        """Ship what is committed now, slots of dead workers included; whether all of it could be. Raises `InUse`."""
         self._adopt()
-        targets = {slot: self._end(slot) for slot in self._layout.slots()}
+        targets = {slot: self._end(slot) for slot in self._slots()}
         complete = [self._ship_to(shipper, targets) for shipper in self.shippers]
         self._retire()
         self.close()
@@ -149,14 +161,25 @@ class Drainer:
     def close(self) -> None:
         for shipper in self.shippers:
             shipper.close()
-        os.close(self._lock)
+        self._slots.release()
+
+    def _forget_drainers(self, count: int) -> None:
+        """Of drainers there are no longer nothing is in trouble."""
+        directory = str(self._layout.checkpoints)
+        for sink_id, drainers in list_files(self._disk, directory).items():
+            for index in drainers:
+                if index >= count and (lock := self._disk.lock(share_lock(self._layout, index))) is not None:
+                    try:
+                        clear_trouble(self._disk, directory, sink_id, index)
+                    finally:
+                        os.close(lock)
 
     def _ship_until_stopped(self, shipper: Shipper) -> None:
         finish_s = float("inf")
         while time.monotonic() < finish_s:
             try:
                 moved = shipper.step(linger=not self._stop.is_set())
-            except SinkGone as gone:
+            except (SinkGone, InUse) as gone:
                 self._gone = str(gone)
                 break
             except OSError as error:
@@ -216,7 +239,7 @@ class Drainer:
 
     def _adopt(self) -> None:
         """Recover the slots nobody writes any more, so that what a dead worker left open is shipped to its end."""
-        for slot in self._layout.slots():
+        for slot in self._slots():
             try:
                 self._adopt_slot(slot)
             except OSError as error:
@@ -238,7 +261,7 @@ class Drainer:
             os.close(lock)
 
     def _retire(self) -> None:
-        positions = {slot: [shipper.durable.get(slot) for shipper in self.shippers] for slot in self._layout.slots()}
+        positions = {slot: [shipper.durable.get(slot) for shipper in self.shippers] for slot in self._slots()}
         retire(self._disk, self._layout, positions, self._retain, time.time(), scarce=self._is_scarce())
 
 
@@ -249,13 +272,4 @@ def _next_look(began_s: float, pause_s: float) -> float:
 
 
 def _reached(position: Position | None, target: Position) -> bool:
-    return position is not None and (position.name, position.offset) >= (target.name, target.offset)
-
-
-def _lock(disk: Disk, path: str) -> int:
-    deadline = time.monotonic() + LOCK_WAIT_S
-    while (lock := disk.lock(path)) is None:
-        if time.monotonic() > deadline:
-            raise InUse(f"another drainer, {lock_holder(Path(path))}, holds {path}")
-        time.sleep(0.05)
-    return lock
+    return position is not None and position.place >= target.place

@@ -8,9 +8,10 @@ from pathlib import Path
 import msgspec
 
 from edge import logs
-from edge.config import Retention
+from edge.config import Retention, Share
 from edge.disk import RealDisk
-from edge.drain.drainer import Drainer, InUse
+from edge.drain.drainer import Drainer
+from edge.drain.slots import InUse
 from edge.layout import Layout
 from edge.metrics import Board
 from edge.process import EXIT_TRY_AGAIN, EXIT_UNUSABLE, accept_signals, read_spec, refuse_signals, say_ready
@@ -25,6 +26,7 @@ class DrainSpec(msgspec.Struct):
     row: int
     lifeline_fd: int
     retain: Retention
+    share: Share
 
 
 def main(arguments: list[str]) -> int:
@@ -48,8 +50,9 @@ def main(arguments: list[str]) -> int:
     def is_scarce() -> bool:
         return rows[-1].get("edge_disk_pressure") >= Pressure.HIGH
 
+    layout = Layout(Path(spec.data))
     try:
-        drainer = Drainer(RealDisk(), Layout(Path(spec.data)), spec.urls, rows[spec.row], spec.retain, is_scarce)
+        drainer = Drainer(RealDisk(), layout, spec.urls, rows[spec.row], spec.retain, is_scarce, spec.share)
     except InUse as error:
         print(f"edge: {error}", file=sys.stderr)
         return EXIT_TRY_AGAIN

@@ -73,7 +73,7 @@ def _beyond(shipped: list[Shipped], retain: Retention, now_s: float) -> list[Shi
 def _shipped(disk: Disk, layout: Layout, slot: int, positions: Sequence[Position | None]) -> list[Shipped]:
     if not positions or any(position is None for position in positions):
         return []
-    least = min((position for position in positions if position is not None), key=lambda p: (p.name, p.offset))
+    least = min((position for position in positions if position is not None), key=lambda position: position.place)
     directory = str(layout.slot(slot))
     found = []
     for file_name in sorted(disk.listdir(directory)):

@@ -13,7 +13,7 @@ from typing import Final
 
 import xxhash
 
-from edge.checkpoints import Checkpoint, CheckpointFile, Position, Trouble
+from edge.checkpoints import Checkpoint, CheckpointFile, Position, Trouble, load_all, merge
 from edge.disk import Disk, write_durably
 from edge.drain.backoff import OUTAGE_S, delay_s, pause_s, ramp_s
 from edge.drain.breaker import Breaker
@@ -48,7 +48,11 @@ class Shipper:
         row: Row,
         sink_index: int,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        drainer: int = 0,
+        slots: Callable[[], list[int]] | None = None,
     ) -> None:
+        """`drainer`: which of several; `slots` tells those it has, all there are by default."""
         self.sink_id = sink_id
         self.failures = 0
         """Attempts in a row that the sink refused."""
@@ -59,7 +63,8 @@ class Shipper:
         self._index = str(sink_index)
         self._counts_drops = sink_index == 0
         self._clock = clock
-        self._file = CheckpointFile(disk, str(layout.checkpoints), sink_id)
+        self._slots_now = slots or layout.slots
+        self._file = CheckpointFile(disk, str(layout.checkpoints), sink_id, drainer)
         self._checkpoint = self._file.load() or Checkpoint(sink_label)
         self._checkpoint.sink = sink_label
         self._quarantine = Quarantine(disk, str(layout.quarantine / sink_id))
@@ -114,9 +119,9 @@ class Shipper:
         """Make the positions durable. Raises `OSError`."""
         if self._dirty_since_s is None:
             return
-        for slot, position in self._checkpoint.slots.items():
+        for slot in self._readers.keys() & self._checkpoint.slots.keys():
             # Before the position is durable and the segment may be deleted.
-            self._check_finished(slot, position)
+            self._check_finished(slot, self._checkpoint.slots[slot])
         slots = dict(self._checkpoint.slots)
         self._file.save(self._checkpoint)
         self.durable = slots
@@ -145,14 +150,23 @@ class Shipper:
 
     def _slots(self) -> list[SlotReader]:
         """A reader for every slot there is, new ones included, beginning after the one that was served last."""
-        for slot in self._layout.slots():
+        for slot in self._slots_now():
             if slot not in self._readers:
-                position = self._checkpoint.slots.get(slot)
+                position = self._take_over(slot)
                 directory = str(self._layout.slot(slot))
                 self._readers[slot] = SlotReader(self._disk, directory, slot, position, self._sink.read_bytes)
         slots = sorted(self._readers)
         slots = [slot for slot in slots if slot > self._last_slot] + [slot for slot in slots if slot <= self._last_slot]
         return [self._readers[slot] for slot in slots]
+
+    def _take_over(self, slot: int) -> Position | None:
+        """Where to begin: another drainer may have had the slot since this one's predecessors had it."""
+        files = load_all(self._disk, str(self._layout.checkpoints))
+        stands = merge([self._checkpoint, files.get(self.sink_id, self._checkpoint)])
+        position = stands.slots.get(slot)
+        if position is not None:
+            self._checkpoint.slots[slot] = self.durable[slot] = position
+        return position
 
     # --- one batch
 

@@ -17,6 +17,18 @@ def test_a_spool_that_was_made_is_shipped_whole(name: str, tmp_path: Path) -> No
     assert len(lines) == 200
 
 
+def test_several_drainers_ship_a_slot_each(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    size = ship.make_spool(tmp_path / "spool", payloads.build("A"), 200)
+    data = ship._copy(tmp_path, tmp_path / "spool", 2)
+    assert ship.drain(data, f"file:{tmp_path}/out", 2).cpu_s > 0
+    lines = [line for path in (tmp_path / "out").iterdir() for line in path.read_bytes().splitlines()]
+    assert len(lines) == 400
+    assert size > 0
+    options = ["--drainers", "2", "--events", "200", "--payload", "A", "--runs", "1", "--to", "null:"]
+    assert ship.main([*options, "--data", str(tmp_path), "--results", str(tmp_path)]) == 0
+    assert re.search(r"\| A \| null: \|.*\n\| A \| null:, 2 drainers \|", capsys.readouterr().out)
+
+
 def test_every_sink_gets_a_row(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     rows = rows_of(capsys, tmp_path, "null:", "null:?shape=captured")
     assert len(rows) == 2

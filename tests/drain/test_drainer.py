@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from edge.checkpoints import Position, load_all
-from edge.config import Retention
+from edge.checkpoints import Checkpoint, CheckpointFile, Position, Trouble, load_all
+from edge.config import Retention, Share
 from edge.disk import RealDisk
 from edge.drain import drainer as drainer_module
-from edge.drain.drainer import Drainer, InUse
+from edge.drain import slots as slots_module
+from edge.drain.drainer import Drainer
+from edge.drain.retire import DELETE
 from edge.drain.sink import Batch
 from edge.drain.sinks.null import NullSink
+from edge.drain.slots import InUse
 from edge.layout import Layout
 from edge.metrics import Board, Row
 from edge.process import EXIT_FAULT
@@ -159,7 +162,7 @@ def test_several_sinks_each_get_everything_and_the_slowest_keeps_the_segments(tm
 
 
 def test_a_second_drainer_is_refused(tmp_path: Path, row: Row, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drainer_module, "LOCK_WAIT_S", 0.1)
+    monkeypatch.setattr(slots_module, "LOCK_WAIT_S", 0.1)
     first = drainer(tmp_path, row)
     with pytest.raises(InUse, match=f"another drainer, process {os.getpid()}, holds"):
         drainer(tmp_path, row)
@@ -296,3 +299,81 @@ def test_what_is_kept_for_replay_is_shipped_to_a_sink_that_is_named_later(tmp_pa
     Drainer(RealDisk(), slot.layout, [f"file:{tmp_path}/events", f"file:{tmp_path}/later"], row).run_once()
     assert slot.files == []
     assert delivered(tmp_path / "events") == ["a"]
+
+
+def shared(data: Path, row: Row, index: int, count: int, retain: Retention = DELETE) -> Drainer:
+    return Drainer(RealDisk(), Layout(data), (f"file:{data}/events",), row, retain, share=Share(index, count))
+
+
+def test_several_drainers_ship_everything_once_whatever_their_number_was_before(tmp_path: Path, row: Row) -> None:
+    """Also the first, who has another share each time, and whose own file still tells of slots that others had since."""
+    slots = [Slot(tmp_path, number, locked=True) for number in range(4)]
+    written: list[str] = []
+    for turn, count in enumerate((1, 3, 2, 4, 1)):
+        for slot in slots:
+            slot.commit(f"{turn} in {slot.slot}")
+            slot.seal()
+            written.append(f"{turn} in {slot.slot}")
+        drainers = [shared(tmp_path, row, index, count) for index in range(count)]
+        assert [each.run_once() for each in drainers] == [True] * count
+        assert sorted(delivered(tmp_path / "events")) == sorted(written)
+        assert [slot.files for slot in slots] == [[]] * 4
+    [checkpoint] = load_all(RealDisk(), str(tmp_path / "ckpt")).values()
+    assert (checkpoint.totals.shipped, checkpoint.totals.accepted, checkpoint.totals.imbalance) == (20, 20, 0)
+    for slot in slots:
+        slot.release()
+
+
+def test_a_drainer_leaves_the_slots_of_others_alone(tmp_path: Path, row: Row) -> None:
+    slots = [Slot(tmp_path, number, locked=True) for number in range(2)]
+    for slot in slots:
+        slot.commit(f"of {slot.slot}")
+        slot.release()
+    second = shared(tmp_path, row, 1, 2)
+    assert second.run_once()
+    assert delivered(tmp_path / "events") == ["of 1"]
+    assert [".open." in path.name for path in slots[0].files] == [True]
+    assert slots[1].files == []
+
+
+def test_several_drainers_keep_no_more_for_replay_than_one(tmp_path: Path, row: Row) -> None:
+    slots = [Slot(tmp_path, number, locked=True) for number in range(2)]
+    for _ in range(4):
+        for slot in slots:
+            slot.commit("a")
+            slot.seal()
+    size = slots[0].files[0].stat().st_size
+    for index in range(2):
+        assert shared(tmp_path, row, index, 2, Retention(bytes=4 * size)).run_once()
+    assert [len(slot.files) for slot in slots] == [2, 2]
+    for slot in slots:
+        slot.release()
+
+
+def test_a_slot_that_another_drainer_has_ends_the_drainer(tmp_path: Path, row: Row) -> None:
+    """Two are set up for different numbers: nothing is shipped twice for it."""
+    (tmp_path / "spool").mkdir()
+    first, stray = shared(tmp_path, row, 0, 2), shared(tmp_path, row, 2, 4)
+    slot = Slot(tmp_path, 2, locked=True)
+    slot.commit("a")
+    assert first._slots() == [2]
+    with pytest.raises(InUse, match="lock-slot-02"):
+        stray.run_once()
+    assert stray.run(lambda: False) == 1
+    assert first.run_once()
+    assert delivered(tmp_path / "events") == ["a"]
+    slot.release()
+
+
+def test_the_trouble_of_drainers_there_are_no_longer_is_forgotten(tmp_path: Path, row: Row) -> None:
+    (tmp_path / "ckpt").mkdir()
+    trouble = Trouble("paused", "no such topic", 5)
+    for index in range(3):
+        file = CheckpointFile(RealDisk(), str(tmp_path / "ckpt"), "kafka", index)
+        file.save(Checkpoint("kafka:", {}, trouble=trouble))
+    held = shared(tmp_path, row, 2, 3)
+    Drainer(RealDisk(), Layout(tmp_path), ["null:"], row).close()
+    found = [CheckpointFile(RealDisk(), str(tmp_path / "ckpt"), "kafka", index).load() for index in range(3)]
+    # The first may be started again, and the third is still there.
+    assert [each and each.trouble for each in found] == [trouble, None, trouble]
+    held.close()

@@ -1,9 +1,9 @@
 """kill -9 at any moment, again and again: what was acknowledged is delivered, once, and nothing else is.
 
 A cycle is one kill under load: of everything at once, of everything while it starts, of the supervisor alone, of a worker, or
-of the drainer. All cycles work on one data folder, with both durability modes and with segments that finish by age, by size
-and not at all. After some kills the last frame of an open segment is written a second time and not to its end, as a power cut
-leaves it.
+of drainers. All cycles work on one data folder, with both durability modes, with one drainer or several, and with segments that
+finish by age, by size and not at all. After some kills the last frame of an open segment is written a second time and not to
+its end, as a power cut leaves it.
 """
 
 import asyncio
@@ -49,6 +49,7 @@ class Round(msgspec.Struct, frozen=True):
     """One start of the program and what is killed until it has to be started again."""
 
     options: tuple[str, ...]
+    drainers: int
     parts: tuple[str, ...]
     """`worker` or `drainer`: killed one after the other while everything else goes on."""
     end: str
@@ -61,6 +62,7 @@ ROLLING: Final = (
     ("--segment-age-max", "2s"),
     ("--segment-bytes-max", "64KiB"),
 )
+DRAINERS: Final = (1, 2, 3)
 
 
 def plan(rng: random.Random) -> list[Round]:
@@ -74,7 +76,9 @@ def plan(rng: random.Random) -> list[Round]:
     rounds = []
     for number, (killed, end) in enumerate([*alone, *mixed]):
         options = DURABILITY[number % 2] + ROLLING[number // 2 % 3]
-        rounds.append(Round(("--workers", str(WORKERS), *options), killed, end))
+        drainers = rng.choice(DRAINERS)
+        options = ("--workers", str(WORKERS), "--drainers", str(drainers), *options)
+        rounds.append(Round(options, drainers, killed, end))
     rng.shuffle(rounds)
     return rounds
 
@@ -153,7 +157,7 @@ class Crash:
         await self._start(one.options)
         for part in one.parts:
             await asyncio.sleep(self._rng.uniform(0.1, 0.4))
-            await self._kill_part(part)
+            await self._kill_part(part, one.drainers)
         await asyncio.sleep(self._rng.uniform(0.05, 0.6))
         await self._share()
         if one.end == "supervisor":
@@ -191,9 +195,9 @@ class Crash:
         if self._rng.random() < 0.3:
             self.torn += tear(Layout(self._edge.data), self._rng)
 
-    async def _kill_part(self, part: str) -> None:
+    async def _kill_part(self, part: str, drainers: int) -> None:
         pids = self._edge.workers() if part == "worker" else self._edge.drainers()
-        if part == "worker" and self._rng.random() < 0.7:
+        if self._rng.random() < 0.7:
             pids = pids[:1] if self._rng.random() < 0.5 else pids[-1:]
         assert pids, f"expected a {part} to kill"
         if self._rng.random() < 0.7:
@@ -203,7 +207,7 @@ class Crash:
                 send_signal(pid, signal.SIGKILL)
         self.kills[part] += 1
         await self._progress()
-        await _until(lambda: len(self._edge.workers()) == WORKERS and len(self._edge.drainers()) == 1)
+        await _until(lambda: len(self._edge.workers()) == WORKERS and len(self._edge.drainers()) == drainers)
 
     async def _share(self) -> None:
         """Every round has its share of the events there have to be."""
