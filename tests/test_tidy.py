@@ -26,7 +26,10 @@ RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
 
 IMPURE = {"asyncio", "os", "socket", "time", "random", "logging"}
 
-TESTED_ELSEWHERE = {"drain/process.py": "tests/integration/test_drainer_restart.py"}
+TESTED_ELSEWHERE = {
+    "drain/process.py": "tests/integration/test_drainer_restart.py",
+    "server/capturing.py": "tests/server/test_heavy.py",
+}
 
 SOURCES = sorted(path for path in EDGE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py"))
 

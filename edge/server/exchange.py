@@ -3,19 +3,22 @@
 Most answers are ready-made and written as soon as the commit is there. The others, by what is noted here, are rendered then.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from edge.metrics import METHODS
+from edge.server.heads import Headers
 from edge.wire.rejections import REFUSALS, Reason
-from edge.wire.responses import cors_headers, render_refusal
-from edge.wire.routes import OTHER
+from edge.wire.responses import cors_headers, render_preflight, render_refusal, render_text
+from edge.wire.routes import OTHER, Kind
 from edge.wire.v1 import V1Answer, error_body, error_headers
 
 if TYPE_CHECKING:
     from edge.server.protocol import CaptureConnection
     from edge.server.service import Service
+
+_ROBOTS: Final = "User-agent: *\nDisallow: /\n"
 
 
 class Exchange(msgspec.Struct, gc=False):
@@ -62,6 +65,30 @@ class Exchange(msgspec.Struct, gc=False):
         self.response = service.special_success(
             self.origin, close=self.close, head=self.head, beacon=self.beacon, terse=self.terse
         )
+
+    def answer_preflight(self, headers: Headers) -> None:
+        service = self.connection.service
+        self.close = self.close or self.is_last(service)
+        self.response = render_preflight(
+            cors_headers(self.origin),
+            service.date,
+            headers.get(b"access-control-request-headers", b""),
+            private_network=headers.get(b"access-control-request-private-network") == b"true",
+            close=self.close,
+        )
+        service.count_answer(self.method, self.route.name if self.route else OTHER, 200)
+
+    def answer_page(self) -> None:
+        """What is asked for on a route that takes no events."""
+        service = self.connection.service
+        if self.route.kind is Kind.READINESS and (not service.ready or service.writer.refusing):
+            self.refuse(Reason.STORAGE if service.ready else Reason.STOPPING, "not ready")
+            return
+        self.close = self.close or self.is_last(service)
+        text = _ROBOTS if self.route.kind is Kind.ROBOTS else "capture"
+        cors = cors_headers(self.origin)
+        self.response = render_text(200, text, cors, service.date, close=self.close, head=self.head)
+        service.count_answer(self.method, self.route.name, 200)
 
     def is_last(self, service: "Service") -> bool:
         """The worker stops, and nothing waits behind this answer."""

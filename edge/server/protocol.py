@@ -10,24 +10,23 @@ import logging
 from typing import TYPE_CHECKING, Final, cast
 
 import httptools
-import msgspec
 
-from edge.server.decoder import Job, Outcome
+from edge.server import capturing
+from edge.server.admission import Head, body_bytes_max, judge_head
+from edge.server.body import ArrivingBody, body_size
 from edge.server.exchange import Exchange
 from edge.server.forwarding import Forwarding
 from edge.server.heads import KEPT, Familiar, Headers, by_lower_name
-from edge.server.heavy import Body, HeavyRequest
+from edge.server.heavy import Body
 from edge.server.service import Service
-from edge.spool.group import PackedRecord
-from edge.wire.capture import capture, empty_poll, is_terse
 from edge.wire.client_ip import forwarded_ip
 from edge.wire.forward import Order, hides_capture, is_sdk_path, origin_form, request_fields
 from edge.wire.quiet import Quiet, quiet_answer
-from edge.wire.rejections import REFUSALS, Reason, Rejected
-from edge.wire.request import Heavy, Request
-from edge.wire.responses import CONTINUE, cors_headers, render, render_preflight, render_text
-from edge.wire.routes import OTHER, Kind, Route, allow, find_route
-from edge.wire.v1 import V1Answer, capture_batch, request_id_header
+from edge.wire.rejections import REFUSALS, Reason
+from edge.wire.request import Request
+from edge.wire.responses import CONTINUE, cors_headers, render
+from edge.wire.routes import OTHER, Kind, Route, find_route
+from edge.wire.v1 import V1Answer, request_id_header
 
 if TYPE_CHECKING:
     from edge.server.upstream import Forwarder
@@ -42,9 +41,6 @@ LINGER_S: Final = 1.0
 
 CHUNK_OVERHEAD_BYTES_MAX: Final = 64 * 1024
 """Chunk sizes, extensions and trailers of a body; on top of eight times its bytes, which one-byte chunks need."""
-
-_BLOCK_BYTES: Final = 1024 * 1024
-"""A body that comes in pieces is held in blocks of about this size: growing one costs a copy of it at times."""
 
 _LARGE_PACKET_BYTES: Final = 64 * 1024
 """Behind such a one there is more already, which the transport would read at once, many times over."""
@@ -75,7 +71,6 @@ class CaptureConnection(asyncio.Protocol):
     __slots__ = (
         "_arriving",
         "_behind",
-        "_blocks",
         "_body",
         "_body_bytes_max",
         "_counted_bytes",
@@ -85,7 +80,6 @@ class CaptureConnection(asyncio.Protocol):
         "_fed",
         "_fields",
         "_forwarding",
-        "_gathered",
         "_headers",
         "_keep_alive",
         "_lingered",
@@ -138,16 +132,13 @@ class CaptureConnection(asyncio.Protocol):
         self._query = b""
         self._headers: Headers = {}
         self._keep_alive = True
-        self._body: list[bytes] = []
+        self._body = ArrivingBody()
         self._body_bytes_max = service.settings.body_bytes_max
         # for one that takes more than a packet, and put back when it is complete
         self._timed = _IDLE
         self._fed = 0
         self._packet = b""
         self._cut = service.head_packet_bytes_max
-        self._gathered = bytearray()
-        self._blocks: Body = []
-        """What was gathered before that."""
         self._counted_bytes = 0
         self._discarded = 0
         self._refused = False
@@ -160,7 +151,7 @@ class CaptureConnection(asyncio.Protocol):
         self._behind: list[Behind] = []
         """Complete requests behind one that is being decoded: of one connection they are stored in the order they came in."""
         # The parser calls this one without a Python frame. Sizes are judged when the head, or a packet, is complete.
-        self.on_body = self._body.append
+        self.on_body = self._body.pieces.append
         self._parser = _NO_PARSER
 
     # --- the transport's side
@@ -197,7 +188,7 @@ class CaptureConnection(asyncio.Protocol):
         self._lose_forwardings()
         if not self.queue:
             return False
-        self._end()
+        self.end()
         return True
 
     def pause_writing(self) -> None:
@@ -321,17 +312,13 @@ class CaptureConnection(asyncio.Protocol):
     def _bound_body(self, head_bytes_max: int) -> None:
         service = self.service
         if self._forwarding is not None:
-            data = b"".join(self._body)
-            self._body.clear()
-            self._pass_on(self._forwarding, data)
+            self._pass_on(self._forwarding, self._body.take_pieces())
         elif self._refused:
-            self._discarded += sum(map(len, self._body))
-            self._body.clear()
+            self._discarded += len(self._body.take_pieces())
             if self._discarded > 2 * self._body_bytes_max:
-                self._end()
+                self.end()
         else:
-            self._gather()
-            held = len(self._gathered) + sum(map(len, self._blocks))
+            held = self._body.gather()
             service.inflight_bytes += held - self._counted_bytes
             self._counted_bytes = held
             if held > self._body_bytes_max:
@@ -345,14 +332,6 @@ class CaptureConnection(asyncio.Protocol):
         length = self._headers.get(b"content-length")
         # The next request's head then begins a packet. The end of a chunked body only the parser knows.
         self._cut = int(length) - self._discarded - self._counted_bytes if length else service.head_packet_bytes_max
-
-    def _gather(self) -> None:
-        """A few buffers for what came so far: a list of small pieces takes many times their size."""
-        self._gathered += b"".join(self._body)
-        self._body.clear()
-        if len(self._gathered) >= _BLOCK_BYTES:
-            self._blocks.append(self._gathered)
-            self._gathered = bytearray()
 
     def _set_deadline(self) -> None:
         settings = self.service.settings
@@ -431,47 +410,28 @@ class CaptureConnection(asyncio.Protocol):
             self._judge_head(fields)
 
     def _judge_head(self, fields: list[tuple[bytes, bytes]]) -> None:
-        """Every rule for a head, in the order in which the first broken one is told."""
         settings = self.service.settings
         size = 0
         if self._fed:
             # Up to the end of the blank line; three bytes of the packet count already.
             size = self._fed + self._packet.find(b"\r\n\r\n") + 4 - 3 - len(self._url)
         headers = self._headers
-        method = self._method
         route = self._route
         version = self._parser.get_http_version()
         self._upgrading = self._parser.should_upgrade()
-        capture_route = route is not None and route.kind is Kind.CAPTURE
-        target_bytes_max = settings.target_bytes_max if capture_route else settings.other_target_bytes_max
-        transfer_encoding = headers.get(b"transfer-encoding")
-        if route is not None and route.replay:
-            self._body_bytes_max = settings.replay_body_bytes_max
-        elif route is not None and route.kind is Kind.CAPTURE_V1:
-            self._body_bytes_max = settings.v1_body_bytes_max
+        self._body_bytes_max = body_bytes_max(route, settings)
         if version == "1.0":
             self._keep_alive = False
-        if len(self._url) > settings.target_bytes_max:
-            self._refuse_and_close(Reason.URI_TOO_LONG)
-        elif len(fields) > settings.headers_max or size > settings.header_bytes_max:
-            self._refuse_and_close(Reason.HEADERS_TOO_LARGE)
-        elif version not in ("1.0", "1.1"):
-            self._refuse_and_close(Reason.HTTP_VERSION)
-        elif version == "1.1" and not headers.get(b"host"):
-            self._refuse_and_close(Reason.BAD_REQUEST, "Expected exactly one Host header.")
-        elif transfer_encoding is not None and (version == "1.0" or transfer_encoding.strip().lower() != b"chunked"):
-            self._refuse_and_close(Reason.TRANSFER_ENCODING)
-        elif method == "CONNECT":
-            self._refuse_and_close(Reason.METHOD_NOT_ALLOWED)
-        elif len(self._url) > target_bytes_max:
-            self._refuse(Reason.URI_TOO_LONG)
+        head = Head(version, self._method, self._url, route, headers, len(fields), size)
+        refusal = judge_head(head, settings)
+        if refusal is not None:
+            if refusal.closes:
+                self._refuse_and_close(refusal.reason, refusal.found)
+            else:
+                self._refuse(refusal.reason, refusal.found, allowed=refusal.allowed)
         elif route is None:
             self._judge_elsewhere(fields)
-        elif method == "OPTIONS":
-            pass
-        elif method not in route.methods:
-            self._refuse(Reason.METHOD_NOT_ALLOWED, allowed=allow(route))
-        else:
+        elif self._method != "OPTIONS":
             self._admit(headers, route)
 
     def _judge_elsewhere(self, fields: list[tuple[bytes, bytes]]) -> None:
@@ -519,11 +479,11 @@ class CaptureConnection(asyncio.Protocol):
         self._url = b""
         self._state = _IDLE
         if self._forwarding is not None:
-            self._complete_forwarded(self._forwarding, b"".join(self._body))
+            self._complete_forwarded(self._forwarding, self._body.take_pieces())
             return
-        body = self._whole_body()
+        body = self._body.whole(self.service.light.text_bytes_max)
         self._forget_request()
-        if self._refused or self._lingering or _size(body) > self._body_bytes_max:
+        if self._refused or self._lingering or body_size(body) > self._body_bytes_max:
             self._end_refused()
             return
         self._body_bytes_max = self.service.settings.body_bytes_max
@@ -531,12 +491,13 @@ class CaptureConnection(asyncio.Protocol):
         exchange = Exchange(self, self._route, method, self._headers.get(b"origin", b""))
         self.queue.append(exchange)
         if not self._keep_alive:
-            self._end()
+            self.end()
         if method != "POST":
             exchange.special = True
             exchange.head = method == "HEAD"
         if method == "OPTIONS":
-            self._answer_preflight(exchange)
+            exchange.answer_preflight(self._headers)
+            self.flush()
         elif exchange.route.kind is Kind.CAPTURE:
             self._capture(exchange, body)
         elif exchange.route.kind is Kind.CAPTURE_V1:
@@ -544,7 +505,8 @@ class CaptureConnection(asyncio.Protocol):
             exchange.special = True
             self._capture(exchange, body)
         else:
-            self._answer_page(exchange)
+            exchange.answer_page()
+            self.flush()
         self._bound_pipeline()
 
     def _bound_pipeline(self) -> None:
@@ -558,7 +520,7 @@ class CaptureConnection(asyncio.Protocol):
         self._refused = False
         self._body_bytes_max = self.service.settings.body_bytes_max
         if not self._keep_alive and not self._lingering:
-            self._end()
+            self.end()
         self.flush()
 
     # --- answering
@@ -567,134 +529,28 @@ class CaptureConnection(asyncio.Protocol):
         service = self.service
         received_us = service.wall_ns() // 1000
         headers = self._headers
-        client_ip = self._forwarded_ip(headers) if self.trusted else self.peer
+        client_ip = forwarded_ip(headers) or self.peer if self.trusted else self.peer
         text, pieces = (b"", body) if isinstance(body, list) else (body, None)
         request = Request(exchange.method, self._query, text, headers, client_ip, received_us)
         if self._decoding:
             self._behind.append((exchange, request, pieces))
         else:
-            self._capture_next(exchange, request, pieces)
+            capturing.take(exchange, request, pieces)
 
-    def _capture_next(self, exchange: Exchange, request: Request, pieces: Body | None) -> None:
-        """`pieces`: of a large body, of which `request` then has nothing."""
-        try:
-            self._judge_capture(exchange, request, pieces)
-        except Exception:
-            log.exception("a request met a fault of ours")
-            self._end()
-            exchange.refuse(Reason.INTERNAL, REFUSALS[Reason.INTERNAL].detail)
-            self.flush()
-
-    def _judge_capture(self, exchange: Exchange, request: Request, pieces: Body | None) -> None:
-        """Into the next commit, to the decoder, or refused."""
-        service = self.service
-        service.observe_body(len(request.body) if pieces is None else _size(pieces))
-        try:
-            if service.writer.pending_bytes > service.settings.inflight_bytes_max:
-                raise Rejected(Reason.OVERLOADED)
-            if pieces is not None:
-                raise Heavy
-            if exchange.v1 is None:
-                captured = capture(request, exchange.route, service.limits, service.ids, service.choose_key)
-            else:
-                self._capture_v1(exchange, exchange.v1, request)
-                return
-        except Heavy:
-            self._hand_over(exchange, request, [request.body] if pieces is None else pieces)
-            return
-        except Rejected as rejected:
-            if rejected.reason is Reason.NO_DATA and exchange.v1 is None and empty_poll(request):
-                exchange.terse = is_terse(request, exchange.route)
-                exchange.answer_specially(service)
-            else:
-                exchange.refuse(rejected.reason, rejected.detail)
-            self.flush()
-            return
-        if captured.layers:
-            service.count_layers(captured.layers)
-        if captured.beacon:
-            exchange.beacon = exchange.special = True
-        if captured.terse:
-            exchange.terse = exchange.special = True
-        service.append(captured.record, captured.events, request.received_us, exchange)
-
-    def _capture_v1(self, exchange: Exchange, answer: V1Answer, request: Request) -> None:
-        service = self.service
-        decoded_bytes_max = service.settings.v1_decoded_bytes_max
-        captured = capture_batch(
-            request, exchange.route, decoded_bytes_max, service.ids, service.choose_key, service.light
-        )
-        answer.body = captured.body
-        service.count_layers(captured.layers)
-        service.append(captured.record, captured.events, request.received_us, exchange)
-
-    # --- what is too much work for the loop
-
-    def _hand_over(self, exchange: Exchange, request: Request, body: Body) -> None:
-        """To the decoder. The connection is not read until that has answered."""
-        service = self.service
-        size = _size(body)
-        overload = Reason.OVERLOADED if service.heavy.full else service.overload(size, replay=exchange.route.replay)
-        if overload is not None:
-            exchange.refuse(overload, REFUSALS[overload].detail)
-            self.flush()
-            return
-        service.inflight_bytes += size
+    def await_decoder(self) -> None:
+        """The decoder has the last request: it is not known yet what becomes of it, nor of those behind it."""
         self._decoding = True
         self._pause(_DECODING)
-        ids = service.ids
-        job = Job(
-            exchange.route.name,
-            request.method,
-            request.query,
-            request.headers,
-            request.client_ip,
-            request.received_us,
-            ids.prefix,
-            ids.next(),
-            ids.skew,
-        )
-        service.heavy.take(HeavyRequest(job, body, size, Decoding(self, exchange, request.received_us, size)))
 
     def go_on(self) -> None:
         """The decoder has answered: take what came behind, and read on."""
         self._decoding = False
         while self._behind and not self._decoding:
-            self._capture_next(*self._behind.pop(0))
+            capturing.take(*self._behind.pop(0))
         self.flush()
         if not self._decoding:
             self._resume(_DECODING)
             self._set_deadline()
-
-    def _forwarded_ip(self, headers: Headers) -> str:
-        return forwarded_ip(headers) or self.peer
-
-    def _answer_preflight(self, exchange: Exchange) -> None:
-        service = self.service
-        exchange.close = exchange.close or exchange.is_last(service)
-        exchange.response = render_preflight(
-            cors_headers(exchange.origin),
-            service.date,
-            self._headers.get(b"access-control-request-headers", b""),
-            private_network=self._headers.get(b"access-control-request-private-network") == b"true",
-            close=exchange.close,
-        )
-        service.count_answer("OPTIONS", exchange.route.name if exchange.route else OTHER, 200)
-        self.flush()
-
-    def _answer_page(self, exchange: Exchange) -> None:
-        service = self.service
-        route = exchange.route
-        if route.kind is Kind.READINESS and (not service.ready or service.writer.refusing):
-            exchange.refuse(Reason.STORAGE if service.ready else Reason.STOPPING, "not ready")
-        else:
-            exchange.close = exchange.close or exchange.is_last(service)
-            text = {Kind.ROBOTS: "User-agent: *\nDisallow: /\n"}.get(route.kind, "capture")
-            exchange.response = render_text(
-                200, text, cors_headers(exchange.origin), service.date, close=exchange.close, head=exchange.head
-            )
-            service.count_answer(self._method, route.name, 200)
-        self.flush()
 
     def _answer_quietly(self, quiet: Quiet) -> None:
         """Answer now; a body is thrown away as it comes."""
@@ -735,7 +591,7 @@ class CaptureConnection(asyncio.Protocol):
 
     def _refuse_held(self, reason: Reason, found: str = "") -> None:
         """The same for a body of which a part is held."""
-        self._discarded = len(self._gathered) + sum(map(len, self._blocks))
+        self._discarded = self._body.gathered_bytes
         self._forget_body()
         self._refuse(reason, found)
 
@@ -753,7 +609,7 @@ class CaptureConnection(asyncio.Protocol):
             return
         if self._refused:
             # It has its answer.
-            self._end()
+            self.end()
             return
         if self._state != _BODY:
             # Of its head only so much is known. The rest may be on its way, even if nothing came: to close at once would be a
@@ -850,7 +706,7 @@ class CaptureConnection(asyncio.Protocol):
             self._forwarding = None
             forwarding.complete()
         if not self._keep_alive and not self._lingering:
-            self._end()
+            self.end()
         self._bound_pipeline()
 
     def pause_body(self) -> None:
@@ -890,7 +746,7 @@ class CaptureConnection(asyncio.Protocol):
         forwarding.give_up(reason, detail)
         self.flush()
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """No request is taken any more; the connection closes when the answers that are due are sent."""
         self._lingering = True
         if self.queue:
@@ -930,26 +786,12 @@ class CaptureConnection(asyncio.Protocol):
 
     def _forget_body(self) -> None:
         self._body.clear()
-        self._gathered.clear()
-        self._blocks = []
         self.service.inflight_bytes -= self._counted_bytes
         self._counted_bytes = 0
 
     def _forget_arriving(self) -> None:
         self._arriving = {}
         self._fields = []
-
-    def _whole_body(self) -> bytes | Body:
-        """In one piece, unless it comes in several and is large."""
-        if self._gathered or self._blocks:
-            self._gather()
-            if self._blocks or len(self._gathered) > self.service.light.text_bytes_max:
-                pieces = [*self._blocks, self._gathered]
-                self._gathered = bytearray()
-                return pieces
-            return bytes(self._gathered)
-        body = self._body
-        return body[0] if len(body) == 1 else b"".join(body)
 
     def _forget_request(self) -> None:
         """A request is complete: what was noted of its way here."""
@@ -990,41 +832,3 @@ class CaptureConnection(asyncio.Protocol):
 
 Behind = tuple[Exchange, Request, Body | None]
 """A complete request, and its body where that is large."""
-
-
-class Decoding(msgspec.Struct, gc=False):
-    """What a connection waits for from the decoder."""
-
-    connection: CaptureConnection
-    exchange: Exchange
-    received_us: int
-    body_bytes: int
-
-    def decoded(self, outcome: Outcome, answer: bytes, frame: list[bytes]) -> None:
-        service = self.connection.service
-        exchange = self.exchange
-        service.inflight_bytes -= self.body_bytes
-        exchange.terse = outcome.terse
-        exchange.beacon = outcome.beacon
-        if outcome.poll:
-            exchange.answer_specially(service)
-        elif outcome.rejected is not None:
-            exchange.refuse(outcome.rejected, outcome.detail)
-        else:
-            service.count_layers(outcome.layers)
-            exchange.special = exchange.special or outcome.beacon or outcome.terse
-            if exchange.v1 is not None:
-                exchange.v1.body = answer
-            frame_bytes = sum(map(len, frame))
-            record = PackedRecord(frame, frame_bytes, outcome.raw_bytes, outcome.events, self.received_us, exchange)
-            service.writer.append_packed(record)
-        self.connection.go_on()
-
-    def not_decoded(self, reason: Reason) -> None:
-        self.connection.service.inflight_bytes -= self.body_bytes
-        self.exchange.refuse(reason, REFUSALS[reason].detail)
-        self.connection.go_on()
-
-
-def _size(body: bytes | Body) -> int:
-    return sum(map(len, body)) if isinstance(body, list) else len(body)
