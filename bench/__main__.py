@@ -18,6 +18,7 @@ from bench import (
     open_loop,
     plot,
     ship,
+    stages,
     stalls,
     workers,
 )
@@ -33,6 +34,7 @@ BENCHMARKS: Final[dict[str, Verb]] = {
     "growth": growth.main,
     "drill": drill.main,
     "ship": ship.main,
+    "stages": stages.main,
 }
 TOOLS: Final[dict[str, Verb]] = {
     "hot": hot.main,

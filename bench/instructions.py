@@ -32,6 +32,8 @@ PAYLOADS: Final = ("A", "B", "F")
 TURN_REQUESTS: Final = 32
 SHORT_TURNS: Final = 50
 LONG_TURNS: Final = 150
+REQUESTS_APART: Final = (LONG_TURNS - SHORT_TURNS) * TURN_REQUESTS
+"""By how many the two runs differ."""
 LAST: Final = Path(__file__).with_name("instructions.json")
 SLACK: Final = 1.03
 _TOTAL: Final = re.compile(r"Collected\s*:\s*(\d+)")
@@ -50,12 +52,14 @@ def main(argv: Sequence[str]) -> int:
     if args.turns is not None:
         drive(args.payload, args.turns)
         return 0
-    if shutil.which("valgrind") is None:
-        print("bench instructions: expected valgrind, found none", file=sys.stderr)
+    if not valgrind_found("instructions"):
         return 2
-    short = _count(args.payload, SHORT_TURNS, None)
-    long = _count(args.payload, LONG_TURNS, args.profile)
-    per_request = (long - short) / (LONG_TURNS - SHORT_TURNS) / TURN_REQUESTS
+    with tempfile.TemporaryDirectory() as scratch:
+        short, _ = count(args.payload, SHORT_TURNS, Path(scratch))
+        long, profile = count(args.payload, LONG_TURNS, Path(scratch))
+        if args.profile is not None:
+            shutil.copyfile(profile, args.profile)
+    per_request = (long - short) / REQUESTS_APART
     print(f"{args.payload}: {per_request:,.0f} instructions per request")
     last = json.loads(LAST.read_text())
     bound = args.at_most
@@ -85,20 +89,28 @@ def allowed(
     return min(most, at_most or most), f"it last took {figure:,}: at most {min(most, at_most or most):,.0f}"
 
 
-def _count(payload: str, turns: int, profile: str | None) -> int:
-    with tempfile.TemporaryDirectory() as scratch:
-        out = profile or f"{scratch}/callgrind"
-        done = subprocess.run(
-            ["valgrind", "--tool=callgrind", f"--callgrind-out-file={out}"]
-            + [sys.executable, "-m", "bench", "instructions", "--payload", payload, "--turns", str(turns)],
-            env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+def valgrind_found(benchmark: str) -> bool:
+    """Whether valgrind is there; says so when it is not."""
+    found = shutil.which("valgrind") is not None
+    if not found:
+        print(f"bench {benchmark}: expected valgrind, found none", file=sys.stderr)
+    return found
+
+
+def count(payload: str, turns: int, scratch: Path) -> tuple[int, Path]:
+    """Instructions of a process that takes so many turns, and callgrind's output, in `scratch` as the spool is."""
+    profile = scratch / f"{payload}-{turns}.callgrind"
+    done = subprocess.run(
+        ["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}"]
+        + [sys.executable, "-m", "bench", "instructions", "--payload", payload, "--turns", str(turns)],
+        env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(scratch)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     found = _TOTAL.search(done.stderr)
     assert found is not None, done.stderr
-    return int(found[1])
+    return int(found[1]), profile
 
 
 class _Loop:

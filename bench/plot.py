@@ -2,6 +2,7 @@
 
 latency.svg        latency against offered load
 cpu.svg            CPU per request of every server compared, the kernel's part and the process's
+stages.svg         instructions per request by stage, one stacked bar for each payload
 connections.svg    CPU per request against connections, page and fsync
 workers.svg        throughput against workers
 drill.svg          an outage second by second: what is accepted, what is shipped, what waits
@@ -87,6 +88,27 @@ def _cpu(axes: Any, result: Mapping[str, Any]) -> None:
     axes.legend()
 
 
+def _stages(axes: Any, result: Mapping[str, Any]) -> None:
+    table = result["tables"][0]
+    payloads = [column for column in table["columns"] if column != "stage" and not column.endswith(" share")]
+    *stages, whole = table["rows"]
+    ends = dict.fromkeys(payloads, 0.0)
+    for row in stages:
+        bars = axes.barh(payloads, [row[name] for name in payloads], left=list(ends.values()), label=row["stage"])
+        shares = [row[f"{name} share"] for name in payloads]
+        # A smaller part has no room for its share.
+        axes.bar_label(bars, [f"{share:.0%}" if share > 0.04 else "" for share in shares], label_type="center")
+        ends = {name: end + row[name] for name, end in ends.items()}
+    for at, name in enumerate(payloads):
+        axes.text(whole[name], at, f" {whole[name]:,.0f}", verticalalignment="center")
+    axes.margins(x=0.12)
+    axes.invert_yaxis()
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set(xlabel="instructions per request", ylabel="payload")
+    axes.set_title("CPU per request by stage, in instructions\nthe process alone: kernel and event loop left out")
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2, fontsize="small")
+
+
 def _connections(axes: Any, result: Mapping[str, Any]) -> None:
     table = result["tables"][1]
     counts = [column for column in table["columns"] if column != "server"]
@@ -135,6 +157,7 @@ def _drill(axes: Any, result: Mapping[str, Any]) -> None:
 PICTURES: Final[dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], None]]]] = {
     "latency": ("latency.svg", _latency),
     "compare": ("cpu.svg", _cpu),
+    "stages": ("stages.svg", _stages),
     "connections": ("connections.svg", _connections),
     "workers": ("workers.svg", _workers),
     "drill": ("drill.svg", _drill),

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,15 @@ RESULTS = {
     ],
     "compare": [
         {"title": "A", "rows": [{"server": "page", "µs/request": 12.0, "kernel": 0.4}, {"server": "gone (failed)"}]}
+    ],
+    "stages": [
+        {
+            "columns": {"stage": "", "A": "", "A share": "", "F": "", "F share": ""},
+            "rows": [
+                {"stage": stage, "A": 40.0 * part, "A share": part / 3, "F": 50.0 * part, "F share": part / 3}
+                for stage, part in (("JSON", 1), ("memory", 2), ("all", 3))
+            ],
+        }
     ],
     "connections": [
         {},
@@ -46,6 +56,15 @@ def test_every_result_has_its_picture_and_the_same_one_again(tmp_path: Path) -> 
     for path in pictures:
         assert path.read_text().rstrip().endswith("</svg>")
         assert path.read_bytes() == (tmp_path / "other" / path.name).read_bytes()
+
+
+def test_the_picture_of_stages_names_every_stage_and_the_sum(tmp_path: Path) -> None:
+    write_results(tmp_path)
+    assert plot.main(["--results", str(tmp_path), "--to", str(tmp_path)]) == 0
+    # Letters are drawn as outlines, and what they say stands beside them in comments.
+    said = re.findall("<!-- (.*) -->", (tmp_path / "stages.svg").read_text())
+    assert {"A", "F", "JSON", "memory", "33%", "67%", " 120", " 150"} <= set(said)
+    assert "all" not in said
 
 
 def test_without_results_it_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
