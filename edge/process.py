@@ -103,8 +103,9 @@ def accept_signals() -> None:
 
 
 def refuse_signals() -> None:
-    """At a process's end, whose exit status says whether all is well: its handlers go away before it does, and a signal that
-    comes in between would kill it."""
+    """In the calling thread. At a process's end, whose exit status says whether all is well: its handlers go away before it
+    does, and a signal that comes in between would kill it. In every other thread from its beginning: one that is not wholly
+    gone by then would be given the signal."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 

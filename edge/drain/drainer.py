@@ -22,7 +22,7 @@ from edge.drain.sinks.table import make_sink
 from edge.drain.slots import ClaimedSlots, InUse, share_lock
 from edge.layout import LOCK_NAME, Layout
 from edge.metrics import SINKS_MAX, Row
-from edge.process import EXIT_FAULT
+from edge.process import EXIT_FAULT, refuse_signals
 from edge.segment.name import State
 from edge.spool.inspect import segment_files, summarise
 from edge.spool.recover import is_unsealed, recover_slot
@@ -175,6 +175,7 @@ class Drainer:
                         os.close(lock)
 
     def _ship_until_stopped(self, shipper: Shipper) -> None:
+        refuse_signals()
         finish_s = float("inf")
         while time.monotonic() < finish_s:
             try:

@@ -5,6 +5,8 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
+from edge.process import refuse_signals
+
 Job = Callable[[], None]
 Done = Callable[[OSError | None], None]
 
@@ -32,6 +34,7 @@ class DiskThread:
         self._thread.join()
 
     def _run(self) -> None:
+        refuse_signals()
         while (task := self._jobs.get()) is not None:
             job, done = task
             try:

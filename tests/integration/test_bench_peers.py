@@ -1,12 +1,13 @@
-"""The peers that need programs beside Python: node with npm, nginx, a C compiler."""
+"""What of the benchmarks needs programs beside Python: peers node with npm, nginx and a C compiler, counting valgrind."""
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from bench import payloads
+from bench import payloads, stages
 from bench.peers import commands
 from bench.servers import ROOT, Failed, running
 from tests.bench.peers.test_commands import CORE, answers_every_workload, refuses_what_is_no_event
@@ -39,3 +40,13 @@ def test_floor_c_answers_when_the_last_byte_is_there(program: Callable[[str], st
         cut = payloads.Payload("cut", "", 1, (whole.requests[0] + b"x",))
         with pytest.raises(Failed, match="errors"):
             server.sample(cut, 1, 0.02)
+
+
+def test_callgrinds_own_output_is_read_whole(program: Callable[[str], str], tmp_path: Path) -> None:
+    command = [program("valgrind"), "--tool=callgrind", f"--callgrind-out-file={tmp_path}/profile", "true"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    collected = re.search(r"Collected\s*:\s*(\d+)", done.stderr)
+    assert collected is not None
+    costs = stages.self_costs(tmp_path / "profile")
+    assert costs.total() == int(collected[1])
+    assert {Path(path).name for path, _ in costs} >= {"true", "libc.so.6"}

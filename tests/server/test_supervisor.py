@@ -348,17 +348,25 @@ def test_a_process_that_is_told_to_stop_once_more_while_it_ends_has_ended_well(t
         assert server.wait() == 0
 
 
+def takes_signals(task: Path) -> bool:
+    """The thread could be given a signal that is meant for its process."""
+    lines = (task / "status").read_text().splitlines()
+    blocked = int(dict(line.split(":\t", 1) for line in lines if ":\t" in line)["SigBlk"], 16)
+    return not all(blocked >> (number - 1) & 1 for number in SIGNALS)
+
+
 def test_a_signal_meets_no_thread_that_would_end_the_process(tmp_path: Path) -> None:
-    """While the main thread does not wait for signals, any other could be given one."""
-    with running(tmp_path) as server:
-        others = [
-            task for task in Path(f"/proc/{server.process.pid}/task").iterdir() if task.name != str(server.process.pid)
-        ]
-        assert others
-        for task in others:
-            status = dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines() if ":\t" in line)
-            blocked = int(status["SigBlk"], 16)
-            assert all(blocked >> (number - 1) & 1 for number in SIGNALS), f"thread {task.name}"
+    """While the main thread does not wait for signals, or ends, any other could be given one."""
+    with running(tmp_path, verb="up") as server:
+        pids = [server.process.pid, *descendants(server.process.pid)]
+        assert len(pids) == 3
+
+        def are_safe() -> bool:
+            # Their other threads have begun, which block signals first of all.
+            threads = [[task for task in Path(f"/proc/{pid}/task").iterdir() if task.name != str(pid)] for pid in pids]
+            return all(threads) and not any(takes_signals(task) for tasks in threads for task in tasks)
+
+        wait_until(are_safe, "the threads of all processes leave signals to the main one")
 
 
 def test_workers_end_by_themselves_without_their_supervisor(tmp_path: Path) -> None:
