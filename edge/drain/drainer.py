@@ -4,6 +4,7 @@ A process of its own. It may crash, stall or be stopped without one request noti
 Several of them share the slots between them, and nothing else.
 """
 
+import gc
 import logging
 import os
 import sys
@@ -40,6 +41,8 @@ FINISH_S: Final = 5.0
 STOP_S: Final = 10.0
 """How long a sink that is in the middle of a batch is waited for."""
 RECURSION_LIMIT: Final = 5000
+COLLECT_EVERY: Final = 100_000
+"""Objects that may hold others, made and not gone, between two looks for cycles, of which nothing here makes any."""
 IDLE_ONCE_S: Final = 2.0
 """`--once`: time without anything to read, though the end is not reached, before somebody else must have taken it away."""
 ATTEMPTS_ONCE: Final = 5
@@ -71,6 +74,7 @@ class Drainer:
             raise ValueError(f"expected 1 to {SINKS_MAX} sinks, found {len(urls)}")
         # Whatever the edge could parse must be parsed here, a few calls deeper in the stack.
         sys.setrecursionlimit(max(sys.getrecursionlimit(), RECURSION_LIMIT))
+        gc.set_threshold(COLLECT_EVERY)
         self._disk = disk
         self._layout = layout
         self._row = row
