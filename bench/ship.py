@@ -5,8 +5,8 @@ of them alike; the best run of each is printed, for the rest is other people's w
 with a slot as full as that of the one, stand beside it.
 
 Beside them, in the same run, what a worker takes: a drainer keeps up when an event costs it no more CPU than it cost the
-worker. Kafka is measured where `--to kafka://HOST:PORT` tells of a broker, beside a floor: the producer alone, given one ready
-message again and again.
+worker. Kafka is measured where `--to kafka://HOST:PORT` tells of a broker, or one of `make kafka` runs, beside a floor: the
+producer alone, given one ready message again and again.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import gzip
 import random
 import re
 import resource
+import socket
 import subprocess
 import sys
 import tempfile
@@ -44,6 +45,8 @@ from edge.spool.open_segment import OpenSegment
 
 PAYLOADS: Final = ("A", "B", "C")
 KAFKA_GOAL_US: Final = 8.0
+BROKER: Final = "127.0.0.1:9092"
+"""Where `make kafka` listens."""
 FRAME_BYTES: Final = 64 * 1024
 _AT_US: Final = 1_763_690_000_000_000
 _PRODUCED_TOGETHER: Final = 1000
@@ -244,13 +247,24 @@ def _body(request: bytes) -> bytes:
     return gzip.decompress(body) if b"Content-Encoding: gzip" in head else body
 
 
+def _kafka() -> list[str]:
+    """The broker that nobody had to name, if there is one."""
+    host, _, port = BROKER.partition(":")
+    try:
+        socket.create_connection((host, int(port)), 1.0).close()
+    except OSError as error:
+        print(f"bench ship: Kafka is not measured, no broker of `make kafka` on {BROKER}: {error}", file=sys.stderr)
+        return []
+    return [f"kafka://{BROKER}"]
+
+
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench ship", description="CPU per event from the spool to a sink")
     parser.add_argument(
         "--to",
         action="append",
         metavar="URL",
-        help="a sink, may be repeated; `{data}` becomes a folder (default: null: and file:)",
+        help="a sink, may be repeated; `{data}` becomes a folder (default: null:, file: and Kafka)",
     )
     parser.add_argument("--events", type=int, default=100_000, help="a multiple of 50 (default: 100000)")
     parser.add_argument("--payload", action="append", choices=PAYLOADS, help="may be repeated (default: all)")
@@ -258,6 +272,6 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--drainers", type=int, default=1, metavar="N", help="so many at once beside one (default: 1)")
     options(parser)
     args = parser.parse_args(argv)
-    args.to = args.to or ["null:", "null:?shape=captured", "file:{data}/events"]
+    args.to = args.to or ["null:", "null:?shape=captured", "file:{data}/events", *_kafka()]
     args.payload = args.payload or list(PAYLOADS)
     return args
