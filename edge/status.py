@@ -61,7 +61,7 @@ def read_status(layout: Layout) -> Status:
     """May be called while everything runs; the figures are of slightly different moments then."""
     checkpoints = load_all(RealDisk(), str(layout.checkpoints))
     files = all_segments(layout)
-    whole = {file.path: summarise(file) for file in files}
+    whole = {file.path: summarise(file, around=True) for file in files}
     slots = [_slot_status(slot, [file for file in files if file.slot == slot], whole) for slot in layout.slots()]
     now_us = time.time_ns() // 1000
     sinks = []
@@ -110,7 +110,7 @@ def _after(file: SegmentFile, position: Position | None, whole: dict[Path, Summa
     if file.state is State.BAD or (position is not None and file.name < position.name):
         return Summary()
     if position is not None and file.name == position.name:
-        return summarise(file, position.offset) if position.offset else whole[file.path]
+        return summarise(file, position.offset, around=True) if position.offset else whole[file.path]
     return whole[file.path]
 
 

@@ -171,6 +171,21 @@ def test_gauges_of_a_process_are_printed_by_process() -> None:
     }
 
 
+def test_of_what_several_drainers_say_of_a_sink_the_largest_is_printed() -> None:
+    """A pause of one is a pause, not half of one, and moments have no sum."""
+    board = Board.create(3)
+    for row, moment_us in zip(board.rows, (0, 1_763_690_000_500_000, 1_763_690_000_250_000), strict=True):
+        row.set("edge_last_shipped_timestamp_seconds", moment_us, "0")
+        row.set("edge_sink_paused", int(moment_us > 0), "0")
+        row.add("edge_drain_records_total", 2, "0")
+    families = parse(board.exposition(INFO, ["null"]))
+    sink = (("sink", "null"),)
+    moments = families["edge_last_shipped_timestamp_seconds"].samples
+    assert moments == {("edge_last_shipped_timestamp_seconds", sink): 1_763_690_000.5}
+    assert families["edge_sink_paused"].samples == {("edge_sink_paused", sink): 1.0}
+    assert families["edge_drain_records_total"].samples == {("edge_drain_records_total", sink): 6.0}
+
+
 @given(st.text(alphabet=st.characters(codec="utf-8", exclude_characters="\r\x85\u2028\u2029\x0b\x0c\x1c\x1d\x1e")))
 def test_any_label_value_is_read_back(name: str) -> None:
     board = Board.create(1)

@@ -126,7 +126,7 @@ def _ls(arguments: argparse.Namespace) -> int:
             print(f"{file[0]}: {file[1]}", file=sys.stderr)
             status = EXIT_UNREADABLE
             continue
-        found = summarise(file)
+        found = summarise(file, around=True)
         if arguments.json:
             _print(_row(file, found))
         else:
@@ -150,7 +150,7 @@ def _row(file: SegmentFile, found: Summary) -> dict[str, Any]:
 def _stat(arguments: argparse.Namespace) -> int:
     layout = _layout(arguments)
     files = all_segments(layout)
-    summaries = [summarise(file) for file in files]
+    summaries = [summarise(file, around=True) for file in files]
     status = read_status(layout)
     disk = os.statvfs(layout.data)
     free = disk.f_bavail * disk.f_frsize
@@ -209,7 +209,7 @@ def _cat(arguments: argparse.Namespace) -> int:
             status = EXIT_UNREADABLE
             continue
         end = 0
-        for item in frames(file):
+        for item in frames(file, around=True):
             end = item.end
             if isinstance(item, Damage):
                 print(f"{file.name}: bytes {item.offset} to {item.end} are damaged", file=sys.stderr)
@@ -254,7 +254,7 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _faults(file: SegmentFile) -> list[str]:
     """A sentence for everything that is wrong with a segment."""
-    found = summarise(file)
+    found = summarise(file, around=True)
     faults = []
     if file.state is State.BAD:
         faults.append("set aside as unreadable")
@@ -262,7 +262,7 @@ def _faults(file: SegmentFile) -> list[str]:
         faults.append(f"{found.missing_frames} frames are missing")
     if file.state is not State.OPEN and (tail := file.size - max(found.end, SEGMENT_HEADER_BYTES)) > 0:
         faults.append(f"bytes {file.size - tail} to {file.size} are damaged")
-    for item in frames(file):
+    for item in frames(file, around=True):
         if isinstance(item, Damage):
             faults.append(f"bytes {item.offset} to {item.end} are damaged")
             continue

@@ -55,7 +55,7 @@ def replay_segments(
             print(f"{file[0]}: {file[1]}", file=sys.stderr)
             replayed.status = replayed.status or EXIT_UNREADABLE
             continue
-        for item in frames(file):
+        for item in frames(file, around=True):
             try:
                 if isinstance(item, Frame):
                     waiting += [event for line in item.lines() for event in selection.events(decode_record(line))]

@@ -91,14 +91,12 @@ class Drainer:
             if len(set(ids)) < len(ids):
                 raise ValueError("expected different sinks, found the same destination twice")
             self.shippers = [
-                *(
-                    Shipper(
-                        *(disk, layout, sink_id, without_secrets(url), sink, row, index),
-                        drainer=share.index,
-                        slots=self._slots,
-                    )
-                    for index, (url, sink_id, sink) in enumerate(sinks)
+                Shipper(
+                    *(disk, layout, sink_id, without_secrets(url), sink, row, index),
+                    drainer=share.index,
+                    slots=self._slots,
                 )
+                for index, (url, sink_id, sink) in enumerate(sinks)
             ]
             if share.index == 0:
                 self._forget_drainers(share.count)

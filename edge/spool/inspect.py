@@ -1,7 +1,12 @@
-"""Look at a spool from outside, live or not: which segments there are and what they hold. Reads only."""
+"""Look at a spool from outside, live or not: which segments there are and what they hold. Reads only.
 
+Whoever only looks reads `around` what the disk refuses: it stands as damage. Whoever decides by what is there must not.
+"""
+
+import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +18,8 @@ from edge.segment.name import SegmentName, State, parse_name, parse_state
 from edge.segment.scan import Damage, Frame, scan
 
 _HEADERS_READ_BYTES: Final = 4096
+_READ_BYTES: Final = 16 * 1024 * 1024
+_REFUSED_BYTES: Final = 4096
 
 
 class SegmentFile(msgspec.Struct, frozen=True):
@@ -118,23 +125,46 @@ def named_segment(path: Path) -> SegmentFile:
     return SegmentFile(path, header.slot, header.name, State.SEALED, size)
 
 
-def frames(file: SegmentFile, offset: int = 0) -> Iterator[Frame | Damage]:
-    """Frames from `offset` on, which must be 0 or a frame boundary. Nothing for a file that is gone."""
-    yield from scan(read(file, offset), file.name.incarnation, offset)
+def frames(file: SegmentFile, offset: int = 0, *, around: bool = False) -> Iterator[Frame | Damage]:
+    """Frames from `offset` on, which must be 0 or a frame boundary. Nothing for a file that is gone. Raises `OSError`."""
+    yield from scan(read(file, offset, around=around), file.name.incarnation, offset)
 
 
-def read(file: SegmentFile, offset: int = 0) -> bytes:
-    """The file's bytes from `offset` on, also when it was finished or deleted since it was found."""
+def read(file: SegmentFile, offset: int = 0, *, around: bool = False) -> bytes:
+    """The file's bytes from `offset` on, also when it was finished or deleted since it was found. Raises `OSError`."""
     finished = (file.path.with_name(file.name.file_name(state)) for state in (State.SEALED, State.SUSPECT))
     for path in (file.path, *finished):
         try:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             continue
-        with os.fdopen(fd, "rb") as opened:
-            opened.seek(offset)
-            return opened.read()
+        try:
+            return _read_whole(fd, offset)
+        except OSError:
+            if not around:
+                raise
+            return read_around(partial(os.pread, fd), offset, os.fstat(fd).st_size)
+        finally:
+            os.close(fd)
     return b""
+
+
+def _read_whole(fd: int, offset: int) -> bytes:
+    pieces = []
+    while piece := os.pread(fd, _READ_BYTES, offset):
+        pieces.append(piece)
+        offset += len(piece)
+    return b"".join(pieces)
+
+
+def read_around(pread: Callable[[int, int], bytes], offset: int, size: int) -> bytes:
+    """The bytes from `offset` to `size` of a file of which the disk refuses some: blocks of zeroes stand for those."""
+    found = bytearray(max(0, size - offset))
+    for start in range(offset, size, _REFUSED_BYTES):
+        with contextlib.suppress(OSError):
+            piece = pread(min(_REFUSED_BYTES, size - start), start)
+            found[start - offset : start - offset + len(piece)] = piece
+    return bytes(found)
 
 
 def count_events(file: SegmentFile) -> int:
@@ -151,10 +181,10 @@ def count_events(file: SegmentFile) -> int:
             offset += header.pair_bytes
 
 
-def summarise(file: SegmentFile, offset: int = 0) -> Summary:
-    """What the segment holds from `offset` on."""
+def summarise(file: SegmentFile, offset: int = 0, *, around: bool = False) -> Summary:
+    """What the segment holds from `offset` on. Raises `OSError`."""
     found = Summary(end=offset)
-    data = read(file, offset)
+    data = read(file, offset, around=around)
     expected: int | None = None if offset else 0
     for item in scan(data, file.name.incarnation, offset):
         if isinstance(item, Damage):

@@ -54,6 +54,16 @@ def test_once_on_a_folder_where_nothing_was_accepted_is_done_at_once(tmp_path: P
     assert once(tmp_path).returncode == 0
 
 
+def test_a_share_is_shipped_by_whoever_has_it(data: Path) -> None:
+    """Slots 0 and 3: of three drainers the first has both, of two each has one."""
+    assert once(data, "--share", "2/2").returncode == 0
+    assert sorted(delivered(data / "events")) == ["d"]
+    assert once(data, "--share", "2/3").returncode == 0
+    assert sorted(delivered(data / "events")) == ["d"]
+    assert once(data, "--share", "1/3").returncode == 0
+    assert sorted(delivered(data / "events")) == ["a", "b", "c", "d"]
+
+
 def test_every_sink_gets_everything(data: Path, tmp_path: Path) -> None:
     done = once(data, "--to", f"file:{tmp_path}/out", "--to", "null:", "--to", "stdout:?shape=captured")
     assert done.returncode == 0

@@ -96,3 +96,14 @@ def test_a_sink_in_trouble_and_events_nobody_can_account_for_stand_out(
     assert "UNACCOUNTED 3 events: keep the data folder and report this" in lines
     (sink,) = json.loads(status(tmp_path, capsys, "--json"))["sinks"]
     assert sink["trouble"]["kind"] == kind
+
+
+def test_a_segment_that_cannot_be_read_hides_no_other(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder in its place can be opened, and not read, by any user."""
+    (Layout(data).slot(0) / "000000000099-9f31c0aa17be5d02.zst").mkdir()
+    text = status(data, capsys)
+    assert "2 records, 2 events" in text
+    assert main(["segments", "ls", "--data", str(data)]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    assert main(["segments", "stat", "--data", str(data)]) == 0
+    assert main(["segments", "verify", "--data", str(data)]) in (0, 65)

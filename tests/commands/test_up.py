@@ -65,6 +65,31 @@ def test_events_have_standard_output_for_themselves(tmp_path: Path) -> None:
         assert process.stdout.read() == b""
 
 
+def test_several_drainers_ship_what_all_workers_accepted(tmp_path: Path) -> None:
+    with running(tmp_path, "--drainers", "2", verb="up", workers=2) as server:
+        wait_until(lambda: len(list((server.data / "ckpt").glob(".lock*"))) == 4, "both drainers have a worker's slot")
+        # Until both workers have had some.
+        while {path.name[:7] for path in (server.data / "events").glob("*.ndjson")} != {"slot-00", "slot-01"}:
+            assert server.ask(POST).status == 200
+        names = [name for name in server.metrics() if name.startswith("process_open_fds")]
+        assert {'process_open_fds{process="drainer-0"}', 'process_open_fds{process="drainer-1"}'} <= set(names)
+        accepted = int(server.metrics()["capture_events_ingested_total"])
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: server.log_text().count("is replaced") == 2, "the workers are replaced")
+        for _ in range(20):
+            assert server.ask(POST).status == 200
+        wait_until(lambda: len(delivered(server.data)) == accepted + 20, "everything came out, whatever slot it is in")
+        assert server.stop() == 0
+    assert len(delivered(server.data)) == accepted + 20
+    assert {path.name for path in (server.data / "ckpt").glob("*.1.json")}
+
+
+def test_several_drainers_have_no_standard_output_in_common(tmp_path: Path) -> None:
+    done = edge("up", "--data", tmp_path / "data", "--drainers", "2", "--to", "stdout:")
+    assert done.returncode == 78
+    assert "--drainers: expected 1 with --to stdout:, where lines would mix, found 2" in done.stderr
+
+
 def test_a_destination_that_cannot_be_prepared_is_status_69(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     done = edge("up", "--data", tmp_path / "data", "--to", f"file:{tmp_path}/file/events")

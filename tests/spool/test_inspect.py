@@ -1,8 +1,10 @@
+from errno import EIO
 from pathlib import Path
 
 import pytest
 
 from edge.layout import Layout
+from edge.segment.frame import SEGMENT_HEADER_BYTES
 from edge.segment.name import SegmentName, State
 from edge.segment.scan import Damage
 from edge.spool.inspect import (
@@ -15,6 +17,7 @@ from edge.spool.inspect import (
     frames,
     named_segment,
     read,
+    read_around,
     segment_files,
     summarise,
 )
@@ -194,3 +197,34 @@ def test_events_are_counted_by_headers_alone(tmp_path: Path) -> None:
     assert count_events(only(layout)) == 1
     path.write_bytes(b"")
     assert count_events(only(layout)) == 0
+
+
+def test_what_the_disk_refuses_is_read_around() -> None:
+    """The second and the last block of four, of which the last is short."""
+    data = bytes(range(1, 251)) * 60
+    blocks = [data[start : start + 4096] for start in range(0, len(data), 4096)]
+
+    def pread(count: int, start: int) -> bytes:
+        if start // 4096 in (1, 3):
+            raise OSError(EIO, "Input/output error")
+        return data[start : start + count]
+
+    expected = blocks[0] + bytes(4096) + blocks[2] + bytes(len(blocks[3]))
+    assert read_around(pread, 0, len(data)) == expected
+    assert read_around(pread, 4096, len(data)) == expected[4096:]
+    assert read_around(lambda count, start: data[start : start + count], 100, len(data)) == data[100:]
+
+
+def test_a_segment_that_cannot_be_read_is_damage_to_those_who_look_and_an_error_to_those_who_decide(
+    tmp_path: Path,
+) -> None:
+    """A folder in its place can be opened, and not read, by any user."""
+    layout = Layout(tmp_path)
+    (layout.slot(0) / NAME.file_name(State.SEALED)).mkdir(parents=True)
+    file = only(layout)
+    found = summarise(file, around=True)
+    assert (found.records, found.damaged_bytes) == (0, max(0, file.size - SEGMENT_HEADER_BYTES))
+    assert list(frames(file, around=True)) == []
+    for decide in (summarise, read, lambda file: list(frames(file))):
+        with pytest.raises(IsADirectoryError):
+            decide(file)
