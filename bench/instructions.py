@@ -27,7 +27,7 @@ from typing import Any, Final
 
 from bench import payloads
 
-PAYLOADS: Final = ("A", "B", "F")
+PAYLOADS: Final = ("A", "B", "D", "F")
 """Those of which a turn is small enough to be committed without a change of thread."""
 TURN_REQUESTS: Final = 32
 SHORT_TURNS: Final = 50

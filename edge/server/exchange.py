@@ -45,7 +45,7 @@ class Exchange(msgspec.Struct, gc=False):
         if self.special or service.stopping:
             self.answer_specially(service)
         else:
-            service.posted(self.route.name)
+            (service.posted if self.method == "POST" else service.got)(self.route.name)
             answer = service.answers.get(self.origin) or service.success(self.origin)
             queue = connection.queue
             if len(queue) == 1 and not connection.hindered:

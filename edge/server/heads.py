@@ -1,7 +1,9 @@
 """Request heads: which headers are looked at, and three ways to read a request, from the one that nearly all take.
 
-- *Familiar*: the head's names, in this order, came over and over. One regular expression made of them reads the head.
-- *Ordinary*: one packet that is one whole POST to a plain capture route, with nothing in its head that changes how it is read.
+- *Familiar*: the head's names, in this order, came over and over. One regular expression made of them reads the head, of a GET
+  with the event in its target.
+- *Ordinary*: one packet that is one whole POST, or GET, to a plain capture route, with nothing in its head that changes how it
+  is read.
   One parser per worker reads those; its callbacks are functions written in C (`dict.setdefault`, `list.append`), so no Python
   code runs per header.
 - Everything else is left to the connection, with a parser of its own and every rule there is (`server/protocol.py`).
@@ -13,11 +15,12 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from types import SimpleNamespace
-from typing import Final
+from typing import ClassVar, Final
 
 import httptools
 import msgspec
 
+from edge.wire.capture import read_plain_data
 from edge.wire.client_ip import FORWARDING_HEADERS
 from edge.wire.routes import PLAIN_ROUTES, Route
 
@@ -39,12 +42,16 @@ _SHAPES_MAX: Final = 256
 """Sequences of names remembered: more than clients send, and few enough for those that an attacker makes up."""
 
 _METHOD: Final = b"POST "
+_METHOD_OF_GET: Final = b"GET "
 _VERSION: Final = b" HTTP/1.1\r\n"
 _FIRST_BYTE: Final = _METHOD[0]
+_FIRST_BYTE_OF_GET: Final = _METHOD_OF_GET[0]
 _PLAIN: Final = {path: (route, _METHOD + path + _VERSION, b"") for path, route in PLAIN_ROUTES.items()}
 """Target -> route, request line, query."""
 _PARTS: Final = 4
-"""What the parser calls for an ordinary request: its beginning, its target, its body, its end."""
+"""What the parser calls for an ordinary POST: its beginning, its target, its body, its end."""
+_PARTS_OF_GET: Final = 3
+"""The same without a body."""
 
 
 _FAMILIAR_AFTER: Final = 16
@@ -57,16 +64,20 @@ _LEARNED_MAX: Final = 4
 _VALUE: Final = rb"[ -~]*+"
 _VALUES: Final = {
     b"connection": rb"(?:keep-alive|Keep-Alive)",
-    b"content-length": rb"([0-9]{1,9}+)",
+    b"content-length": rb"(?P<length>[0-9]{1,9}+)",
     b"host": rb"[!-~]++",
-    b"origin": rb"([!-~]++)",
-    b"x-forwarded-for": rb"([0-9A-Fa-f.:]++) *+(?:,[ -~]*+)?",
+    b"origin": rb"(?P<origin>[!-~]++)",
+    b"x-forwarded-for": rb"(?P<forwarded_for>[0-9A-Fa-f.:]++) *+(?:,[ -~]*+)?",
 }
 _SILENT_FIELD: Final = rb"(?:ip|ver|v|retry_count)=[!$%'-;=?-~]*+"
 """What browsers put into the query for the server that is not there any more, or for people."""
-_QUERY: Final = rb"(?:\?(?:%b&){0,8}+(?:_=([0-9]++)(?:&%b){0,8}+|%b))?" % ((_SILENT_FIELD,) * 3)
-_TAKEN_OUT: Final = (b"content-length", b"origin", b"x-forwarded-for")
-_REQUEST_LINE: Final = _METHOD + rb"(/[0-9a-z/]++)" + _QUERY + re.escape(_VERSION)
+_SENT_AT: Final = rb"_=(?P<sent_at>[0-9]++)"
+_PATH: Final = rb"(?P<path>/[0-9a-z/]++)"
+_QUERY: Final = rb"(?:\?(?:%b&){0,8}+(?:%b(?:&%b){0,8}+|%b))?" % (_SILENT_FIELD, _SENT_AT, _SILENT_FIELD, _SILENT_FIELD)
+_DATA_QUERY: Final = rb"\?(?:%b&){0,8}+data=(?P<data>[^&]++)(?:&%b){0,8}+(?:&%b(?:&%b){0,8}+)?" % (
+    *(_SILENT_FIELD, _SILENT_FIELD, _SENT_AT, _SILENT_FIELD),
+)
+"""To compare with one byte is faster than with a class; whoever decodes the data sees whether it went too far."""
 _OBJECT_AHEAD: Final = rb"(?=\{)"
 
 
@@ -80,6 +91,10 @@ class Shape(msgspec.Struct):
     x_forwarded_for: bytes
     forwarded: bool
     """There are forwarding headers, of whatever kind."""
+    encoded: bool
+    """There is a `Content-Encoding`."""
+    length: bool
+    """There is a `Content-Length`, as every ordinary POST has one."""
     connection: bytes
     seen: int = 0
     familiar: "Familiar | None" = None
@@ -93,29 +108,29 @@ class Shape(msgspec.Struct):
         return headers[self.x_forwarded_for].partition(b",")[0].strip() or None
 
 
-Plain = tuple[Route, bytes | None, bytes, bytes, bytes]
-"""Route, `_` of the query, Origin, first entry of X-Forwarded-For, body; empty, or `None`, for what is not there."""
+Plain = tuple[str, Route, bytes | None, bytes, bytes, bytes]
+"""Method, route, `_` of the query, Origin, first entry of X-Forwarded-For, JSON of the event; empty, or `None`, for what is not
+there."""
 
 
 class Familiar:
-    """Reads the packets whose head has these names, in this order, and whose body begins an object.
+    """Reads the POSTs whose head has these names, in this order, and whose body begins an object.
 
-    Made of an ordinary request's names only.
+    Made of an ordinary POST's names only.
     """
 
     __slots__ = ("_match", "_parts")
 
+    request_line: ClassVar = _METHOD + _PATH + _QUERY + re.escape(_VERSION)
+    behind: ClassVar = _OBJECT_AHEAD
+    parts: ClassVar = ("path", "sent_at", "length", "origin", "forwarded_for")
+
     def __init__(self, names: Sequence[bytes]) -> None:
-        places = {b"path": 1, b"_": 2}
-        lines = []
-        for name in names:
-            known = name.lower()
-            lines.append(re.escape(name) + b": " + _VALUES.get(known, _VALUE) + rb"\r\n")
-            if known in _TAKEN_OUT:
-                places[known] = len(places) + 1
-        self._match = re.compile(_REQUEST_LINE + b"".join(lines) + rb"\r\n" + _OBJECT_AHEAD + b"()").match
-        nothing = len(places) + 1
-        self._parts = (1, 2, *(places.get(name, nothing) for name in _TAKEN_OUT))
+        lines = [re.escape(name) + b": " + _VALUES.get(name.lower(), _VALUE) + rb"\r\n" for name in names]
+        # The last group is empty, and stands for what no header has.
+        head = re.compile(self.request_line + b"".join(lines) + rb"\r\n" + self.behind + b"()")
+        self._match = head.match
+        self._parts = tuple(head.groupindex.get(part, head.groups) for part in self.parts)
 
     def read(self, packet: bytes) -> Plain | None:
         """The request that `packet` is; `None` when it is not one whole request of this form.
@@ -130,11 +145,34 @@ class Familiar:
         route = PLAIN_ROUTES.get(path)
         if route is None or int(length) != len(body):
             return None
-        return route, sent_at, origin, forwarded_for, body
+        return "POST", route, sent_at, origin, forwarded_for, body
 
 
-Ordinary = tuple[Route, bytes, Shape, Headers, bytes]
-"""Route, query, shape, headers by the names of the shape (good until the next packet is read), body."""
+class FamiliarGet(Familiar):
+    """The same for GETs with the event in their query's `data`, and with something behind it there.
+
+    Made of an ordinary GET's names only, none of which speaks of a body.
+    """
+
+    __slots__ = ()
+
+    request_line = _METHOD_OF_GET + _PATH + _DATA_QUERY + re.escape(_VERSION)
+    behind = rb"\Z"
+    parts = ("path", "sent_at", "data", "origin", "forwarded_for")
+
+    def read(self, packet: bytes) -> Plain | None:
+        head = self._match(packet)
+        if head is None:
+            return None
+        path, sent_at, data, origin, forwarded_for = head.group(*self._parts)
+        route = PLAIN_ROUTES.get(path)
+        if route is None or (text := read_plain_data(data)) is None:
+            return None
+        return "GET", route, sent_at, origin, forwarded_for, text
+
+
+Ordinary = tuple[str, Route, bytes, Shape, Headers, bytes]
+"""Method, route, query, shape, headers by the names of the shape (good until the next packet is read), body."""
 
 
 def _plain_with_query(target: bytes) -> tuple[Route, bytes, bytes] | None:
@@ -167,6 +205,8 @@ def shape_of(names: Sequence[bytes]) -> Shape | None:
         spelled.get(b"origin", b""),
         spelled.get(b"x-forwarded-for", b""),
         not FORWARDING_HEADERS.isdisjoint(spelled),
+        b"content-encoding" in spelled,
+        b"content-length" in spelled,
         spelled.get(b"connection", b""),
     )
 
@@ -201,7 +241,8 @@ class OrdinaryReader:
 
     def read(self, packet: bytes) -> Ordinary | None:
         """The request that `packet` is; `None` when it is not one whole request, or not an ordinary one."""
-        if packet[0] != _FIRST_BYTE:
+        is_get = packet[0] == _FIRST_BYTE_OF_GET
+        if packet[0] != _FIRST_BYTE and not is_get:
             return None
         parts = self._parts
         headers = self._headers
@@ -212,6 +253,8 @@ class OrdinaryReader:
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._renew()
             return None
+        if is_get:
+            return self._get(packet)
         if len(parts) != _PARTS or (body := parts[2]) is None or (target := parts[1]) is None:
             self._renew()
             return None
@@ -219,14 +262,45 @@ class OrdinaryReader:
         if plain is None:
             return None
         route, line, query = plain
-        head_bytes = len(packet) - len(body)
-        if head_bytes > self._head_bytes_max or len(body) > self._body_bytes_max or len(headers) > self._headers_max:
+        if len(body) > self._body_bytes_max:
+            return None
+        shape = self._shape(packet, line, len(packet) - len(body))
+        if shape is None:
+            return None
+        if shape.familiar is None and shape.seen >= _FAMILIAR_AFTER:
+            self._learn_by_heart(shape, Familiar)
+        return "POST", route, query, shape, headers, body
+
+    def _get(self, packet: bytes) -> Ordinary | None:
+        """The GET that `packet` is, which was parsed."""
+        parts = self._parts
+        if len(parts) != _PARTS_OF_GET or parts[0] is not None or (target := parts[1]) is None:
+            self._renew()
+            return None
+        path, _, query = target.partition(b"?")
+        route = PLAIN_ROUTES.get(path)
+        if route is None:
+            return None
+        shape = self._shape(packet, _METHOD_OF_GET + target + _VERSION, len(packet))
+        if shape is None:
+            return None
+        if shape.familiar is None and shape.seen >= _FAMILIAR_AFTER and not (shape.encoded or shape.length):
+            self._learn_by_heart(shape, FamiliarGet)
+        return "GET", route, query, shape, self._headers, b""
+
+    def _shape(self, packet: bytes, line: bytes, head_bytes: int) -> Shape | None:
+        """The shape of the head that was parsed, seen once more; `None` when it is not an ordinary request's, which begins with
+        `line`."""
+        headers = self._headers
+        if head_bytes > self._head_bytes_max or len(headers) > self._headers_max:
             return None
         names = tuple(headers)
         try:
             shape = self._shapes[names]
         except KeyError:
-            shape = self._learn(names)
+            if len(self._shapes) >= _SHAPES_MAX:
+                self._shapes.clear()
+            shape = self._shapes[names] = shape_of(names)
         if (
             shape is None
             or not packet.startswith(line)
@@ -240,21 +314,13 @@ class OrdinaryReader:
             self._renew()
             return None
         shape.seen += 1
-        if shape.familiar is None and shape.seen >= _FAMILIAR_AFTER:
-            self._learn_by_heart(shape, names)
-        return route, query, shape, headers, body
-
-    def _learn(self, names: tuple[bytes, ...]) -> Shape | None:
-        if len(self._shapes) >= _SHAPES_MAX:
-            self._shapes.clear()
-        shape = self._shapes[names] = shape_of(names)
         return shape
 
-    def _learn_by_heart(self, shape: Shape, names: Sequence[bytes]) -> None:
+    def _learn_by_heart(self, shape: Shape, kind: type[Familiar]) -> None:
         # An address that is not in `X-Forwarded-For` takes all headers to find.
         if self._learnable and bool(shape.x_forwarded_for) == shape.forwarded:
             self._learnable -= 1
-            shape.familiar = Familiar(names)
+            shape.familiar = kind(tuple(self._headers))
             self.recent = (shape.familiar, *self.recent[: _RECENT_MAX - 1])
 
     def sweep(self) -> None:

@@ -213,9 +213,9 @@ class CaptureConnection(asyncio.Protocol):
             self.packet = data
             self.service.turn.arrive(self)
 
-    def capture(self, route: Route, query: bytes, headers: Headers, body: bytes) -> None:
-        """Take a whole POST of a kept connection that was read elsewhere."""
-        exchange = Exchange(self, route, "POST", headers.get(b"origin", b""))
+    def capture(self, method: str, route: Route, query: bytes, headers: Headers, body: bytes) -> None:
+        """Take a whole POST or GET of a kept connection that was read elsewhere."""
+        exchange = Exchange(self, route, method, headers.get(b"origin", b""))
         self.queue.append(exchange)
         self._query = query
         self._headers = headers
@@ -225,10 +225,10 @@ class CaptureConnection(asyncio.Protocol):
     def refuse_arrived(self, packet: bytes) -> None:
         """Reading `packet`, with which nothing was under way, met a fault of ours."""
         ordinary = self.service.ordinary.read(packet)
-        if ordinary is not None:
-            self._route = ordinary[0]
-            self._headers = by_lower_name(ordinary[3])
         self._method = "POST"
+        if ordinary is not None:
+            self._method, self._route = ordinary[:2]
+            self._headers = by_lower_name(ordinary[4])
         self._state = _BODY
         self._refuse_and_close(Reason.INTERNAL)
 
@@ -492,9 +492,8 @@ class CaptureConnection(asyncio.Protocol):
         self.queue.append(exchange)
         if not self._keep_alive:
             self.end()
-        if method != "POST":
-            exchange.special = True
-            exchange.head = method == "HEAD"
+        if method == "HEAD":
+            exchange.special = exchange.head = True
         if method == "OPTIONS":
             exchange.answer_preflight(self._headers)
             self.flush()

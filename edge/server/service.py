@@ -123,8 +123,10 @@ class Service:
         self.observe_body = self._body_bytes.observe
         self.append = writer.append
         self._posted: list[str] = []
+        self._got: list[str] = []
         self.posted = self._posted.append
-        """Count the 200 of a POST on the route of this name, at the next tick."""
+        self.got = self._got.append
+        """Count the 200 of a POST, of a GET, on the route of this name, at the next tick."""
 
     def tick(self, now_s: float) -> None:
         """A few times a second: move the clock, drop dated answers, close what is past its deadline."""
@@ -138,9 +140,10 @@ class Service:
                 connection.expire()
         self.heavy.tick(now_s)
         self._body_bytes.fold()
-        for route_name, count in Counter(self._posted).items():
-            self.row.add("http_requests_total", count, "POST", route_name, "200")
-        self._posted.clear()
+        for method, names in (("POST", self._posted), ("GET", self._got)):
+            for route_name, count in Counter(names).items():
+                self.row.add("http_requests_total", count, method, route_name, "200")
+            names.clear()
         self.row.add("edge_connections_total", self.connected)
         self.connected = 0
         self.row.set("edge_connections", len(self.connections))

@@ -17,7 +17,7 @@ from edge.segment.frame import FRAME_RAW_BYTES_MAX
 from edge.segment.record import LINE_FIELDS, Field, as_json, encode_records, sent_at_member
 from edge.server.exchange import Exchange
 from edge.server.heads import Plain, by_lower_name
-from edge.wire.capture import read_plain_query
+from edge.wire.capture import read_data_query, read_plain_query
 from edge.wire.client_ip import read_address
 from edge.wire.payload import read_plain_key
 from edge.wire.rejections import Rejected
@@ -59,7 +59,7 @@ class Taken(msgspec.Struct, gc=False):
                 exchange.stored()
             return
         answers = service.answers
-        count_posted = service.posted
+        count_posted, count_got = service.posted, service.got
         for exchange in self.exchanges:
             connection = exchange.connection
             queue = connection.queue
@@ -67,7 +67,7 @@ class Taken(msgspec.Struct, gc=False):
                 exchange.stored()
                 continue
             queue.clear()
-            count_posted(exchange.route.name)
+            (count_posted if exchange.method == "POST" else count_got)(exchange.route.name)
             connection.transport.write(  # type: ignore[union-attr]
                 answers.get(exchange.origin) or service.success(exchange.origin)
             )
@@ -93,14 +93,17 @@ class Turn:
         self.packet_bytes_max = min(
             PACKET_BYTES_MAX,
             *(settings.target_bytes_max, settings.header_bytes_max, settings.body_bytes_max, settings.inline_bytes_max),
+            settings.decoded.decoded_bytes_max,
         )
-        """Of a packet that may wait: its head and its body are within their limits."""
+        """Of a packet that may wait: its head, its body and what they hold are within their limits."""
         self._call_soon = call_soon
         self._begun = False
         """The end is under way."""
         self._arrived: list[CaptureConnection] = []
         self._exchanges: list[Exchange] = []
         self._fields: list[Field] = []
+        self._from_base64 = 0
+        """Events that came in a query."""
         self._tokens: dict[str, bytes] = {}
         """Project keys that are in order, and what they are in JSON."""
         self._addresses: dict[bytes, bytes] = {}
@@ -154,8 +157,8 @@ class Turn:
         if plain is None:
             plain = self._recognise(connection, packet)
         if plain is not None:
-            route, sent_at, origin, forwarded_for, body = plain
-            if self._take_event(connection, route, sent_at, origin, forwarded_for, body):
+            method, route, sent_at, origin, forwarded_for, text = plain
+            if self._take_event(connection, method, route, sent_at, origin, forwarded_for, text):
                 return True
         return self._take_ordinary(connection, packet)
 
@@ -164,16 +167,22 @@ class Turn:
         read = self._service.ordinary.read(packet)
         if read is None:
             return False
-        route, query, shape, headers, body = read
+        method, route, query, shape, headers, body = read
         connection.familiar = shape.familiar
+        text, sent_at = body, None
+        if method == "POST":
+            if body[0] == _OBJECT:
+                sent_at = read_plain_query(query)
+        elif not shape.encoded and (found := read_data_query(query)) is not None:
+            text, sent_at = found
+        origin = headers.get(shape.origin, b"")
         if (
             len(packet) > self.packet_bytes_max
-            or body[0] != _OBJECT
-            or (sent_at := read_plain_query(query)) is None
+            or sent_at is None
             or (forwarded_for := shape.forwarded_for(headers)) is None
-            or not self._take_event(connection, route, sent_at, headers.get(shape.origin, b""), forwarded_for, body)
+            or not self._take_event(connection, method, route, sent_at, origin, forwarded_for, text)
         ):
-            connection.capture(route, query, by_lower_name(headers), body)
+            connection.capture(method, route, query, by_lower_name(headers), body)
         return True
 
     def _recognise(self, connection: "CaptureConnection", packet: bytes) -> Plain | None:
@@ -187,15 +196,16 @@ class Turn:
     def _take_event(
         self,
         connection: "CaptureConnection",
+        method: str,
         route: Route,
         sent_at: bytes | None,
         origin: bytes,
         forwarded_for: bytes,
-        body: bytes,
+        text: bytes,
     ) -> bool:
-        """Take a request whose body is one well-typed event in plain JSON with its key at the top; whether it is."""
+        """Take a request that holds one well-typed event in plain JSON with its key at the top; whether `text` is one."""
         service = self._service
-        key = read_plain_key(body)
+        key = read_plain_key(text)
         if key is None or (service.known_keys is not None and key not in service.known_keys):
             return False
         token = self._tokens.get(key) or self._judge(key)
@@ -205,16 +215,20 @@ class Turn:
             address = connection.peer.encode()
         if not (token and address):
             return False
-        service.observe_body(len(body))
+        if method == "POST":
+            service.observe_body(len(text))
+        else:
+            service.observe_body(0)
+            self._from_base64 += 1
         self._fields += (
             0,
             token,
             _NAMES[route.name],
             address,
             sent_at_member(sent_at) if sent_at else b"",
-            body,
+            text,
         )
-        exchange = Exchange(connection, route, "POST", origin)
+        exchange = Exchange(connection, route, method, origin)
         self._exchanges.append(exchange)
         connection.queue.append(exchange)
         connection.deadline_s = service.idle_deadline_s
@@ -238,6 +252,9 @@ class Turn:
         service = self._service
         exchanges, self._exchanges = self._exchanges, []
         fields, self._fields = self._fields, []
+        if self._from_base64:
+            service.row.add("edge_slow_path_total", self._from_base64, "base64")
+            self._from_base64 = 0
         records = len(exchanges)
         if sum(map(len, fields[LINE_FIELDS - 1 :: LINE_FIELDS])) > FRAME_RAW_BYTES_MAX // 2:  # type: ignore[arg-type]
             records = _RECORDS_OF_A_FRAME

@@ -1,12 +1,13 @@
 """The request path in one function: a complete HTTP request → the record to store, or a rejection."""
 
+from binascii import a2b_base64
 from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
 
 from edge.segment.record import RecordIds, encode_record
-from edge.wire.encoding import decode_body
+from edge.wire.encoding import OBJECT_AS_BASE64, decode_body
 from edge.wire.fields import FIELDS_MAX, parse_fields
 from edge.wire.payload import read_payload
 from edge.wire.request import Heavy, Limits, Request
@@ -97,18 +98,53 @@ def is_terse(request: Request, route: Route) -> bool:
 
 def read_plain_query(query: bytes) -> bytes | None:
     """The `sent_at` of a query that says nothing else, as a browser's; `None` when it may, and `capture` must look."""
-    sent_at = b""
     if not query:
-        return sent_at
+        return b""
+    found = _plain_fields(query)
+    return None if found is None or found[0] is not None else found[1]
+
+
+def read_data_query(query: bytes) -> tuple[bytes, bytes] | None:
+    """The JSON object in `data`, as base64, and the `sent_at` of a query that says nothing else; `None` when it is not that."""
+    found = _plain_fields(query)
+    if found is None or found[0] is None or (text := read_plain_data(found[0])) is None:
+        return None
+    return text, found[1]
+
+
+def read_plain_data(data: bytes) -> bytes | None:
+    """The JSON object in a query's `data`, still escaped; `None` when it is not plainly that, and `capture` must look."""
+    # An unescaped plus may be a space, or a digit.
+    if not data.startswith(OBJECT_AS_BASE64) or b"+" in data:
+        return None
+    if b"%" in data:
+        data = data.replace(b"%3D", b"=")
+        if b"%" in data:
+            data = data.replace(b"%2B", b"+").replace(b"%2F", b"/")
+    try:
+        text = a2b_base64(data, strict_mode=True)
+    except ValueError:
+        return None
+    return text if text.endswith(b"}") else None
+
+
+def _plain_fields(query: bytes) -> tuple[bytes | None, bytes] | None:
+    """`data`, still escaped, and `_` of a query; `None` when it says more, or not plainly."""
+    data: bytes | None = None
+    sent_at = b""
     for pair in query.split(b"&", FIELDS_MAX - 1):
         name, _, value = pair.partition(b"=")
         if name == b"_":
             if sent_at or not value.isdigit():
                 return None
             sent_at = value
+        elif name == b"data":
+            if data is not None:
+                return None
+            data = value
         elif name not in _SILENT_FIELDS:
             return None
-    return sent_at
+    return data, sent_at
 
 
 def empty_poll(request: Request) -> bool:

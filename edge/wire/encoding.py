@@ -49,8 +49,10 @@ _form_start: Final = re.compile(rb"(?:[^&]*&)*?(?:data|_|ip|compression)=").matc
 _scalar: Final = re.compile(rb'"|(?:-?[0-9][0-9.eE+-]*|true|false|null)\Z').match
 
 _base64_spot: Final = re.compile(rb"[A-Za-z0-9+/=_\- \t\r\n]+").fullmatch
-_JSON_AS_BASE64: Final = (b"ey", b"W3s")
-"""How the base64 of `{"` and `[{` begins."""
+OBJECT_AS_BASE64: Final = b"ey"
+"""How the base64 of `{"` begins."""
+_JSON_AS_BASE64: Final = (OBJECT_AS_BASE64, b"W3s")
+"""The same, or of `[{`."""
 _BASE64_DIGITS: Final = bytes.maketrans(b" -_", b"++/")
 _LINE_BREAKS: Final = b"\t\r\n"
 _BASE64_LIKELY_BYTES: Final = 24

@@ -1,6 +1,8 @@
 """The short way reads what the long way reads, or leaves it to the long way."""
 
+from base64 import b64encode
 from types import SimpleNamespace
+from urllib.parse import quote
 
 import httptools
 import pytest
@@ -12,11 +14,12 @@ from edge.server.heads import (
     _LEARNED_MAX,
     _SHAPES_MAX,
     Familiar,
+    FamiliarGet,
     OrdinaryReader,
     by_lower_name,
     shape_of,
 )
-from edge.wire.capture import read_plain_query
+from edge.wire.capture import read_data_query, read_plain_query
 from edge.wire.client_ip import FORWARDING_HEADERS
 from edge.wire.routes import ROUTES
 
@@ -32,14 +35,32 @@ def packet(line: bytes = b"POST /e/ HTTP/1.1", *headers: bytes, body: bytes = BO
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
 
 
+def get(line: bytes = b"GET /e/?data=e30 HTTP/1.1", *headers: bytes) -> bytes:
+    return b"\r\n".join((line, *(headers or (b"Host: h",)))) + b"\r\n\r\n"
+
+
+def test_an_ordinary_get_is_taken_apart() -> None:
+    reads = reader()
+    read = reads.read(get(b"GET /e/?data=e30&_=5 HTTP/1.1", b"Host: h", b"Content-Encoding: gzip", b"Origin: o"))
+    assert read is not None
+    method, route, query, shape, headers, body = read
+    assert (method, route, query, body) == ("GET", ROUTES[b"/e/"], b"data=e30&_=5", b"")
+    assert headers[shape.origin] == b"o"
+    assert (shape.encoded, shape.length) == (True, False)
+    read = reads.read(packet())
+    assert read is not None
+    assert read[0] == "POST"
+    assert (read[3].encoded, read[3].length) == (False, True)
+
+
 def test_an_ordinary_request_is_taken_apart() -> None:
     sent = packet(
         b"POST /i/v0/e?ip=0 HTTP/1.1", b"host: h", b"Origin: https://a.example", b"X-FORWARDED-for: 1.2.3.4", b"Any: b"
     )
     read = reader().read(sent)
     assert read is not None
-    route, query, shape, headers, body = read
-    assert (route, query, body) == (ROUTES[b"/i/v0/e"], b"ip=0", BODY)
+    method, route, query, shape, headers, body = read
+    assert (method, route, query, body) == ("POST", ROUTES[b"/i/v0/e"], b"ip=0", BODY)
     assert headers[shape.origin] == b"https://a.example"
     assert headers[shape.x_forwarded_for] == b"1.2.3.4"
     assert shape.forwarded
@@ -54,7 +75,20 @@ def test_an_ordinary_request_is_taken_apart() -> None:
 LEFT = {
     "another method": packet(b"PUT /e/ HTTP/1.1"),
     "a method of as many letters": packet(b"PATCH /e/ HTTP/1.1"),
-    "a GET": b"GET /e/?data=e30 HTTP/1.1\r\nHost: h\r\n\r\n",
+    "a HEAD": get(b"HEAD /e/?data=e30 HTTP/1.1"),
+    "a GET of an older version": get(b"GET /e/?data=e30 HTTP/1.0"),
+    "a GET with a body": packet(b"GET /e/?data=e30 HTTP/1.1"),
+    "a GET with a length": get(b"GET /e/?data=e30 HTTP/1.1", b"Host: h", b"Content-Length: 3"),
+    "a GET in chunks": get(b"GET /e/?data=e30 HTTP/1.1", b"Host: h", b"Transfer-Encoding: chunked"),
+    "a GET of what is no route": get(b"GET /x/?data=e30 HTTP/1.1"),
+    "a GET of a whole URL": get(b"GET http://h/e/?data=e30 HTTP/1.1"),
+    "a GET without a host": get(b"GET /e/?data=e30 HTTP/1.1", b"A: b"),
+    "a GET that is the last": get(b"GET /e/?data=e30 HTTP/1.1", b"Host: h", b"Connection: close"),
+    "half a GET": get()[:-1],
+    "two GETs": get() * 2,
+    "a GET and a POST": get() + packet(),
+    "a word that begins like GET": get(b"GETS /e/?data=e30 HTTP/1.1"),
+    "a GET with too large a target": get(b"GET /e/?data=" + b"x" * 16_384 + b" HTTP/1.1"),
     "an older version": packet(b"POST /e/ HTTP/1.0"),
     "a path that is no route": packet(b"POST /x/ HTTP/1.1"),
     "a route that takes no events": packet(b"POST /robots.txt HTTP/1.1"),
@@ -84,13 +118,14 @@ LEFT = {
 }
 
 
+@pytest.mark.parametrize("next_one", [packet(), get()], ids=["POST", "GET"])
 @pytest.mark.parametrize("sent", LEFT.values(), ids=LEFT)
-def test_what_is_not_ordinary_is_left_alone_and_harms_nothing_that_follows(sent: bytes) -> None:
+def test_what_is_not_ordinary_is_left_alone_and_harms_nothing_that_follows(sent: bytes, next_one: bytes) -> None:
     reads = reader()
     assert reads.read(sent) is None
     # At most one ordinary packet is left to the long way for it.
-    assert any(reads.read(packet()) for _ in range(2))
-    assert reads.read(packet())
+    assert any(reads.read(next_one) for _ in range(2))
+    assert reads.read(next_one)
 
 
 NAMES = st.sampled_from(
@@ -104,6 +139,7 @@ NAMES = st.sampled_from(
         b"oRigin",
         b"X-Forwarded-For",
         b"Accept",
+        b"Content-encoding",
         b"Cookie",
         b"Forwarded",
     ]
@@ -113,11 +149,14 @@ VALUES = st.sampled_from([b"a", b"", b" ", b"close", b"keep-alive", b"Keep-Alive
 LINES = st.sampled_from(
     [b"POST /e/ HTTP/1.1", b"POST /batch?a=b HTTP/1.1", b"POST /e/ HTTP/1.0", b"GET /e/ HTTP/1.1", b"POST //e HTTP/1.1"]
 )
+GET_LINES = st.sampled_from(
+    [b"GET /e/?data=e30 HTTP/1.1", b"GET /batch HTTP/1.1", b"GET /e/ HTTP/1.0", b"GETS /e HTTP/1.1"]
+)
 HEADERS = st.lists(st.builds(lambda name, value: name + b": " + value, NAMES, VALUES), max_size=6)
 
 
-def long_way(sent: bytes) -> tuple[bytes, dict[bytes, list[bytes]], bytes, int]:
-    """Target, all values of each header, body and number of messages. Raises when it is no kept POST of HTTP/1.1."""
+def long_way(sent: bytes, method: bytes = b"POST") -> tuple[bytes, dict[bytes, list[bytes]], bytes, int]:
+    """Target, all values of each header, body and number of messages. Raises when it is no kept request of HTTP/1.1."""
     found: dict[bytes, list[bytes]] = {}
     targets: list[bytes] = []
     pieces: list[bytes] = []
@@ -134,7 +173,7 @@ def long_way(sent: bytes) -> tuple[bytes, dict[bytes, list[bytes]], bytes, int]:
     )
     parser.feed_data(sent)
     assert keeps == [True]
-    assert parser.get_method() == b"POST"
+    assert parser.get_method() == method
     assert parser.get_http_version() == "1.1"
     return b"".join(targets), found, b"".join(pieces), len(ends)
 
@@ -144,12 +183,22 @@ def long_way(sent: bytes) -> tuple[bytes, dict[bytes, list[bytes]], bytes, int]:
 def test_what_is_read_the_short_way_is_what_the_long_way_reads(
     line: bytes, headers: list[bytes], body: bytes, behind: bytes
 ) -> None:
-    sent = packet(line, b"Host: h", *headers, body=body) + behind
+    _compare(packet(line, b"Host: h", *headers, body=body) + behind)
+
+
+@given(GET_LINES, HEADERS, st.sampled_from([b"", b"\r\n", b"GET", BODY]))
+def test_a_get_that_is_read_the_short_way_is_what_the_long_way_reads(
+    line: bytes, headers: list[bytes], behind: bytes
+) -> None:
+    _compare(get(line, b"Host: h", *headers) + behind)
+
+
+def _compare(sent: bytes) -> None:
     read = reader().read(sent)
     if read is None:
         return
-    route, query, shape, found, text = read
-    target, values, long_body, messages = long_way(sent)
+    method, route, query, shape, found, text = read
+    target, values, long_body, messages = long_way(sent, method.encode())
     assert messages == 1
     assert (ROUTES[target.partition(b"?")[0]], target.partition(b"?")[2], long_body) == (route, query, text)
     assert all(len(each) == 1 for each in values.values())
@@ -157,6 +206,7 @@ def test_what_is_read_the_short_way_is_what_the_long_way_reads(
     assert found.get(shape.origin, b"") == values.get(b"origin", [b""])[0]
     assert found.get(shape.x_forwarded_for, b"") == values.get(b"x-forwarded-for", [b""])[0]
     assert shape.forwarded == bool(values.keys() & FORWARDING_HEADERS)
+    assert shape.encoded == (b"content-encoding" in values)
     assert not values.keys() & {b"expect", b"upgrade", b"transfer-encoding"}
     assert values.get(b"connection", [b"keep-alive"])[0].lower() == b"keep-alive"
 
@@ -197,9 +247,49 @@ FAMILIAR_HEADERS = (
 
 def test_a_familiar_head_is_read_like_any_other() -> None:
     sent = packet(b"POST /e?_=1 HTTP/1.1", *FAMILIAR_HEADERS)
-    expected = (ROUTES[b"/e"], b"1", b"o", b"1.2.3.4", BODY)
+    expected = ("POST", ROUTES[b"/e"], b"1", b"o", b"1.2.3.4", BODY)
     assert familiar(*FAMILIAR_NAMES).read(sent) == expected
-    assert familiar(b"Host", b"Content-Length").read(packet()) == (ROUTES[b"/e"], None, b"", b"", BODY)
+    assert familiar(b"Host", b"Content-Length").read(packet()) == ("POST", ROUTES[b"/e"], None, b"", b"", BODY)
+
+
+DATA = b64encode(BODY)
+assert DATA.endswith(b"=")
+
+
+def test_a_familiar_get_is_read_like_any_other() -> None:
+    line = b"GET /e/?ip=0&data=%b&ver=1&_=1763690000100&v=2 HTTP/1.1" % quote(DATA, safe="").encode()
+    expected = ("GET", ROUTES[b"/e/"], b"1763690000100", b"o", b"1.2.3.4", BODY)
+    assert FamiliarGet(FAMILIAR_NAMES[:-1]).read(get(line, *FAMILIAR_HEADERS)) == expected
+    least = b"GET /e?data=%b&ip=0 HTTP/1.1" % DATA
+    assert FamiliarGet([b"Host"]).read(get(least)) == ("GET", ROUTES[b"/e"], None, b"", b"", BODY)
+
+
+GET_TARGET = b"/e?data=%b&ip=0" % DATA
+NOT_FAMILIAR_GETS = {
+    "nothing behind the data": get(b"GET /e?data=%b HTTP/1.1" % DATA),
+    "no data": get(b"GET /e?ip=0&_=5 HTTP/1.1"),
+    "data twice": get(b"GET %b&data=%b HTTP/1.1" % (GET_TARGET, DATA)),
+    "a field that is not silent": get(b"GET %b&beacon=1 HTTP/1.1" % GET_TARGET),
+    "no base64": get(b"GET /e?data={}&ip=0 HTTP/1.1"),
+    "a plus": get(b"GET /e?data=%b&ip=0 HTTP/1.1" % b64encode(BODY[:-2] + b'~~?>\xfb\xff"}').replace(b"/", b"+")),
+    "base64 of another alphabet": get(b"GET /e?data=eyJ-_w==&ip=0 HTTP/1.1"),
+    "base64 without its end": get(b"GET /e?data=%b&ip=0 HTTP/1.1" % DATA.rstrip(b"=")),
+    "base64 of no object": get(b"GET /e?data=%b&ip=0 HTTP/1.1" % b64encode(b"[{}]")),
+    "an escape of another kind": get(b"GET /e?data=%b&ip=0 HTTP/1.1" % DATA.replace(b"=", b"%3d")),
+    "no route": get(b"GET /x?data=%b&ip=0 HTTP/1.1" % DATA),
+    "an older version": get(b"GET %b HTTP/1.0" % GET_TARGET),
+    "a header more": get(b"GET %b HTTP/1.1" % GET_TARGET, b"Host: h", b"A: b"),
+    "something behind it": get(b"GET %b HTTP/1.1" % GET_TARGET) + b"G",
+    "half of it": get(b"GET %b HTTP/1.1" % GET_TARGET)[:-1],
+    "a HEAD": get(b"HEAD %b HTTP/1.1" % GET_TARGET),
+    "a head in the data": get(b"GET /e?data=eyJ9 HTTP/1.1\r\nHost: h&ip=0 HTTP/1.1"),
+}
+
+
+@pytest.mark.parametrize("sent", NOT_FAMILIAR_GETS.values(), ids=NOT_FAMILIAR_GETS)
+def test_what_only_looks_like_a_familiar_get_is_left_alone(sent: bytes) -> None:
+    assert FamiliarGet([b"Host"]).read(get(b"GET %b HTTP/1.1" % GET_TARGET)) is not None
+    assert FamiliarGet([b"Host"]).read(sent) is None
 
 
 NOT_FAMILIAR = LEFT | {
@@ -256,14 +346,54 @@ def test_what_is_familiar_is_what_the_long_way_reads(
     read = Familiar(names).read(sent)
     if read is None:
         return
-    route, sent_at, origin, address, text = read
+    method, route, sent_at, origin, address, text = read
     long_target, found, long_body, messages = long_way(sent)
     assert messages == 1
     path, _, query = long_target.partition(b"?")
-    assert (ROUTES[path], read_plain_query(query), long_body) == (route, sent_at or b"", text)
+    assert (method, ROUTES[path], read_plain_query(query), long_body) == ("POST", route, sent_at or b"", text)
     assert origin == found.get(b"origin", [b""])[0]
     assert address == found.get(b"x-forwarded-for", [b""])[0].partition(b",")[0].strip()
     assert reader().read(sent) is not None, "each way takes a part of what the next one does"
+
+
+DATA_FIELDS = FIELDS | st.sampled_from(
+    [b"data=" + DATA, b"data=" + quote(DATA, safe="").encode(), b"data=eyJ9", b"data=ey"]
+)
+
+
+@given(LEARNABLE, st.data(), st.lists(DATA_FIELDS, max_size=6), st.sampled_from([b"", b"\r\n", b"G"]))
+@example([b"Host"], None, [b"data=" + DATA, b"_=12"], b"")
+def test_a_familiar_get_is_what_the_long_way_reads(
+    names: list[bytes], data: st.DataObject | None, fields: list[bytes], behind: bytes
+) -> None:
+    names = [name for name in names if name != b"Content-Length"]
+    if shape_of(names) is None:
+        return
+    values = [b"h" if data is None else data.draw(PIECES) for _ in names]
+    lines = b"".join(name + b": " + value + b"\r\n" for name, value in zip(names, values, strict=True))
+    sent = b"GET /e?" + b"&".join(fields) + b" HTTP/1.1\r\n" + lines + b"\r\n" + behind
+    read = FamiliarGet(names).read(sent)
+    if read is None:
+        return
+    method, route, sent_at, origin, address, text = read
+    long_target, found, long_body, messages = long_way(sent, b"GET")
+    assert (method, messages, long_body) == ("GET", 1, b"")
+    path, _, query = long_target.partition(b"?")
+    assert (ROUTES[path], read_data_query(query)) == (route, (text, sent_at or b""))
+    assert origin == found.get(b"origin", [b""])[0]
+    assert address == found.get(b"x-forwarded-for", [b""])[0].partition(b",")[0].strip()
+    assert reader().read(sent) is not None, "each way takes a part of what the next one does"
+
+
+def test_a_get_becomes_familiar_unless_it_speaks_of_a_body() -> None:
+    for more, learns in ((b"A: b", True), (b"Content-Encoding: gzip", False), (b"Content-Length: 0", False)):
+        reads = reader()
+        found: Familiar | None = None
+        for _ in range(_FAMILIAR_AFTER):
+            read = reads.read(get(b"GET /e/?data=e30&ip=0 HTTP/1.1", b"Host: h", more))
+            assert read is not None
+            found = read[3].familiar
+        assert (type(found) is FamiliarGet) == learns
 
 
 def test_a_shape_becomes_familiar_and_only_so_many_at_a_time() -> None:
@@ -274,7 +404,7 @@ def test_a_shape_becomes_familiar_and_only_so_many_at_a_time() -> None:
         for _ in range(_FAMILIAR_AFTER):
             read = reads.read(packet(b"POST /e/ HTTP/1.1", b"Host: h", b"N%d: v" % number))
             assert read is not None
-            found = read[2].familiar
+            found = read[3].familiar
         return found
 
     assert [learned(number) is not None for number in range(_LEARNED_MAX + 1)] == [True] * _LEARNED_MAX + [False]
@@ -287,4 +417,4 @@ def test_a_shape_whose_address_takes_all_headers_to_find_never_does() -> None:
     for _ in range(2 * _FAMILIAR_AFTER):
         read = reads.read(packet(b"POST /e/ HTTP/1.1", b"Host: h", b"X-Real-IP: 1.2.3.4"))
         assert read is not None
-        assert read[2].familiar is None
+        assert read[3].familiar is None

@@ -3,8 +3,10 @@
 import asyncio
 import json
 import zlib
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import HealthCheck, given
@@ -452,3 +454,72 @@ def test_a_turn_takes_a_request_as_the_connection_does(
         found = by_turn.ask(packet, by_turn=True)
         assert found == expected
     by_turn.scene.service.ordinary.sweep()
+
+
+FIELDS = st.lists(
+    st.sampled_from(
+        [b"ip=0", b"_=1763690000100", b"_=1a", b"ver=1.20.0", b"beacon=1", b"compression=lz64", b"data=", b""]
+    ),
+    max_size=3,
+)
+ESCAPES = st.sampled_from(
+    [
+        lambda data: data,
+        lambda data: quote(data, safe="").encode(),
+        lambda data: data.rstrip(b"="),
+        lambda data: data.replace(b"+", b" "),
+        lambda data: data.translate(bytes.maketrans(b"+/", b"-_")),
+        lambda data: data[:-1] + b"%",
+    ]
+)
+
+
+@settings_of_hypothesis(max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    method=st.sampled_from([b"GET", b"GET", b"HEAD"]),
+    path=st.sampled_from([b"/e/", b"/e", b"/batch/", b"/track/", b"/s/", b"/x"]),
+    before=FIELDS,
+    behind=FIELDS,
+    headers=HEADERS,
+    body=BODIES,
+    escape=ESCAPES,
+)
+def test_a_turn_takes_a_get_as_the_connection_does(
+    pair: tuple[Answers, Answers],
+    method: bytes,
+    path: bytes,
+    before: list[bytes],
+    behind: list[bytes],
+    headers: list[bytes],
+    body: bytes,
+    escape: Callable[[bytes], bytes],
+) -> None:
+    by_turn, by_connection = pair
+    query = b"&".join([*before, b"data=" + escape(b64encode(body)), *behind])
+    packet = b"\r\n".join([b"%b %b?%b HTTP/1.1" % (method, path, query), b"Host: h", *headers, b"", b""])
+    expected = by_connection.ask(packet, by_turn=False)
+    # The first are read one way, later ones another.
+    for _ in range(FAMILIAR_AFTER):
+        assert by_turn.ask(packet, by_turn=True) == expected
+    by_turn.scene.service.ordinary.sweep()
+
+
+def test_gets_are_stored_answered_and_counted(scene: Scene) -> None:
+    requests = {
+        "plain": b"data=%b&ip=0&_=1763690000100" % quote(b64encode(event("plain")), safe="").encode(),
+        "slow": b"data=%b&compression=base64" % b64encode(event("slow")),
+    }
+    clients = [scene.client() for _ in range(3)]
+    for query in requests.values():
+        for connection, _ in clients:
+            connection.data_received(b"GET /e/?%b HTTP/1.1\r\nHost: h\r\n\r\n" % query)
+        scene.turn()
+    assert all(transport.written.count(b"HTTP/1.1 200 OK") == 2 for _, transport in clients)
+    scene.service.tick(101.0)
+    assert scene.row.get("http_requests_total", "GET", "e", "200") == 6
+    assert scene.row.get("http_requests_total", "POST", "e", "200") == 0
+    assert scene.row.get("edge_slow_path_total", "base64") == 6
+    assert scene.row.get("edge_request_body_bytes") == 6
+    records = scene.records()
+    assert names(records) == ["plain"] * 3 + ["slow"] * 3
+    assert [record.sent_at for record in records] == ["1763690000100"] * 3 + [""] * 3

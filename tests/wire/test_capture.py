@@ -1,7 +1,8 @@
 import base64
 import gzip
 import zlib
-from collections.abc import Mapping
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -11,7 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edge.segment.record import Record, RecordIds, as_json, decode_record, encode_records, sent_at_member
-from edge.wire.capture import Captured, capture, empty_poll, is_terse, read_plain_query
+from edge.wire.capture import Captured, capture, empty_poll, is_terse, read_data_query, read_plain_query
 from edge.wire.payload import read_plain_key
 from edge.wire.rejections import Reason, Rejected
 from edge.wire.request import Heavy, Light, Limits, Request
@@ -232,6 +233,56 @@ def test_the_plain_way_stores_what_the_general_way_does_or_nothing(body: bytes, 
     stored.data = stored.data.strip()
     assert stored == expected
     assert (general.events, general.beacon, general.terse, general.layers) == (1, False, False, ())
+
+
+DATA = st.builds(
+    lambda members, tail: msgspec.json.encode(members) + tail, MEMBERS, st.sampled_from([b"", b"\n", b"}", b" ", b"]"])
+).map(b64encode)
+ESCAPES: list[Callable[[bytes], bytes]] = [
+    lambda data: data,
+    lambda data: quote(data, safe="").encode(),
+    lambda data: quote(data, safe="").lower().encode(),
+    lambda data: data.rstrip(b"="),
+    lambda data: data.translate(bytes.maketrans(b"+/", b"-_")),
+    lambda data: data.replace(b"+", b" "),
+    lambda data: data[:-1],
+    lambda data: data + b"%",
+    lambda data: b"".join(b"%%%02X" % byte for byte in data),
+]
+
+
+@given(DATA, st.sampled_from(ESCAPES), QUERIES, st.booleans())
+@example(b64encode(b'{"api_key":"phc_a","a":"\xc3\xbb\xc3\xbf~~?>"}'), ESCAPES[0], "", False)
+@example(b64encode(b'{"api_key":"phc_a","a":"\xc3\xbb\xc3\xbf~~?>"}'), ESCAPES[1], "_=5&ip=0", True)
+def test_the_plain_way_of_a_query_stores_what_the_general_way_does_or_nothing(
+    data: bytes, escape: Callable[[bytes], bytes], others: str, behind: bool
+) -> None:
+    pairs = [others.encode(), b"data=" + escape(data)] if behind else [b"data=" + escape(data), others.encode()]
+    query = b"&".join(pairs).strip(b"&")
+    found = read_data_query(query)
+    if found is None:
+        return
+    text, sent_at = found
+    key = read_plain_key(text)
+    try:
+        token = None if key is None else judge_token(key)
+    except Rejected:
+        return
+    if token is None:
+        return
+    member = sent_at_member(sent_at) if sent_at else b""
+    plain = encode_records(RecordIds(1), 7, [0, as_json(token), as_json("e"), b"192.0.2.1", member, text])
+    general = capture(Request("GET", query, b"", {}, "192.0.2.1", 7), ROUTES[b"/e/"], Limits(), RecordIds(1))
+    assert decode_record(plain) == decode_record(general.record)
+    assert (general.events, general.beacon, general.terse, general.layers) == (1, False, False, ("base64",))
+
+
+def test_what_browsers_of_old_send_is_plain() -> None:
+    data = b64encode(b'{"api_key":"phc_a","event":"e","a":"\xc3\xbb\xc3\xbf~~?>"}')
+    assert b"+" in data
+    assert data.endswith(b"=")
+    query = b"data=%b&ip=0&_=1763747780248&ver=1.20.0" % quote(data, safe="").encode()
+    assert read_data_query(query) == (b64decode(data), b"1763747780248")
 
 
 def test_only_routes_with_one_success_are_plain() -> None:
