@@ -182,7 +182,7 @@ def test_without_valgrind_it_says_so(
 def test_a_payload_that_cannot_be_counted_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         stages.main(["--payloads", "A,C"])
-    assert "expected payloads of A,B,F, found A,C" in capsys.readouterr().err
+    assert "expected payloads of A,B,D,F, found A,C" in capsys.readouterr().err
 
 
 def test_the_same_counting_gives_the_figure_and_keeps_the_profile(
