@@ -207,6 +207,10 @@ def remarks(run: Run) -> list[str]:
     return found
 
 
+_FLOORS: Final = {"A": 2.0, "B": 2.8, "C": 21.0, "D": 2.8, "E": 10.0, "F": 2.6, "G": 150.0}
+"""By payload: how many times the canned answer of the same run a request may cost."""
+
+
 def goals(runs: Sequence[Run], validating: Sequence[str]) -> list[Goal]:
     """The goals that the runs can tell about. `validating` are the peers that look into the events."""
     found: list[Goal] = []
@@ -218,8 +222,10 @@ def goals(runs: Sequence[Run], validating: Sequence[str]) -> list[Goal]:
             found.append(
                 Goal(f"A, {run.connections} connections, fsync", limit, "x page", _ratio(run, "fsync", "page"))
             )
+    for at, (name, limit) in enumerate(_FLOORS.items()):
+        if (found_run := by_name.get(name)) is not None:
+            found.insert(at, Goal(f"{name}, page", limit, "x floor", _ratio(found_run, "page", "floor")))
     if a := by_name.get("A"):
-        found.insert(0, Goal("A, page", 2.0, "x floor", _ratio(a, "page", "floor")))
         for peer, limit in (("starlette", 0.25), ("fastapi", 0.15), ("aiohttp", 0.40), ("fastify", 0.65)):
             found.append(Goal("A, page", limit, f"x {peer}", _ratio(a, "page", peer)))
     if c := by_name.get("C"):

@@ -63,7 +63,12 @@ def test_goals_of_batches_and_browsers() -> None:
         ["fastify", "aiohttp", "granian"],
     )
     later = {key: value for key, value in reached(found).items() if not key[0].startswith("A")}
+    assert [goal.what[0] for goal in found if goal.unit == "x floor"] == ["A", "C", "E", "F", "G"]
     assert later == {
+        ("C, page", "x floor"): (18.75, True),
+        ("E, page", "x floor"): (11.25, False),
+        ("F, page", "x floor"): (3.0, False),
+        ("G, page", "x floor"): (112.5, True),
         ("C, page", "µs per event"): (3.0, False),
         ("C, page", "x the fastest peer that validates (fastify)"): (0.6, True),
         ("E, page", "x the fastest peer that validates (aiohttp)"): (0.9, False),
@@ -76,6 +81,7 @@ def test_a_goal_about_a_peer_that_is_missing_is_not_measured() -> None:
     found = goals([run("A", {"floor": (8.0,), "page": (20.0,)}), run("C", {"page": (100.0,)})], [])
     unmeasured = {goal.unit for goal in found if goal.met is None}
     assert unmeasured == {
+        "x floor",
         "x page",
         "x starlette",
         "x fastapi",
