@@ -13,7 +13,7 @@ from typing import Final
 
 import xxhash
 
-from edge.checkpoints import Checkpoint, CheckpointFile, Position, Trouble, load_all, merge
+from edge.checkpoints import Checkpoint, CheckpointFile, Position, Trouble, load_all
 from edge.disk import Disk, write_durably
 from edge.drain.backoff import OUTAGE_S, delay_s, pause_s, ramp_s
 from edge.drain.breaker import Breaker
@@ -161,9 +161,9 @@ class Shipper:
 
     def _take_over(self, slot: int) -> Position | None:
         """Where to begin: another drainer may have had the slot since this one's predecessors had it."""
-        files = load_all(self._disk, str(self._layout.checkpoints))
-        stands = merge([self._checkpoint, files.get(self.sink_id, self._checkpoint)])
-        position = stands.slots.get(slot)
+        of_all = load_all(self._disk, str(self._layout.checkpoints)).get(self.sink_id, self._checkpoint)
+        known = [each.slots[slot] for each in (self._checkpoint, of_all) if slot in each.slots]
+        position = max(known, key=lambda position: position.place, default=None)
         if position is not None:
             self._checkpoint.slots[slot] = self.durable[slot] = position
         return position
