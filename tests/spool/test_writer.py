@@ -2,6 +2,7 @@ import asyncio
 import io
 import json
 import logging
+import socket
 import subprocess
 import threading
 from collections import Counter
@@ -247,6 +248,40 @@ class TestCommit:
         scene = run(scenario, FSYNC)
         assert scene.files() == {"5.zst": [[b"a\n"], [b"b\n", b"c\n"]]}
         assert calls_by(scene, "sync", "stored")[:5] == ["sync", "stored", "sync", "stored", "stored"]
+
+    @pytest.mark.parametrize(
+        ("first", "frames"),
+        [
+            pytest.param("a", [[b"a\n"], [b"b\n"], [b"c\n"]], id="of one, the next begins at once"),
+            pytest.param(
+                "wxyz", [[b"w\n", b"x\n", b"y\n", b"z\n"], [b"b\n", b"c\n"]], id="of several, the next gathers first"
+            ),
+        ],
+    )
+    def test_what_answered_clients_send_joins_those_who_wait(self, first: str, frames: list[list[bytes]]) -> None:
+        async def scenario(scene: Scene) -> None:
+            ours, theirs = socket.socketpair()
+            loop = asyncio.get_running_loop()
+            answered: list[RecordingWaiter] = []
+
+            def next_request() -> None:
+                loop.remove_reader(ours)
+                answered.append(scene.append("c"))
+
+            with ours, theirs:
+                loop.add_reader(ours, next_request)
+                gate = scene.disk.hold("sync")
+                for text in first[:-1]:
+                    scene.append(text)
+                scene.append(first[-1], then=lambda: theirs.sendall(b"c"))
+                await until(gate.reached.is_set)
+                scene.append("b")
+                gate.opened.set()
+                await until(lambda: bool(answered))
+                await scene.told(*answered)
+            await scene.writer.close()
+
+        assert run(scenario, FSYNC).files() == {"5.zst": frames}
 
     def test_answer_that_brings_the_next_record_does_not_lose_it(self) -> None:
         """A pipelined request is read when the one before it is answered."""
