@@ -43,8 +43,8 @@ def main(argv: Sequence[str]) -> int:
     """Run, print, write the result. 1 when a server failed, or with `--strict` when a goal was missed."""
     parser = argparse.ArgumentParser(prog="python -m bench connections", description=__doc__.partition("\n\n")[0])
     parser.add_argument("--idle", type=int, default=10_000, metavar="N", help="kept connections that do nothing")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
-    parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help="for one server in one round")
+    parser.add_argument("--rounds", type=int, default=10, metavar="N")
+    parser.add_argument("--seconds", type=float, default=0.5, metavar="S", help="for one server in one round")
     options(parser)
     args = parser.parse_args(argv)
     args.data.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,7 @@ BATCH_GOAL: Final = 1.1
 TOKENS_GOAL: Final = 1.3
 BACKLOG_GOAL: Final = 1.1
 SHIPPING_GOAL: Final = 1.5
-SHIPPED: Final = (100, 400)
+SHIPPED: Final = (1000, 4000)
 _AT_US: Final = 1_763_690_000_000_000
 _IDLE_SECONDS: Final = 3.0
 _EVENTS_HELD: Final = 20_000
@@ -53,8 +53,8 @@ _EVENTS_HELD: Final = 20_000
 def main(argv: Sequence[str]) -> int:
     """Run, print, write the result. 1 when a server failed, or with `--strict` when a goal was missed."""
     parser = argparse.ArgumentParser(prog="python -m bench growth", description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--rounds", type=int, default=3, metavar="N")
-    parser.add_argument("--seconds", type=float, default=1.0, metavar="S", help="for one workload in one round")
+    parser.add_argument("--rounds", type=int, default=9, metavar="N")
+    parser.add_argument("--seconds", type=float, default=0.4, metavar="S", help="for one workload in one round")
     parser.add_argument(
         "--backlog", type=int, nargs="+", default=[0, 1000, 20_000], metavar="N", help="segments, smallest first"
     )

@@ -146,8 +146,8 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench hot", description=__doc__.partition("\n")[0])
     parser.add_argument("--payloads", type=one_of(payloads.NAMES), default=("A", "C"), metavar="A,B,C,F")
     parser.add_argument("--modes", type=one_of(MODES), default=MODES, metavar="page,fsync")
-    parser.add_argument("--rounds", type=_whole, default=5, metavar="N")
-    parser.add_argument("--seconds", type=float, default=2.0, metavar="S", help="for one server in one round")
+    parser.add_argument("--rounds", type=_whole, default=20, metavar="N")
+    parser.add_argument("--seconds", type=float, default=0.4, metavar="S", help="for one server in one round")
     parser.add_argument("--connections", type=_whole, default=64, metavar="N")
     parser.add_argument("--against", default="", metavar="REV|DIR", help="also measure another checkout's edge")
     parser.add_argument(

@@ -32,8 +32,8 @@ CONNECTIONS: Final = 256
 def main(argv: Sequence[str]) -> int:
     """Run, print, write the result. 1 when a server failed, or with `--strict` when a goal was missed."""
     parser = argparse.ArgumentParser(prog="python -m bench workers", description=__doc__.partition("\n\n")[0])
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
-    parser.add_argument("--seconds", type=float, default=1.5, metavar="S", help="for one server in one round")
+    parser.add_argument("--rounds", type=int, default=12, metavar="N")
+    parser.add_argument("--seconds", type=float, default=0.6, metavar="S", help="for one server in one round")
     parser.add_argument("--connections", type=int, default=CONNECTIONS, metavar="N")
     parser.add_argument("--durability", choices=("page", "fsync"), default="page")
     options(parser)

@@ -35,6 +35,8 @@ class Peer:
     """Payloads it is not measured with, and why."""
     path: str = ""
     """Where every request goes instead of to the payload's own path."""
+    payload: str = ""
+    """What it is asked instead of the payload that the others are asked."""
 
 
 def find(name: str) -> Peer:

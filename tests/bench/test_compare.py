@@ -57,7 +57,7 @@ def test_goals_of_batches_and_browsers() -> None:
             run("A", {"floor": (8.0,), "page": (20.0,)}),
             run("C", {"floor": (8.0,), "page": (150.0,), "nginx": (50.0,), "aiohttp": (300.0,), "fastify": (250.0,)}),
             run("E", {"floor": (8.0,), "page": (90.0,), "nginx": (50.0,), "aiohttp": (100.0,), "fastify": (150.0,)}),
-            run("F", {"floor": (8.0,), "page": (24.0,)}),
+            run("F", {"floor": (8.0, 8.0, 8.0), "page": (24.0, 48.0, 24.0), "page, A": (20.0, 40.0, 18.0)}),
             run("G", {"floor": (8.0,), "page": (900.0,), "fastify": (500.0,)}),
         ],
         ["fastify", "aiohttp", "granian"],
