@@ -122,6 +122,7 @@ class Service:
         self._body_bytes = Histogram(row, "edge_request_body_bytes")
         self.observe_body = self._body_bytes.observe
         self.append = writer.append
+        self.put = writer.put
         self._posted: list[str] = []
         self._got: list[str] = []
         self.posted = self._posted.append

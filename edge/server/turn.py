@@ -255,12 +255,16 @@ class Turn:
         if self._from_base64:
             service.row.add("edge_slow_path_total", self._from_base64, "base64")
             self._from_base64 = 0
-        records = len(exchanges)
         if sum(map(len, fields[LINE_FIELDS - 1 :: LINE_FIELDS])) > FRAME_RAW_BYTES_MAX // 2:  # type: ignore[arg-type]
             records = _RECORDS_OF_A_FRAME
-        for start in range(0, len(exchanges), records):
-            taken = exchanges[start : start + records]
-            lines = encode_records(
-                service.ids, received_us, fields[start * LINE_FIELDS : (start + records) * LINE_FIELDS]
-            )
-            service.append(lines, len(taken), received_us, Taken(service, taken), len(taken))
+            for start in range(0, len(exchanges), records):
+                part = fields[start * LINE_FIELDS : (start + records) * LINE_FIELDS]
+                self._put(exchanges[start : start + records], part, received_us)
+        else:
+            self._put(exchanges, fields, received_us)
+
+    def _put(self, exchanges: list[Exchange], fields: list[Field], received_us: int) -> None:
+        service = self._service
+        lines = encode_records(service.ids, received_us, fields)
+        # The end of the turn commits.
+        service.put(lines, len(exchanges), received_us, Taken(service, exchanges), len(exchanges))

@@ -52,6 +52,8 @@ class Group(msgspec.Struct, gc=False):
     waiters: Sequence[Waiter] = ()
     raw_bytes: int = 0
     """Length of all lines, and of the frames that came packed."""
+    all_records: int = 0
+    all_events: int = 0
     packed: Sequence[PackedRecord] = ()
 
     @classmethod
@@ -66,21 +68,21 @@ class Group(msgspec.Struct, gc=False):
                 (*group.received_us, *(record.received_us for record in packed)),
                 (*group.waiters, *(record.waiter for record in packed)),
                 group.raw_bytes + sum(record.frame_bytes for record in packed),
+                group.all_records + len(packed),
+                group.all_events + sum(record.events for record in packed),
                 packed,
             )
         if not pending:
             return cls()
         lines, records, events, received_us, waiters = zip(*pending, strict=True)
-        return cls(lines, records, events, received_us, waiters, sum(map(len, lines)))
+        return cls(lines, records, events, received_us, waiters, sum(map(len, lines)), sum(records), sum(events))
 
     def pack(self, compressor: Compressor) -> list[Packed]:
         """The group as frames: one, unless it is large. What is above the limit by itself is a frame of its own."""
         if self.packed:
             return self._pack_in_order(compressor)
-        if self.raw_bytes <= FRAME_RAW_BYTES_MAX and sum(self.records) <= FRAME_RECORDS_MAX:
-            cuts = [(0, len(self.lines))]
-        else:
-            cuts = self._cuts()
+        if self.raw_bytes <= FRAME_RAW_BYTES_MAX and self.all_records <= FRAME_RECORDS_MAX:
+            return [compressor.pack(b"".join(self.lines), self.all_records, self.all_events, min(self.received_us))]
         return [
             compressor.pack(
                 b"".join(self.lines[start:end]),
@@ -88,7 +90,7 @@ class Group(msgspec.Struct, gc=False):
                 sum(self.events[start:end]),
                 min(self.received_us[start:end]),
             )
-            for start, end in cuts
+            for start, end in self._cuts()
         ]
 
     def _pack_in_order(self, compressor: Compressor) -> list[Packed]:
@@ -104,7 +106,10 @@ class Group(msgspec.Struct, gc=False):
         if begin == end:
             return []
         lines, records, events = self.lines[begin:end], self.records[begin:end], self.events[begin:end]
-        part = Group(lines, records, events, self.received_us[begin:end], (), sum(map(len, lines)))
+        part = Group(
+            *(lines, records, events, self.received_us[begin:end], ()),
+            *(sum(map(len, lines)), sum(records), sum(events)),
+        )
         return part.pack(compressor)
 
     def _cuts(self) -> list[tuple[int, int]]:

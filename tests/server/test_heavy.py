@@ -162,6 +162,8 @@ def test_what_the_decoder_makes_of_a_request_is_what_the_worker_would(tmp_path: 
             (found,) = server.records_of(expected.token)
             for field in ("path", "ip", "data", "sent_at", "user_agent"):
                 assert getattr(found, field) == getattr(expected, field), (name, field)
+        # Histograms are counted a few times a second.
+        wait_until(lambda: server.metrics()["edge_batch_events_count"] == len(CAPTURED), "histograms")
         metrics = server.metrics()
         assert metrics["edge_heavy_requests_total"] == len(CAPTURED)
         assert metrics["capture_events_received_total"] == metrics["capture_events_ingested_total"] == events

@@ -406,7 +406,7 @@ class Answers:
         self.scene = Scene(folder, settings)
         self.records: list[Record] = []
         service = self.scene.service
-        service.append = self._append
+        service.append = service.put = self._append
 
     def _append(self, lines: bytes, events: int, received_us: int, waiter: Waiter, records: int = 1) -> None:
         found = lines.splitlines(keepends=True)
