@@ -7,10 +7,9 @@ predecessor, so counters never go back. Times are kept as whole microseconds and
 
 import mmap
 import os
-from bisect import bisect_left
-from collections import Counter
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import product, repeat
 from typing import Final
 
 import msgspec
@@ -274,22 +273,26 @@ class Histogram:
         self.observe = self._gathered.append
         """Take one value; thread-safe, being a single call into C."""
 
-    def count(self, value: int, times: int) -> None:
-        """Take and count one value that was observed so many times."""
-        self._row[self._start + bisect_left(self._buckets, value)] += times
-        self._row[self._sum] += value * times
+    def observe_alike(self, value: int, times: int) -> None:
+        """Take one value that was observed so many times."""
+        self._gathered.extend(repeat(value, times))
 
     def fold(self) -> None:
         """Count what was gathered. To be called a few times a second."""
         count = len(self._gathered)
-        if count:
-            values = self._gathered[:count]
-            del self._gathered[:count]
-            self._count(values)
-
-    def _count(self, values: Sequence[int]) -> None:
-        for value, found in Counter(values).items():
-            self.count(value, found)
+        if not count:
+            return
+        values = self._gathered[:count]
+        del self._gathered[:count]
+        self._row[self._sum] += sum(values)
+        # In order, a step per bucket instead of one per value: a busy quarter of a second gathers ten thousand.
+        values.sort()
+        counted = 0
+        for bucket, bound in enumerate(self._buckets, self._start):
+            behind = bisect_right(values, bound, counted)
+            self._row[bucket] += behind - counted
+            counted = behind
+        self._row[self._start + len(self._buckets)] += count - counted
 
 
 class Row:

@@ -148,18 +148,22 @@ def parse_frame_header(data: bytes | memoryview, offset: int) -> FrameHeader | N
     return FrameHeader(records, frame_bytes, raw_bytes, sequence, oldest_us, previous, events, checksum)
 
 
-def decode_lines(frame: bytes | memoryview, header: FrameHeader) -> bytes:
-    """The records of a zstd frame whose checksum was verified. Raises `ValueError` when it does not hold what it says."""
+def decode_lines(frame: bytes | memoryview, header: FrameHeader) -> list[bytes]:
+    """The records of a zstd frame whose checksum was verified, without their newlines.
+
+    Raises `ValueError` when it does not hold what it says.
+    """
     try:
         # Asked first: it bounds what the decompressor allocates.
         if zstandard.frame_content_size(frame) != header.raw_bytes:
             raise ValueError(f"expected a zstd frame of {header.raw_bytes} bytes of content")
-        lines = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+        text = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ValueError(f"expected a zstd frame: {error}") from error
-    found = lines.count(b"\n")
-    if found != header.records or not lines.endswith(b"\n"):
-        raise ValueError(f"expected {header.records} lines, found {found}, the last one ending in {lines[-1:]!r}")
+    lines = text.split(b"\n")
+    rest = lines.pop()
+    if len(lines) != header.records or rest:
+        raise ValueError(f"expected {header.records} lines, found {len(lines)} and {rest[-8:]!r} behind the last one")
     return lines
 
 

@@ -31,7 +31,7 @@ class Frame(msgspec.Struct, gc=False, frozen=True):
 
     def lines(self) -> list[bytes]:
         """The stored records, without their newlines. Raises `ValueError` when they are not what the header says."""
-        return decode_lines(self.data, self.header).split(b"\n")[:-1]
+        return decode_lines(self.data, self.header)
 
 
 class Damage(msgspec.Struct, gc=False, frozen=True):

@@ -20,7 +20,7 @@ written and synced with it before anything more is acknowledged. A disk that han
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
@@ -104,9 +104,12 @@ class SpoolWriter:
         self._sync_histogram = Histogram(row, "edge_fsync_duration_seconds")
         self._events_histogram = Histogram(row, "edge_batch_events")
         self._duration_histogram = Histogram(row, "http_requests_duration_seconds")
-        self._histograms = (self._records_histogram, self._sync_histogram)
-        self._counted_later: list[tuple[int, Sequence[int], Sequence[int], Sequence[int]]] = []
-        """Of each commit since the last tick: when it was stored; records, events, when they were received."""
+        self._histograms = (
+            self._records_histogram,
+            self._sync_histogram,
+            self._events_histogram,
+            self._duration_histogram,
+        )
         self._slots = row.slots
         self._received_slot = slot("capture_events_received_total")
         self._ingested_slot = slot("capture_events_ingested_total")
@@ -180,7 +183,7 @@ class SpoolWriter:
 
     def tick(self) -> None:
         """To be called a few times a second: rolls an aged segment, syncs in `page` mode, writes again what is owed."""
-        self._count()
+        self._fold()
         stalling = bool(self._outstanding) and self._clock.monotonic_s() - self._progress_s >= STALL_SECONDS
         if stalling and self._stalling:
             self._give_up_waiting()
@@ -209,15 +212,9 @@ class SpoolWriter:
         if self._owed:
             log.error("%d frames of acknowledged records could not be synced", len(self._owed))
         self._thread.close()
-        self._count()
+        self._fold()
 
-    def _count(self) -> None:
-        """Count what is not counted commit by commit: of a small one that would be a tenth of its cost."""
-        stored, self._counted_later = self._counted_later, []
-        for now_us, records, events, received_us in stored:
-            for number, of_events, arrived_us in zip(records, events, received_us, strict=True):
-                self._events_histogram.count(of_events // number, number)
-                self._duration_histogram.count(now_us - arrived_us, number)
+    def _fold(self) -> None:
         for histogram in self._histograms:
             histogram.fold()
 
@@ -337,7 +334,10 @@ class SpoolWriter:
         self._slots[self._commits_slot] += 1
         self._slots[self._ingested_slot] += group.all_events
         self._records_histogram.observe(group.all_records)
-        self._counted_later.append((self._clock.wall_us(), group.records, group.events, group.received_us))
+        now_us = self._clock.wall_us()
+        for records, events, received_us in zip(group.records, group.events, group.received_us, strict=True):
+            self._events_histogram.observe_alike(events // records, records)
+            self._duration_histogram.observe_alike(now_us - received_us, records)
         for waiter in group.waiters:
             waiter.stored()
 

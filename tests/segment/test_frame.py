@@ -47,7 +47,7 @@ class TestFrame:
             checksum=header.checksum,
         )
         assert header.pair_bytes == FRAME_HEADER_BYTES + len(frame.frame)
-        assert decode_lines(frame.frame, header) == LINES
+        assert decode_lines(frame.frame, header) == LINES.splitlines()
 
     def test_checksum_covers_header_and_frame_and_is_seeded_by_the_segment(self) -> None:
         frame = packed()
