@@ -4,7 +4,7 @@ The request path runs in this process on connections whose transports throw answ
 the spool in a real folder; kernel and event loop are left out. Counted are two runs of different length, and the
 difference is divided by the difference of their requests, so start and end do not count.
 
-    python -m bench instructions [--payload A] [--at-most N] [--check | --record]
+    python -m bench instructions [--payload A] [--turn-requests 32] [--at-most N] [--check | --record]
 
 `instructions.json` beside this file holds the last figure of each payload and the interpreter it was counted with, as another
 build of Python takes other numbers. `--check` fails when a request takes three hundredths more; `--record` writes a new figure.
@@ -32,8 +32,6 @@ PAYLOADS: Final = ("A", "B", "D", "F")
 TURN_REQUESTS: Final = 32
 SHORT_TURNS: Final = 50
 LONG_TURNS: Final = 150
-REQUESTS_APART: Final = (LONG_TURNS - SHORT_TURNS) * TURN_REQUESTS
-"""By how many the two runs differ."""
 LAST: Final = Path(__file__).with_name("instructions.json")
 SLACK: Final = 1.03
 _TOTAL: Final = re.compile(r"Collected\s*:\s*(\d+)")
@@ -47,19 +45,24 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--check", action="store_true", help="status 1 when a request takes more than it last did")
     parser.add_argument("--record", action="store_true", help="keep the figure as the last one")
     parser.add_argument("--profile", metavar="FILE", help="keep callgrind's output of the longer run there")
+    parser.add_argument(
+        "--turn-requests", type=int, default=TURN_REQUESTS, metavar="N", help="in one turn of the loop (default: 32)"
+    )
     parser.add_argument("--turns", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
+    if args.turn_requests < 1 or (args.turn_requests != TURN_REQUESTS and (args.check or args.record)):
+        parser.error(f"expected at least 1, and {TURN_REQUESTS} where the figure is checked or recorded")
     if args.turns is not None:
-        drive(args.payload, args.turns)
+        drive(args.payload, args.turns, args.turn_requests)
         return 0
     if not valgrind_found("instructions"):
         return 2
     with tempfile.TemporaryDirectory() as scratch:
-        short, _ = count(args.payload, SHORT_TURNS, Path(scratch))
-        long, profile = count(args.payload, LONG_TURNS, Path(scratch))
+        short, _ = count(args.payload, SHORT_TURNS, Path(scratch), args.turn_requests)
+        long, profile = count(args.payload, LONG_TURNS, Path(scratch), args.turn_requests)
         if args.profile is not None:
             shutil.copyfile(profile, args.profile)
-    per_request = (long - short) / REQUESTS_APART
+    per_request = (long - short) / ((LONG_TURNS - SHORT_TURNS) * args.turn_requests)
     print(f"{args.payload}: {per_request:,.0f} instructions per request")
     last = json.loads(LAST.read_text())
     bound = args.at_most
@@ -97,12 +100,13 @@ def valgrind_found(benchmark: str) -> bool:
     return found
 
 
-def count(payload: str, turns: int, scratch: Path) -> tuple[int, Path]:
+def count(payload: str, turns: int, scratch: Path, turn_requests: int = TURN_REQUESTS) -> tuple[int, Path]:
     """Instructions of a process that takes so many turns, and callgrind's output, in `scratch` as the spool is."""
     profile = scratch / f"{payload}-{turns}.callgrind"
     done = subprocess.run(
         ["valgrind", "--tool=callgrind", f"--callgrind-out-file={profile}"]
-        + [sys.executable, "-m", "bench", "instructions", "--payload", payload, "--turns", str(turns)],
+        + [sys.executable, "-m", "bench", "instructions", "--payload", payload]
+        + ["--turn-requests", str(turn_requests), "--turns", str(turns)],
         env=os.environ | {"PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "TMPDIR": str(scratch)},
         capture_output=True,
         text=True,
@@ -135,8 +139,8 @@ class _Transport:
         return ("127.0.0.1", 50_000)
 
 
-def drive(payload: str, turns: int) -> None:
-    """Take `turns` turns of requests through the path, `page` mode."""
+def drive(payload: str, turns: int, turn_requests: int = TURN_REQUESTS) -> None:
+    """Take `turns` turns of so many requests through the path, `page` mode."""
     # Here, because the counting process needs none of it.
     from edge.disk import RealDisk
     from edge.metrics import Board
@@ -167,7 +171,7 @@ def drive(payload: str, turns: int) -> None:
         )
         service = Service(ServerSettings(), writer, row, RecordIds(1), time.time_ns, loop.call_soon)
         service.tick(time.monotonic())
-        connections = [CaptureConnection(service) for _ in range(TURN_REQUESTS)]
+        connections = [CaptureConnection(service) for _ in range(turn_requests)]
         for connection in connections:
             connection.connection_made(_Transport())  # type: ignore[arg-type]
         index = 0

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from bench.instructions import LONG_TURNS, PAYLOADS, REQUESTS_APART, SHORT_TURNS, count, valgrind_found
+from bench.instructions import LONG_TURNS, PAYLOADS, SHORT_TURNS, TURN_REQUESTS, count, valgrind_found
 from bench.results import Result, Table, Value, environment, options, report
 
 Place = tuple[str, str]
@@ -23,6 +23,7 @@ Place = tuple[str, str]
 
 ALL: Final = "all"
 OTHER: Final = "other"
+_REQUESTS_APART: Final = (LONG_TURNS - SHORT_TURNS) * TURN_REQUESTS
 _PYTHON: Final = r"[^/]+/(lib)?python3"
 STAGES: Final = (
     ("regular expressions", _PYTHON, r"_?sre_|pattern_|match_|state_|getstring$"),
@@ -66,8 +67,8 @@ def measure(payload: str, scratch: Path) -> dict[str, float]:
         places.append(found)
     short, long = places
     long.subtract(short)
-    per_request = {stage: cost / REQUESTS_APART for stage, cost in by_stage(long).items()}
-    return per_request | {ALL: (totals[1] - totals[0]) / REQUESTS_APART}
+    per_request = {stage: cost / _REQUESTS_APART for stage, cost in by_stage(long).items()}
+    return per_request | {ALL: (totals[1] - totals[0]) / _REQUESTS_APART}
 
 
 def self_costs(profile: Path) -> Counter[Place]:
