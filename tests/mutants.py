@@ -102,7 +102,7 @@ MUTANTS: Final = (
     Mutant(
         "no salt in the checksum",
         "edge/segment/frame.py",
-        (("xxhash.xxh3_64(head[_HASHED_FROM:_HASH_AT], seed)", "xxhash.xxh3_64(head[_HASHED_FROM:_HASH_AT], 0)"),),
+        (("(head[_HASHED_FROM:_HASH_AT], frame)), seed)", "(head[_HASHED_FROM:_HASH_AT], frame)), 0)"),),
     ),
     Mutant(
         "no checksum of a frame",
