@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Final
 
 import msgspec
-from msgspec import Raw
+from msgspec import UNSET, Raw, UnsetType
 
 from edge.drain.expand import Event
 from edge.drain.timestamps import format_request_time, format_time
@@ -44,6 +44,21 @@ class _Flat(msgspec.Struct, gc=False, kw_only=True, omit_defaults=True):
     lane: str
     historical_migration: bool = False
     properties: Raw
+
+
+class _Captured(msgspec.Struct, gc=False):
+    # Filled by position, which takes half the time of names.
+    uuid: str
+    distinct_id: str
+    ip: str
+    data: str
+    now: str
+    sent_at: str | UnsetType
+    token: str
+    event: str | UnsetType
+    timestamp: str | UnsetType
+    is_cookieless_mode: bool | UnsetType
+    historical_migration: bool | UnsetType
 
 
 class _Row(msgspec.Struct, gc=False, kw_only=True):
@@ -122,35 +137,39 @@ def _others(members: dict[str, Raw]) -> bytes:
 
 def captured_line(event: Event) -> bytes:
     """The value of a message to PostHog's ingestion, whose keys win over those inside `data`."""
-    flags = ""
-    if event.cookieless:
-        flags = ',"is_cookieless_mode":true'
-    if event.historical:
-        flags += ',"historical_migration":true'
-    rest = f',"timestamp":"{format_time(event.timestamp_us)}"{flags}'
-    return _captured(event, b',"event":%b%b' % (_encode(event.event), rest.encode()))
+    return _encode(
+        _Captured(
+            event.uuid,
+            event.distinct_id,
+            event.ip,
+            event.body.decode(),
+            format_request_time(event.received_us),
+            UNSET if event.sent_at_us is None else format_request_time(event.sent_at_us),
+            event.token,
+            event.event,
+            format_time(event.timestamp_us),
+            event.cookieless or UNSET,
+            event.historical or UNSET,
+        )
+    )
 
 
 def captured_line_2023(event: Event) -> bytes:
     """The value of a message to PostHog's ingestion of before 2025."""
-    return _captured(event, b"")
-
-
-def _captured(event: Event, more: bytes) -> bytes:
-    """What both have, and then `more`. Put together by hand: a struct for the encoder costs twice as much."""
-    sent_at = ""
-    if event.sent_at_us is not None:
-        sent_at = f',"sent_at":"{format_request_time(event.sent_at_us)}"'
-    # The uuid, the address and the times hold nothing that JSON escapes.
-    return b'{"uuid":"%b","distinct_id":%b,"ip":"%b","data":%b,"now":"%b"%b,"token":%b%b}' % (
-        event.uuid.encode(),
-        _encode(event.distinct_id),
-        event.ip.encode(),
-        _encode(event.body.decode()),
-        format_request_time(event.received_us).encode(),
-        sent_at.encode(),
-        _encode(event.token),
-        more,
+    return _encode(
+        _Captured(
+            event.uuid,
+            event.distinct_id,
+            event.ip,
+            event.body.decode(),
+            format_request_time(event.received_us),
+            UNSET if event.sent_at_us is None else format_request_time(event.sent_at_us),
+            event.token,
+            UNSET,
+            UNSET,
+            UNSET,
+            UNSET,
+        )
     )
 
 
