@@ -18,7 +18,7 @@ import msgspec
 
 from edge.checkpoints import CheckpointFile, Position
 from edge.disk import Disk
-from edge.drain.expand import Event
+from edge.drain.event import Event
 from edge.drain.retire import retire
 from edge.drain.shipper import CHECKPOINT_S, Shipper
 from edge.drain.sink import Batch, Retryable

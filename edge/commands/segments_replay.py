@@ -10,7 +10,7 @@ import msgspec
 from edge.checkpoints import load_all
 from edge.config import ConfigError
 from edge.disk import RealDisk
-from edge.drain.expand import Event
+from edge.drain.event import Event
 from edge.drain.quarantine import list_quarantined, load
 from edge.drain.resend import Unavailable, resend
 from edge.drain.selection import Selection

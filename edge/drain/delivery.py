@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from edge.drain.breaker import Breaker
-from edge.drain.expand import Event
+from edge.drain.event import Event
 from edge.drain.quarantine import Suspect
 from edge.drain.reader import Chunk
 from edge.drain.sink import Batch, Paused, Refusal, Refused, Sink, TooLarge

@@ -12,9 +12,10 @@ import re
 from typing import Final
 
 import msgspec
-import xxhash
 from msgspec import Raw
 
+from edge.drain.common import COMMON_PATHS, Outermost, common_event, is_shipped_as_it_is, read_event, read_outermost
+from edge.drain.event import DISTINCT_ID_CHARS_MAX, Event, Expansion, lane_of, make_uuid
 from edge.drain.mixpanel import GROUP_IDENTIFY, GROUP_PATH, TIMED_PATHS, group_update
 from edge.drain.replay import SNAPSHOT_ITEMS, NotReplay, Snapshot, assemble, decode_snapshot
 from edge.drain.timestamps import normalise, parse_number, parse_sent_at, parse_time
@@ -23,62 +24,9 @@ from edge.segment.record import SKEW_KEPT, Record
 from edge.wire.drops import DROP_REASONS, MENDED_FIELDS
 from edge.wire.routes import V1_PATHS
 
-DISTINCT_ID_CHARS_MAX: Final = 200
-
-LANES: Final = {
-    "$$client_ingestion_warning": "warnings",
-    "$exception": "exceptions",
-    "$$heatmap": "heatmaps",
-}
-"""Event name to stream. All other names: `ai` by prefix, then `historical` by request, then `main`. Replay: `replay`."""
-
-_AI_PREFIX: Final = "$ai_"
 _INTERNAL_IP: Final = "127.0.0.1"
 _PERSON_PROFILE: Final = "$process_person_profile"
 _ABSENT: Final = Raw(b"")
-
-
-class Event(msgspec.Struct, gc=False):
-    """One event as the edge understood it, beside its own JSON."""
-
-    uuid: str
-    """Lower case, hyphenated."""
-    event: str
-    distinct_id: str
-    timestamp_us: int
-    """When it happened by our clock."""
-    received_us: int
-    sent_at_us: int | None
-    token: str
-    ip: str
-    """The client's, or `127.0.0.1` for what is sent on behalf of others (`capture_internal`)."""
-    lane: str
-    historical: bool
-    cookieless: bool
-    session_id: str
-    """Of session replay and capture v1, empty elsewhere."""
-    body: bytes
-    """The event's JSON object: the client's own text, unless the edge assembled it or moved a member."""
-    taken_apart: dict[str, Raw] | None = None
-
-    @property
-    def members(self) -> dict[str, Raw]:
-        """The members of `body`, undecoded. `properties` is an object where present and not null."""
-        if self.taken_apart is None:
-            self.taken_apart = _decode_members(self.body)
-        return self.taken_apart
-
-
-class Expansion(msgspec.Struct, gc=False):
-    """What became of a record: every event in it is in `events`, in order, or counted in `dropped` or `merged`."""
-
-    events: list[Event]
-    dropped: dict[str, int]
-    """Count by reason, of `DROP_REASONS`."""
-    merged: int = 0
-    """Events that are part of another one in `events`: session replay makes one of all in a record."""
-    mended: dict[str, int] = {}
-    """Delivered events by the field that was unusable in them, of `MENDED_FIELDS`."""
 
 
 class _Judged(msgspec.Struct, gc=False, frozen=True):
@@ -90,29 +38,6 @@ class _Judged(msgspec.Struct, gc=False, frozen=True):
     capture_internal: Raw = _ABSENT
     process_person_profile: Raw = msgspec.field(name=_PERSON_PROFILE, default=_ABSENT)
     time: Raw = _ABSENT
-
-
-_NOTHING_JUDGED: Final = _Judged()
-
-
-class _Common(msgspec.Struct, gc=False):
-    """An event as nearly all are: the members that are read have the types they are meant to have."""
-
-    event: str
-    distinct_id: str
-    timestamp: str | None = None
-    uuid: str | None = None
-    properties: _Judged = _NOTHING_JUDGED
-    # Where one of these is, there is more to do.
-    batch: Raw = _ABSENT
-    offset: Raw = _ABSENT
-    sent_at: Raw = _ABSENT
-    sent_at_too: Raw = msgspec.field(name="sentAt", default=_ABSENT)
-    process_person_profile: Raw = msgspec.field(name=_PERSON_PROFILE, default=_ABSENT)
-
-
-_COMMON_PATHS: Final = frozenset(("e", "capture", "i/v0/e", "batch", "i/v0/ai/batch", *V1_PATHS))
-"""Routes that add nothing to what an event says of itself."""
 
 
 class _Dropped(Exception):
@@ -127,14 +52,12 @@ _Members = dict[str, Raw]
 _decode_elements: Final = msgspec.json.Decoder(list[Raw]).decode
 _decode_members: Final = msgspec.json.Decoder(_Members).decode
 _decode_judged: Final = msgspec.json.Decoder(_Judged).decode
-_decode_common: Final = msgspec.json.Decoder(_Common).decode
 _decode_text: Final = msgspec.json.Decoder(str).decode
 _decode_number: Final = msgspec.json.Decoder(int | float).decode
 _decode_time: Final = msgspec.json.Decoder(str | int | float).decode
 _decode_any: Final = msgspec.json.Decoder().decode
 _encode_sorted: Final = msgspec.json.Encoder(order="sorted").encode
 
-_uuid_as_shipped: Final = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}").fullmatch
 _UUID: Final = re.compile(
     r"(?:urn:uuid:)?(?P<brace>\{)?[0-9a-f]{8}(?P<hyphen>-?)(?:[0-9a-f]{4}(?P=hyphen)){3}[0-9a-f]{12}(?(brace)\})",
     re.ASCII | re.IGNORECASE,
@@ -178,11 +101,14 @@ def expand(record: Record) -> Expansion:
         if not data.isascii():
             data.decode()
         data = data.strip()
-        # A batch would only be read twice for it.
-        if record.path in _COMMON_PATHS and record.path != "batch" and data.startswith(b"{"):
-            sent_at_us = _to_correct(record, parse_sent_at(record.sent_at)) if record.sent_at else None
-            if (event := _common_event(data, 0, record, sent_at_us)) is not None:
-                return Expansion([event], {})
+        if record.path in COMMON_PATHS and data.startswith(b"{") and (outermost := read_outermost(data)) is not None:
+            if outermost.batch is not None:
+                return _expand(record, _Payload(list(map(bytes, outermost.batch)), _shared(outermost), True))
+            if not (outermost.sent_at or outermost.sent_at_too):
+                sent_at_us = _to_correct(record, parse_sent_at(record.sent_at)) if record.sent_at else None
+                event = common_event(outermost, data, 0, record, sent_at_us, False)
+                if event is not None:
+                    return Expansion([event], {})
         return _expand(record, _read(data))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         # No JSON in UTF-8, or nested deeper than decoders follow. The edge accepts neither, a damaged disk may hold it.
@@ -196,10 +122,10 @@ def _expand(record: Record, payload: _Payload) -> Expansion:
     context = _Context(record, _to_correct(record, _sent_at(payload.top, record.sent_at)), {}, historical)
     events: list[Event] = []
     dropped = dict(payload.dropped)
-    common = record.path in _COMMON_PATHS
+    common = record.path in COMMON_PATHS
     for index, body in enumerate(payload.objects):
         try:
-            event = _common_event(body, index, record, context.sent_at_us, historical) if common else None
+            event = read_event(body, index, record, context.sent_at_us, historical) if common else None
             if event is None:
                 event = _event(body, _members(body), index, context)
         except _Dropped as drop:
@@ -221,62 +147,6 @@ def _expand_replay(record: Record, payload: _Payload) -> Expansion:
         return Expansion([event], {}, len(payload.objects) - 1, mended)
     except (_Dropped, NotReplay) as drop:
         return Expansion([], {drop.reason: len(payload.objects)})
-
-
-def _common_event(
-    body: bytes, index: int, record: Record, sent_at_us: int | None, historical: bool = False
-) -> Event | None:
-    """What `_event` makes of an event in which nothing is out of the ordinary; `None` where something may be.
-
-    Its members are looked at in one go, which is a quarter of the work.
-    """
-    try:
-        common = _decode_common(body)
-    except msgspec.ValidationError:
-        return None
-    name = common.event
-    distinct_id = common.distinct_id
-    judged = common.properties
-    if (
-        not name
-        or name == "$performance_event"
-        or not 0 < len(distinct_id) <= DISTINCT_ID_CHARS_MAX
-        or "\0" in distinct_id
-        or distinct_id.isspace()
-        or common.batch
-        or common.offset
-        or common.sent_at
-        or common.sent_at_too
-        or common.process_person_profile
-        or judged.ignore_sent_at
-        or judged.cookieless_mode
-        or judged.capture_internal
-    ):
-        return None
-    timestamp_us = None
-    if common.timestamp is not None and (timestamp_us := parse_time(common.timestamp)) is None:
-        return None
-    timestamp_us = normalise(record.at, timestamp_us, None, sent_at_us, False)
-    uuid = common.uuid
-    if not uuid:
-        uuid = _make_uuid(record.id, index, timestamp_us)
-    elif not _uuid_as_shipped(uuid):
-        return None
-    return Event(
-        uuid,
-        name,
-        distinct_id,
-        timestamp_us,
-        record.at,
-        sent_at_us,
-        record.token,
-        record.ip,
-        _lane(name, historical),
-        historical,
-        False,
-        "",
-        body,
-    )
 
 
 def _event(body: bytes, members: _Members | None, index: int, context: _Context) -> Event:
@@ -302,7 +172,7 @@ def _event(body: bytes, members: _Members | None, index: int, context: _Context)
     judged = _judged(members)
     distinct_id = _distinct_id(members, judged)
     timestamp_us = _timestamp(members, judged, context)
-    uuid = _client_uuid(members, context) or _make_uuid(record.id, index, timestamp_us)
+    uuid = _client_uuid(members, context) or make_uuid(record.id, index, timestamp_us)
     cookieless = _cookieless(judged, context)
     if _PERSON_PROFILE in members and not judged.process_person_profile:
         body, members = _hoist_person_profile(body, members)
@@ -315,7 +185,7 @@ def _event(body: bytes, members: _Members | None, index: int, context: _Context)
         context.sent_at_us,
         record.token,
         _INTERNAL_IP if judged.capture_internal else record.ip,
-        _lane(name, context.historical),
+        lane_of(name, context.historical),
         context.historical,
         cookieless,
         "",
@@ -340,7 +210,7 @@ def _replay_event(record: Record, payload: _Payload, mended: dict[str, int]) -> 
     context = _Context(record, _to_correct(record, sent_at_us), mended)
     timestamp_us = _timestamp(members, judged, context)
     return Event(
-        _client_uuid(members, context) or _make_uuid(record.id, 0, timestamp_us),
+        _client_uuid(members, context) or make_uuid(record.id, 0, timestamp_us),
         SNAPSHOT_ITEMS,
         distinct_id,
         timestamp_us,
@@ -355,6 +225,16 @@ def _replay_event(record: Record, payload: _Payload, mended: dict[str, int]) -> 
         b'{"event":"%b","properties":%b}' % (SNAPSHOT_ITEMS.encode(), replay.properties),
         {"event": Raw(b'"%b"' % SNAPSHOT_ITEMS.encode()), "properties": Raw(replay.properties)},
     )
+
+
+def _shared(outermost: Outermost) -> _Members:
+    """The members of a batch wrapper that its events share."""
+    members = {
+        "sent_at": outermost.sent_at,
+        "sentAt": outermost.sent_at_too,
+        "historical_migration": outermost.historical_migration,
+    }
+    return {name: raw for name, raw in members.items() if raw}
 
 
 def _read(data: bytes) -> _Payload:
@@ -530,7 +410,7 @@ def _client_uuid(members: _Members, context: _Context) -> str:
         return ""
     text = _text(raw)
     # Nearly all come as they go, which is a third of the cost.
-    if _uuid_as_shipped(text):
+    if is_shipped_as_it_is(text):
         return text
     if not _UUID.fullmatch(text):
         if bytes(raw) not in (b"null", b'""'):
@@ -538,22 +418,6 @@ def _client_uuid(members: _Members, context: _Context) -> str:
         return ""
     digits = text.lower().removeprefix("urn:uuid:").strip("{}").replace("-", "")
     return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-
-
-def _make_uuid(record_id: str, index: int, timestamp_us: int) -> str:
-    """UUIDv7 (RFC 9562 5.7) whose random bits are a hash of the event's place: the same event, the same uuid."""
-    noise = xxhash.xxh3_128_hexdigest(f"{record_id}:{index}".encode())
-    millis = f"{max(timestamp_us, 0) // 1000:012x}"
-    variant = "89ab"[int(noise[3], 16) % 4]
-    return f"{millis[:8]}-{millis[8:]}-7{noise[:3]}-{variant}{noise[4:7]}-{noise[7:19]}"
-
-
-def _lane(name: str, historical: bool) -> str:
-    if (lane := LANES.get(name)) is not None:
-        return lane
-    if name.startswith(_AI_PREFIX):
-        return "ai"
-    return "historical" if historical else "main"
 
 
 def _hoist_person_profile(body: bytes, members: _Members) -> tuple[bytes, _Members]:

@@ -14,7 +14,7 @@ from typing import Final
 
 import msgspec
 
-from edge.drain.expand import Event
+from edge.drain.event import Event
 from edge.drain.shapes import captured_line, captured_line_2023
 from edge.drain.timestamps import format_request_time
 

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Raw
 
 from edge.disk import Disk, write_all
-from edge.drain.expand import Event
+from edge.drain.event import Event
 from edge.segment.name import SegmentName
 
 log = logging.getLogger(__name__)

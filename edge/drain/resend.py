@@ -11,7 +11,7 @@ import msgspec
 from edge.drain.backoff import delay_s
 from edge.drain.breaker import Breaker
 from edge.drain.delivery import Delivery, Tripped
-from edge.drain.expand import Event
+from edge.drain.event import Event
 from edge.drain.quarantine import Suspect
 from edge.drain.reader import Chunk
 from edge.drain.sink import Paused, Retryable, Sink, SinkGone

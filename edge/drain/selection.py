@@ -6,7 +6,8 @@ from typing import Final
 
 import msgspec
 
-from edge.drain.expand import Event, expand
+from edge.drain.event import Event
+from edge.drain.expand import expand
 from edge.drain.timestamps import parse_time
 from edge.segment.record import Record
 

@@ -26,7 +26,7 @@ from typing import Final
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from edge.drain.expand import Event
+from edge.drain.event import Event
 from edge.drain.timestamps import format_request_time, format_time
 
 _EMPTY_OBJECT: Final = Raw(b"{}")

@@ -8,7 +8,7 @@ moves meanwhile, so order is kept.
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import xxhash
@@ -18,13 +18,14 @@ from edge.disk import Disk, write_durably
 from edge.drain.backoff import OUTAGE_S, delay_s, pause_s, ramp_s
 from edge.drain.breaker import Breaker
 from edge.drain.delivery import Delivery, Tripped
-from edge.drain.expand import Event, expand
+from edge.drain.event import Event
+from edge.drain.expand import expand
 from edge.drain.quarantine import Quarantine, describe, file_name
 from edge.drain.reader import Chunk, SlotReader
 from edge.drain.sink import Paused, Retryable, Sink
 from edge.layout import Layout
 from edge.metrics import Row
-from edge.segment.record import decode_record
+from edge.segment.record import Record, decode_record, decode_records
 from edge.spool.inspect import count_events, finished_segment, summarise
 
 log = logging.getLogger(__name__)
@@ -448,14 +449,7 @@ class _UnderWay:
         dropped = self.dropped
         records = self._records
         accounted = 0
-        for line in chunk.lines:
-            try:
-                record = decode_record(line)
-            except ValueError as error:
-                # The frame's checksum was right, so a writer of another version, or a fault of ours, made the record.
-                log.error("segment %s: a record between %d and %d: %s", chunk.name, chunk.start, chunk.end, error)
-                self.unreadable.append(line)
-                continue
+        for line, record in self._decode(chunk):
             expansion = expand(record)
             records.append((record.id, expansion.events))
             accounted += len(expansion.events)
@@ -475,6 +469,22 @@ class _UnderWay:
         if missing > 0 and (self.unreadable or chunk.unreadable_events):
             # What a frame or record that cannot be read held is known only as a number.
             dropped["unreadable"] = dropped.get("unreadable", 0) + missing
+
+    def _decode(self, chunk: Chunk) -> Iterable[tuple[bytes, Record]]:
+        try:
+            return zip(chunk.lines, decode_records(chunk.lines), strict=True)
+        except ValueError:
+            return self._decode_each(chunk)
+
+    def _decode_each(self, chunk: Chunk) -> Iterator[tuple[bytes, Record]]:
+        """Without those lines that are no record."""
+        for line in chunk.lines:
+            try:
+                yield line, decode_record(line)
+            except ValueError as error:
+                # The frame's checksum was right, so a writer of another version, or a fault of ours, made the record.
+                log.error("segment %s: a record between %d and %d: %s", chunk.name, chunk.start, chunk.end, error)
+                self.unreadable.append(line)
 
 
 def _is_paused(trouble: Trouble | None) -> bool:

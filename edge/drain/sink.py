@@ -28,7 +28,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from edge.drain.expand import Event
+from edge.drain.event import Event
 from edge.segment.name import SegmentName
 
 READ_BYTES: Final = 4 * 1024 * 1024

@@ -8,6 +8,7 @@ reader may cut it out without parsing it: the first `,"data":` of the line begin
 quote would be escaped. `skew_us`, `sent_at` and `user_agent` stand before it, and are left out when they are 0 or empty.
 """
 
+from collections.abc import Sequence
 from itertools import count, islice
 from typing import Final, cast
 
@@ -44,6 +45,7 @@ class Record(msgspec.Struct, gc=False):
 
 
 _decode_head: Final = msgspec.json.Decoder(Record).decode
+_decode_heads: Final = msgspec.json.Decoder(list[Record]).decode
 _encode_text: Final = msgspec.json.Encoder().encode
 
 
@@ -136,3 +138,21 @@ def decode_record(line: bytes) -> Record:
     record: Record = _decode_head(line[:cut] + b"}")
     record.data = line[cut + len(_DATA) : end - 1]
     return record
+
+
+def decode_records(lines: Sequence[bytes]) -> list[Record]:
+    """The records of many lines without their newlines, as `decode_record` makes them one by one in almost twice the time.
+
+    Raises `ValueError` when one of them is none.
+    """
+    if not lines:
+        return []
+    parts = [line.partition(_DATA) for line in lines]
+    records: list[Record] = _decode_heads(b"[%b}]" % b"},".join([head for head, _, _ in parts]))
+    if len(records) != len(parts):
+        raise ValueError(f"expected {len(parts)} records, found {len(records)}")
+    for record, (_, _, data) in zip(records, parts, strict=True):
+        if data[-1:] != b"}":
+            raise ValueError(f"a record ends in }} and this line in {data[-8:]!r}")
+        record.data = data[:-1]
+    return records

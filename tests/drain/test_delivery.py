@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from edge.drain.breaker import UNPROVEN_MAX, Breaker
 from edge.drain.delivery import IN_A_ROW_MAX, Delivery, Tripped
-from edge.drain.expand import Event, expand
+from edge.drain.event import Event
+from edge.drain.expand import expand
 from edge.drain.reader import Chunk
 from edge.drain.sink import READ_BYTES, Batch, Paused, Refused, Retryable, TooLarge
 from edge.segment.name import SegmentName

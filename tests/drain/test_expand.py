@@ -1,52 +1,27 @@
 import json
-import re
-from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.drain.expand import Event, Expansion, _common_event, expand
+from edge.drain.event import Expansion
+from edge.drain.expand import expand
 from edge.drain.timestamps import format_time
-from edge.segment.record import SKEW_KEPT, Record, RecordIds, decode_record, encode_record
+from edge.segment.record import SKEW_KEPT, RecordIds, decode_record, encode_record
 from edge.wire.drops import DROP_REASONS
-
-NOW = 1_751_367_600_123_456  # 2025-07-01T11:00:00.123456Z
-NOW_TEXT = "2025-07-01T11:00:00.123456Z"
-SENT_AT = "2023-09-15T09:15:02"  # 1694769302
-NEW_YEAR = "2025-01-01T00:00:00Z"
-UUID = "018a981f-4b35-7c66-825e-8b0eeae65714"
-
-
-def record(data: object, path: str = "e", sent_at: str = "", record_id: str = "5c0d2e88b1f09a37-1f") -> Record:
-    """`data` is JSON text, or a value to be written as such."""
-    if not isinstance(data, bytes):
-        data = json.dumps(data).encode()
-    return Record(record_id, NOW, "phc_x", path, "203.0.113.7", data, sent_at)
-
-
-def expanded(data: object, path: str = "e", sent_at: str = "") -> Expansion:
-    return expand(record(data, path, sent_at))
-
-
-def event_of(data: object, path: str = "e", sent_at: str = "") -> Event:
-    """The only event."""
-    expansion = expanded(data, path, sent_at)
-    assert expansion.dropped == {}
-    assert len(expansion.events) == 1
-    return expansion.events[0]
-
-
-def with_id(**members: Any) -> dict[str, Any]:
-    return {"event": "e", "distinct_id": "u", **members}
-
-
-def batch(**members: Any) -> dict[str, Any]:
-    return {"batch": [with_id()], **members}
-
-
-def with_properties(**properties: Any) -> dict[str, Any]:
-    return with_id(properties=properties)
+from tests.drain.expanding import (
+    NEW_YEAR,
+    NOW,
+    NOW_TEXT,
+    SENT_AT,
+    UUID,
+    batch,
+    event_of,
+    expanded,
+    record,
+    with_id,
+    with_properties,
+)
 
 
 class TestShapes:
@@ -222,58 +197,6 @@ class TestDistinctId:
         assert json.loads(event_of(with_id(distinct_id="x" * 300)).body)["distinct_id"] == "x" * 300
 
 
-class TestUuid:
-    @pytest.mark.parametrize(
-        "text",
-        [
-            pytest.param(UUID, id="hyphenated"),
-            pytest.param(UUID.upper(), id="upper case"),
-            pytest.param(UUID.replace("-", ""), id="hex"),
-            pytest.param("{" + UUID + "}", id="braced"),
-            pytest.param("urn:uuid:" + UUID, id="urn"),
-        ],
-    )
-    def test_the_clients_uuid_is_kept_in_one_spelling(self, text: str) -> None:
-        assert event_of(with_id(uuid=text)).uuid == UUID
-
-    @pytest.mark.parametrize("text", ["00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"])
-    def test_any_version_and_variant_is_kept(self, text: str) -> None:
-        assert event_of(with_id(uuid=text)).uuid == text
-
-    @pytest.mark.parametrize(
-        "value",
-        [
-            None, "", "x", 7, {}, UUID[:-1], UUID + "0", "{" + UUID, UUID + "}", UUID.replace("-", "", 1),
-            UUID.replace("0", "g"), UUID + "\n", "\u0660" * 32,
-        ],
-    )  # fmt: skip
-    def test_any_other_is_replaced_by_version_7_of_the_event_time(self, value: object) -> None:
-        event = event_of(with_id(uuid=value, timestamp="2025-07-01T10:59:58.123456Z"))
-        assert re.fullmatch(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", event.uuid)
-        assert int(event.uuid.replace("-", "")[:12], 16) == event.timestamp_us // 1000
-        assert event.uuid == event_of(with_id(timestamp="2025-07-01T10:59:58.123456Z")).uuid
-
-    def test_a_made_uuid_never_changes(self) -> None:
-        """Downstream recognises what was sent twice by it, also when another version of this program sent it first."""
-        events = expand(record([with_id(), with_id()])).events
-        assert [event.uuid for event in events] == [
-            "0197c5a4-c7fb-76e5-ba0a-fb385bc53ba7",
-            "0197c5a4-c7fb-78bb-bd26-b65b684cbf71",
-        ]
-
-    def test_made_uuids_differ_by_place_and_by_record(self) -> None:
-        batches = [expand(record([with_id()] * 100, record_id=f"5c0d2e88b1f09a37-{n:x}")).events for n in range(20)]
-        assert len({event.uuid for events in batches for event in events}) == 2000
-
-    def test_a_dropped_neighbour_does_not_change_the_uuid(self) -> None:
-        assert expanded([with_id(), with_id()]).events[1].uuid == expanded([None, with_id()]).events[0].uuid
-
-    def test_before_1970_the_time_in_it_is_zero(self) -> None:
-        event = event_of(with_id(timestamp="1969-12-31T00:00:00Z"))
-        assert event.uuid.startswith("00000000-0000-7")
-        assert event.timestamp_us < 0
-
-
 class TestTime:
     @pytest.mark.parametrize(
         ("members", "expected"),
@@ -435,39 +358,6 @@ class TestMended:
         assert expanded([snapshot, snapshot], "s").mended == {"cookieless_mode": 1}
 
 
-class TestLane:
-    @pytest.mark.parametrize(
-        ("name", "lane"),
-        [
-            ("$pageview", "main"),
-            ("$$client_ingestion_warning", "warnings"),
-            ("$exception", "exceptions"),
-            ("$$heatmap", "heatmaps"),
-            ("$ai_generation", "ai"),
-            ("$ai", "main"),
-            ("ai_generation", "main"),
-        ],
-    )
-    def test_the_name_decides_then_the_historical_flag(self, name: str, lane: str) -> None:
-        event = {"event": name, "distinct_id": "u"}
-        assert event_of(event).lane == lane
-        historical = event_of({"batch": [event], "historical_migration": True})
-        assert historical.lane == ("historical" if lane == "main" else lane)
-        assert historical.historical is True
-
-    @pytest.mark.parametrize(
-        ("flag", "historical"),
-        [(True, True), ("true", True), (False, False), (None, False), ("yes", False), (1, False), ("false", False)],
-    )
-    def test_only_true_makes_a_batch_historical(self, flag: object, historical: bool) -> None:
-        assert event_of({"batch": [with_id()], "historical_migration": flag}).historical is historical
-
-    @pytest.mark.parametrize("wrap", [lambda event: event, lambda event: [event]], ids=["single", "list"])
-    def test_only_a_batch_can_be_historical(self, wrap: Any) -> None:
-        event = event_of(wrap(with_id(historical_migration=True)))
-        assert (event.historical, event.lane) == (False, "main")
-
-
 class TestProperties:
     @pytest.mark.parametrize(("value", "cookieless"), [(True, True), (False, False), (None, False), ("true", False)])
     def test_cookieless_mode_is_a_boolean_or_off(self, value: object, cookieless: bool) -> None:
@@ -508,100 +398,3 @@ class TestProperties:
     def test_person_profile_switch_stays_where(self, event: dict[str, object]) -> None:
         text = json.dumps(event).encode()
         assert event_of(text).body == text
-
-
-ODD: st.SearchStrategy[object] = st.sampled_from(
-    [None, True, 0, 1.5, -3, "", " ", "u", "x" * 201, "a\0b", "null", [], {}, {"a": 1}, "$ai_x", "$performance_event"]
-)
-TIMES: st.SearchStrategy[object] = st.sampled_from(
-    [
-        *(
-            "2025-07-01T10:59:58.123Z",
-            "2025-07-01T10:59:58Z",
-            "2025-07-01T10:59:58.123456+00:00",
-            "2025-07-01T10:59:58",
-        ),
-        *(
-            "2025-07-01T10:59:58.123456Z",
-            "2025-07-01T10:59:58.123+00:00",
-            "2025-07-01T10:59:58.12Z",
-            "2025-07-01 10:59:58",
-        ),
-        *(
-            "2025-07-01T12:59:58.123+02:00",
-            "2025-07-01T10:59:60.123Z",
-            "2025-06-31T10:59:58.123Z",
-            "9999-01-01T00:00:00.000Z",
-        ),
-        *("1751367598", 1751367598, "2025-07-01T10:59:58.\u0661\u0662\u0663Z", "yesterday", ""),
-    ]
-)
-UUIDS: st.SearchStrategy[object] = st.sampled_from([UUID, UUID.upper(), UUID.replace("-", ""), "", None, "no uuid", 7])
-JUDGED: st.SearchStrategy[object] = st.dictionaries(
-    st.sampled_from(
-        [
-            "distinct_id",
-            "$ignore_sent_at",
-            "$cookieless_mode",
-            "capture_internal",
-            "$process_person_profile",
-            "time",
-            "a",
-        ]
-    ),
-    ODD | st.just(False),
-    max_size=3,
-)
-MEMBERS = {
-    "event": ODD,
-    "distinct_id": ODD,
-    "timestamp": TIMES,
-    "uuid": UUIDS,
-    "properties": JUDGED | ODD,
-    "offset": ODD,
-    "sent_at": TIMES,
-    "sentAt": TIMES,
-    "batch": ODD,
-    "$distinct_id": ODD,
-    "$process_person_profile": ODD | st.just(False),
-    "$set": ODD,
-}
-COMMON = with_properties(a=1) | {"uuid": UUID, "timestamp": "2025-07-01T10:59:58.123Z"}
-EVENTS = st.fixed_dictionaries({}, optional=MEMBERS) | st.one_of(
-    [st.builds(lambda value, name=name: COMMON | {name: value}, odd) for name, odd in MEMBERS.items()]
-)
-"""Odd in everything, or in one member."""
-
-
-@settings(max_examples=1000)
-@given(
-    EVENTS | st.lists(EVENTS, max_size=3) | st.builds(lambda events: {"batch": events}, st.lists(EVENTS, max_size=3)),
-    st.sampled_from(["e", "capture", "batch", "track", "engage"]),
-    st.sampled_from(["", "1751367600000", "1751367590", "2025-07-01T11:00:10Z", "x"]),
-)
-def test_a_common_event_becomes_what_any_event_would(data: object, path: str, sent_at: str) -> None:
-    found, expected = expanded(data, path, sent_at), expanded(uncommon(data), path, sent_at)
-    assert (found.dropped, found.merged, found.mended) == (expected.dropped, expected.merged, expected.mended)
-    for one, other in zip(found.events, expected.events, strict=True):
-        assert json.loads(one.body) | {"offset": None} == json.loads(other.body) | {"offset": None}
-        # What differs is compared above.
-        one.body = other.body = b""
-        one.taken_apart = other.taken_apart = None
-    assert found.events == expected.events
-
-
-def uncommon(data: object) -> object:
-    """The same for everybody, but for a member that means nothing and is looked at: no event in it is common."""
-    if isinstance(data, list):
-        return [uncommon(event) for event in data]
-    assert isinstance(data, dict)
-    events = data.get("batch")
-    marked = data if data.get("offset") is not None else data | {"offset": None}
-    return marked | {"batch": uncommon(events)} if isinstance(events, list) else marked
-
-
-def test_most_events_are_common() -> None:
-    event = with_properties(a=1, nested={"b": [2]}) | {"uuid": UUID, "timestamp": "2025-07-01T10:59:58.123Z"}
-    one = record(event)
-    assert _common_event(one.data, 0, one, None) == expand(one).events[0]
-    assert _common_event(json.dumps(uncommon(event)).encode(), 0, one, None) is None

@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from edge.drain.expand import Event, expand
+from edge.drain.event import Event
+from edge.drain.expand import expand
 from edge.drain.messages import ENVELOPES, TOPICS, Message, Messages
 from edge.drain.shapes import captured_line, captured_line_2023
 from edge.metrics import LANES

@@ -3,7 +3,8 @@ import json
 
 import pytest
 
-from edge.drain.expand import Event, expand
+from edge.drain.event import Event
+from edge.drain.expand import expand
 from edge.drain.quarantine import Quarantine, Quarantined, Suspect, describe, list_quarantined, load
 from edge.segment.name import SegmentName
 from edge.segment.record import Record

@@ -1,6 +1,6 @@
 import pytest
 
-from edge.drain.expand import Event
+from edge.drain.event import Event
 from edge.drain.resend import ATTEMPTS, Unavailable, resend
 from edge.drain.sink import Batch, Paused, Refused, Retryable, SinkGone
 from tests.drain.test_delivery import ScriptedSink, event, poisoned

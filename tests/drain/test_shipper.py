@@ -6,12 +6,13 @@ import pytest
 
 from edge.checkpoints import Totals, load_all
 from edge.disk import RealDisk
-from edge.drain.expand import Event
+from edge.drain.event import Event
 from edge.drain.quarantine import list_quarantined, load
 from edge.drain.shipper import CHECKPOINT_S, Shipper
 from edge.drain.sink import READ_BYTES, Batch, Paused, Refusal, Refused, Retryable
 from edge.metrics import Board, Row
-from edge.segment.name import SegmentName
+from edge.segment.name import SegmentName, State
+from tests import segments
 from tests.drain.spools import Slot
 from tests.fakes import FaultyDisk
 
@@ -696,6 +697,28 @@ def test_what_cannot_be_read_is_copied_before_its_segment_may_go(
     assert b'"data":this is no JSON}' in odd.read_bytes()
     assert damaged.name == f"slot-00-{path.name.removesuffix('.zst')}-{second:012d}.bin"
     assert damaged.read_bytes() in bytes(data)
+    assert row.get("edge_drain_imbalance_events", "0") == 0
+
+
+def test_a_line_that_is_no_record_is_kept_and_its_frame_shipped(
+    slot: Slot,
+    sink: MemorySink,
+    shipper: Callable[[], Shipper],
+    clock: Clock,
+    row: Row,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first, second = segments.records(2)
+    data, _ = segments.segment([[first, b'{"id":"of another version","data":{}}\n', second]])
+    slot.directory.joinpath(segments.NAME.file_name(State.SEALED)).write_bytes(data)
+    shipping = shipper()
+    with caplog.at_level(logging.CRITICAL):
+        run(shipping, clock)
+    shipping.close()
+    assert sink.names == ["0", "1"]
+    [kept] = slot.layout.damaged.iterdir()
+    assert kept.read_bytes() == b'{"id":"of another version","data":{}}\n'
+    assert row.get("capture_events_dropped_total", "unreadable") == 1
     assert row.get("edge_drain_imbalance_events", "0") == 0
 
 

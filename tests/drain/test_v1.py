@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.drain.expand import Event, Expansion, expand
+from edge.drain.event import Event, Expansion
+from edge.drain.expand import expand
 from edge.drain.shapes import captured_line, event_line
 from edge.drain.timestamps import format_time
 from edge.drain.v1 import read_v1

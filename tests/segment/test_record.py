@@ -9,6 +9,7 @@ from edge.segment.record import (
     Record,
     RecordIds,
     decode_record,
+    decode_records,
     encode_record,
     encode_records,
     sent_at_member,
@@ -147,6 +148,26 @@ LINE = encode(b'{"event":"x"}')
 def test_line_that_is_no_record_is_refused(line: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         decode_record(line)
+    for lines in ([line], [LINE[:-1], line, LINE[:-1]]):
+        with pytest.raises(ValueError, match=r"."):
+            decode_records(lines)
+
+
+def test_lines_together_are_the_records_they_are_one_by_one() -> None:
+    lines = [
+        LINE[:-1],
+        encode(b'{"data":{"data":1},"x":"}"}', sent_at="1763690000100")[:-1],
+        encode(b"[1] ", token=',"data":', user_agent='"}')[:-1],
+    ]
+    assert decode_records(lines) == [decode_record(line) for line in lines]
+    assert decode_records([]) == []
+
+
+def test_lines_that_make_up_for_each_other_are_refused() -> None:
+    one = LINE[:-1]
+    # Two heads in one line and, put together, a list of records all the same.
+    with pytest.raises(ValueError, match="expected 1 records, found 2"):
+        decode_records([one.replace(b',"data":', b'},{"id":"2-2","at":1,"token":"t","path":"e","ip":"","data":')])
 
 
 def test_record_has_no_more_fields_than_the_format_says() -> None:

@@ -19,7 +19,7 @@ import xxhash
 import zstandard
 
 from edge import __version__
-from edge.drain.expand import Event
+from edge.drain.event import Event
 from edge.drain.posting import Poster
 from edge.drain.shapes import row_line
 from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, Sink, SinkUrl, TooLarge

@@ -15,7 +15,7 @@ import xxhash
 import zstandard
 
 from edge.disk import Disk, RealDisk, write_durably
-from edge.drain.expand import Event
+from edge.drain.event import Event
 from edge.drain.shapes import SHAPES
 from edge.drain.sink import READ_BYTES, Batch, Retryable, Sink, SinkUrl
 from edge.drain.sinks.parquet import PARQUET_EVERY, ParquetSink, linger_of, require_duckdb

@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import xxhash
 
-from edge.drain.expand import Event
+from edge.drain.event import Event
 from edge.drain.messages import ENVELOPES, TOPICS, Messages
 from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, Sink, SinkUrl, TooLarge
 from edge.segment.name import SegmentName

@@ -1,6 +1,6 @@
 """`null:`: events are shaped, counted and thrown away. For benchmarks."""
 
-from edge.drain.expand import Event
+from edge.drain.event import Event
 from edge.drain.shapes import SHAPES
 from edge.drain.sink import READ_BYTES, Batch, Sink, SinkUrl
 from edge.segment.name import SegmentName

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 import xxhash
 import zstandard
 
-from edge.drain.expand import Event
+from edge.drain.event import Event
 from edge.drain.shapes import SHAPES, row_line
 from edge.drain.sink import READ_BYTES, Batch, Paused, Refusal, Retryable, Sink, SinkUrl
 from edge.drain.sinks.parquet import ParquetEncoder, linger_of, require_duckdb

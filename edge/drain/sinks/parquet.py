@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from edge.config import parse_duration
 from edge.disk import Disk, write_durably
-from edge.drain.expand import Event
+from edge.drain.event import Event
 from edge.drain.shapes import COLUMNS, row_line
 from edge.drain.sink import READ_BYTES, Batch, Retryable, SinkUrl
 from edge.drain.timestamps import format_time

@@ -23,7 +23,7 @@ import xxhash
 from msgspec import Raw
 
 from edge import __version__
-from edge.drain.expand import Event
+from edge.drain.event import Event
 from edge.drain.posting import Poster
 from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, Sink, SinkUrl, TooLarge
 from edge.drain.timestamps import format_time

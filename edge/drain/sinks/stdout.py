@@ -3,7 +3,7 @@
 import os
 from typing import Final
 
-from edge.drain.expand import Event
+from edge.drain.event import Event
 from edge.drain.shapes import SHAPES
 from edge.drain.sink import READ_BYTES, Batch, Sink, SinkGone, SinkUrl
 from edge.segment.name import SegmentName

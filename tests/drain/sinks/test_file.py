@@ -6,7 +6,8 @@ import pytest
 import zstandard
 
 from edge.disk import RealDisk
-from edge.drain.expand import Event, expand
+from edge.drain.event import Event
+from edge.drain.expand import expand
 from edge.drain.sink import Batch, Retryable, split_url
 from edge.drain.sinks.file import FileSink, make
 from edge.segment.name import SegmentName

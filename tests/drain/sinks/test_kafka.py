@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.drain.expand import Event, expand
+from edge.drain.event import Event
+from edge.drain.expand import expand
 from edge.drain.messages import TOPICS, Messages
 from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, TooLarge, split_url
 from edge.drain.sinks import kafka

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from edge.drain.expand import Event
+from edge.drain.event import Event
 from edge.drain.sink import Batch, Paused, Refusal, Retryable, Sink, split_url
 from edge.drain.sinks.objects import make
 from edge.segment.name import SegmentName

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from edge.disk import RealDisk
-from edge.drain.expand import Event, expand
+from edge.drain.event import Event
+from edge.drain.expand import expand
 from edge.drain.sink import Batch, Retryable, split_url
 from edge.drain.sinks.file import make
 from edge.drain.sinks.parquet import COLUMN_TYPES, ParquetSink, open_database

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from edge.drain.expand import Event, expand
+from edge.drain.event import Event
+from edge.drain.expand import expand
 from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, Sink, TooLarge, split_url
 from edge.drain.sinks.posthog import BODY_BYTES_MAX, EVENTS_MAX, RETRY_AFTER_S_MAX, interpret, make, recording, sent
 from edge.segment.name import SegmentName
