@@ -8,6 +8,8 @@
     E     312 B    10       20,739 B      batch of 20 events of 1 KB, POST /batch/
     F     1,335 B  20       350 B         A's event behind a browser's headers: long cookie, query string, Origin
     G     322 B    10       about 3.8 KB  lz-string of a batch of 5, 5.1 KB of JSON, POST /batch/?compression=lz64
+    H     632 B    17       about 800 B   gzip of a wrapper of two browser events, 2 KB of JSON, and no header that says so,
+                                          as today's browser library sends it, POST /i/v0/e/
     mix                                   all of them, in the shares of `MIX`
 
 Heads grow or shrink by a few bytes with the host's name. Everything comes out of a seeded
@@ -32,6 +34,7 @@ TOKEN: Final = "phc_bench"
 BATCH_EVENTS: Final = 50
 LARGE_BATCH_EVENTS: Final = 20
 LZ_BATCH_EVENTS: Final = 5
+BROWSER_BATCH_EVENTS: Final = 2
 MIX: Final = {"A": 400, "B": 300, "F": 129, "C": 100, "E": 50, "D": 20, "G": 1}
 """Requests of each kind among a thousand.
 
@@ -107,6 +110,25 @@ _BROWSER_BEHIND_A_BALANCER: Final = (
     "Accept-Language: en-GB,en;q=0.9,de;q=0.8",
     "X-Forwarded-For: {address}",
     "Cookie: {cookie}",
+)
+_BROWSER_TODAY: Final = (
+    "Host: {host}",
+    "Connection: keep-alive",
+    "Content-Length: {length}",
+    'sec-ch-ua-platform: "Windows"',
+    f"User-Agent: {_USER_AGENT}",
+    'sec-ch-ua: "Chromium";v="142", "Google Chrome";v="142", "Not_A Brand";v="99"',
+    "Content-Type: text/plain",
+    "sec-ch-ua-mobile: ?0",
+    "Accept: */*",
+    "Origin: https://shop{site}.example",
+    "Sec-Fetch-Site: cross-site",
+    "Sec-Fetch-Mode: cors",
+    "Sec-Fetch-Dest: empty",
+    "Referer: https://shop{site}.example/",
+    "Accept-Encoding: gzip, deflate, br, zstd",
+    "Accept-Language: en-GB,en;q=0.9,de;q=0.8",
+    "X-Forwarded-For: {address}",
 )
 
 
@@ -186,6 +208,16 @@ def _large_batch(draw: random.Random, host: str) -> bytes:
 def _lz_batch(draw: random.Random, host: str) -> bytes:
     body = lz.compress(_batch_of(draw, LZ_BATCH_EVENTS, 5_100).decode())
     return _request("POST /batch/?compression=lz64&ip=0 HTTP/1.1", _BROWSER, draw, host, body)
+
+
+def _browser_batch(draw: random.Random, host: str) -> bytes:
+    visitor = _visitor(draw) | {"$lib_version": "1.449.2", "$raw_user_agent": _USER_AGENT, "$is_identified": False}
+    batch = {
+        "api_key": TOKEN,
+        "batch": [_seen_by_a_browser(draw, visitor) for _ in range(BROWSER_BATCH_EVENTS)],
+        "sent_at": _moment(draw),
+    }
+    return _request("POST /i/v0/e/ HTTP/1.1", _BROWSER_TODAY, draw, host, gzip.compress(_json(batch), 6, mtime=0))
 
 
 def _batch_of(draw: random.Random, events: int, size: int) -> bytes:
@@ -275,6 +307,23 @@ def _page_view(draw: random.Random, size: int, visitor: dict[str, object]) -> by
     return _padded(draw, event, properties, size)
 
 
+def _seen_by_a_browser(draw: random.Random, visitor: dict[str, object]) -> dict[str, object]:
+    """As browser libraries have it: the person is a property, and the project's key another one."""
+    page = f"https://shop.example/{draw.choice(_PAGES)}/{draw.randrange(10**6)}"
+    properties = visitor | {
+        "$current_url": page,
+        "$host": "shop.example",
+        "$pathname": page.removeprefix("https://shop.example"),
+        "$referrer": "$direct",
+        "$pageview_id": _uuid(draw),
+        "$insert_id": draw.randbytes(8).hex(),
+        "$time": 1763683200 + draw.randrange(10**8) / 1000,
+        "title": "Pricing and plans, monthly and yearly | the shop",
+    }
+    timestamp = _moment(draw).replace("+00:00", "Z")
+    return {"uuid": _uuid(draw), "event": "$pageview", "properties": properties, "timestamp": timestamp}
+
+
 def _batched(draw: random.Random) -> dict[str, object]:
     return {
         "event": draw.choice(_EVENTS),
@@ -335,5 +384,8 @@ _KINDS: Final = {
     "E": _Kind(f"batch of {LARGE_BATCH_EVENTS} events, 20 KB", LARGE_BATCH_EVENTS, 256, _large_batch),
     "F": _Kind("350 B behind 1.3 KB of browser headers", 1, 4096, _server_event_from_a_browser),
     "G": _Kind(f"lz64 batch of {LZ_BATCH_EVENTS} events, 5 KB", LZ_BATCH_EVENTS, 256, _lz_batch),
+    "H": _Kind(
+        f"unsignalled gzip of {BROWSER_BATCH_EVENTS} browser events", BROWSER_BATCH_EVENTS, 2048, _browser_batch
+    ),
 }
 NAMES: Final = (*_KINDS, "mix")

@@ -12,7 +12,7 @@ app = FastAPI()
 
 async def capture(request: Request) -> dict[str, int]:
     body = await request.body()
-    if not accept(body, request.query_params, request.headers.get("content-encoding", "")):
+    if not accept(body, request.query_params):
         raise HTTPException(400, REFUSED)
     return STATUS
 

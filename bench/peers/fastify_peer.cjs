@@ -23,9 +23,10 @@ function append(text) {
     }
 }
 
-function unwrap(body, query, encoding) {
+function unwrap(body, query) {
     const compression = query.compression ?? ''
-    if (encoding === 'gzip' || compression.startsWith('gzip')) return zlib.gunzipSync(body).toString()
+    // Not every client says so.
+    if (body?.[0] === 0x1f && body[1] === 0x8b) return zlib.gunzipSync(body).toString()
     if (compression === 'lz64') return LZString.decompressFromBase64(body.toString('latin1'))
     if (query.data !== undefined) return Buffer.from(query.data, 'base64').toString()
     return body.toString()
@@ -34,13 +35,13 @@ function unwrap(body, query, encoding) {
 function capture(request, reply) {
     let text, parsed
     try {
-        text = unwrap(request.body, request.query, request.headers['content-encoding'])
+        text = unwrap(request.body, request.query)
         parsed = JSON.parse(text)
     } catch {
         return reply.code(400).send({ error: 'expected JSON' })
     }
     for (const event of parsed.batch ?? [parsed]) {
-        if (!(event.api_key || parsed.api_key) || !event.event || !event.distinct_id) {
+        if (!(event.api_key || parsed.api_key) || !event.event || !(event.distinct_id || event.properties?.distinct_id)) {
             return reply.code(400).send({ error: 'expected api_key, event and distinct_id' })
         }
     }

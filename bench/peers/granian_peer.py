@@ -15,7 +15,7 @@ JSON = [("content-type", "application/json")]
 
 async def app(scope: Any, protocol: Any) -> None:
     body = await protocol()
-    if accept(body, dict(parse_qsl(scope.query_string)), scope.headers.get("content-encoding", "")):
+    if accept(body, dict(parse_qsl(scope.query_string))):
         protocol.response_bytes(200, JSON, orjson.dumps(STATUS))
     else:
         protocol.response_bytes(400, JSON, orjson.dumps(REFUSED))

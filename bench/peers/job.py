@@ -20,11 +20,12 @@ REFUSED: Final = {"error": "expected JSON with api_key, event and distinct_id"}
 STATUS: Final = {"status": 1}
 
 
-def accept(body: bytes, query: Mapping[str, str], encoding: str = "") -> bool:
-    """Append the JSON text as a line, or say that it is no batch of events. `encoding` is the Content-Encoding of `body`."""
+def accept(body: bytes, query: Mapping[str, str]) -> bool:
+    """Append the JSON text as a line, or say that it is no batch of events."""
     compression = query.get("compression", "")
     try:
-        if encoding == "gzip" or compression.startswith("gzip"):
+        # Not every client says so.
+        if body.startswith(b"\x1f\x8b"):
             body = gzip.decompress(body)
         elif compression == "lz64":
             body = LZString().decompressFromBase64(body.decode()).encode()
@@ -37,7 +38,7 @@ def accept(body: bytes, query: Mapping[str, str], encoding: str = "") -> bool:
         if (
             not (event.get("api_key") or parsed.get("api_key"))
             or not event.get("event")
-            or not event.get("distinct_id")
+            or not (event.get("distinct_id") or event.get("properties", {}).get("distinct_id"))
         ):
             return False
     _journal().write(body + b"\n")

@@ -13,7 +13,7 @@ from bench.peers.job import PATHS, REFUSED, STATUS, accept
 
 async def capture(request: Request) -> JSONResponse:
     body = await request.body()
-    if accept(body, request.query_params, request.headers.get("content-encoding", "")):
+    if accept(body, request.query_params):
         return JSONResponse(STATUS)
     return JSONResponse(REFUSED, 400)
 

@@ -8,7 +8,8 @@
   code runs per header.
 - Everything else is left to the connection, with a parser of its own and every rule there is (`server/protocol.py`).
 
-Each way accepts a part of what the next one does, and reads it alike; what it does not take the next one gets, untouched.
+Each way accepts a part of what the next one does, but for blanks before a value, and reads it alike; what it does not take the
+next one gets, untouched.
 """
 
 import re
@@ -71,14 +72,18 @@ _VALUES: Final = {
 }
 _SILENT_FIELD: Final = rb"(?:ip|ver|v|retry_count)=[!$%'-;=?-~]*+"
 """What browsers put into the query for the server that is not there any more, or for people."""
+_SILENT_FIELD_OF_POST: Final = rb"(?:%b|compression=gzip(?:-js)?)" % _SILENT_FIELD
+"""What they say of the body, its first bytes tell, too."""
 _SENT_AT: Final = rb"_=(?P<sent_at>[0-9]++)"
 _PATH: Final = rb"(?P<path>/[0-9a-z/]++)"
-_QUERY: Final = rb"(?:\?(?:%b&){0,8}+(?:%b(?:&%b){0,8}+|%b))?" % (_SILENT_FIELD, _SENT_AT, _SILENT_FIELD, _SILENT_FIELD)
+_QUERY: Final = rb"(?:\?(?:%b&){0,8}+(?:%b(?:&%b){0,8}+|%b))?" % (
+    *(_SILENT_FIELD_OF_POST, _SENT_AT, _SILENT_FIELD_OF_POST, _SILENT_FIELD_OF_POST),
+)
 _DATA_QUERY: Final = rb"\?(?:%b&){0,8}+data=(?P<data>[^&]++)(?:&%b){0,8}+(?:&%b(?:&%b){0,8}+)?" % (
     *(_SILENT_FIELD, _SILENT_FIELD, _SENT_AT, _SILENT_FIELD),
 )
 """To compare with one byte is faster than with a class; whoever decodes the data sees whether it went too far."""
-_OBJECT_AHEAD: Final = rb"(?=\{)"
+_OBJECT_OR_GZIP_AHEAD: Final = rb"(?=[{\x1f])"
 
 
 class Shape(msgspec.Struct):
@@ -109,12 +114,12 @@ class Shape(msgspec.Struct):
 
 
 Plain = tuple[str, Route, bytes | None, bytes, bytes, bytes]
-"""Method, route, `_` of the query, Origin, first entry of X-Forwarded-For, JSON of the event; empty, or `None`, for what is not
-there."""
+"""Method, route, `_` of the query, Origin, first entry of X-Forwarded-For, and an object's JSON or gzip of something; empty, or
+`None`, for what is not there."""
 
 
 class Familiar:
-    """Reads the POSTs whose head has these names, in this order, and whose body begins an object.
+    """Reads the POSTs whose head has these names, in this order, and whose body begins an object, or gzip.
 
     Made of an ordinary POST's names only.
     """
@@ -122,7 +127,7 @@ class Familiar:
     __slots__ = ("_match", "_parts")
 
     request_line: ClassVar = _METHOD + _PATH + _QUERY + re.escape(_VERSION)
-    behind: ClassVar = _OBJECT_AHEAD
+    behind: ClassVar = _OBJECT_OR_GZIP_AHEAD
     parts: ClassVar = ("path", "sent_at", "length", "origin", "forwarded_for")
 
     def __init__(self, names: Sequence[bytes]) -> None:

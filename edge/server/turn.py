@@ -1,8 +1,8 @@
 """What arrives in one turn of the event loop, taken together at its end.
 
-A turn reads from many connections, and nearly every packet is one ordinary request that holds one event. Taken one after the
-other in one loop they find the processor's caches warm, share the clock, and become the text of their records in one step;
-answered one after the other they do so again. Nobody waits for it: a commit takes what its turn has read in any case.
+A turn reads from many connections, and nearly every packet is one ordinary request that holds an event or a few. Taken one
+after the other in one loop they find the processor's caches warm, share the clock, and become the text of their records in one
+step; answered one after the other they do so again. Nobody waits for it: a commit takes what its turn has read in any case.
 
 Whatever is not such a request goes back to its connection as it came (`CaptureConnection.receive`).
 """
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import msgspec
 
 from edge.segment.frame import FRAME_RAW_BYTES_MAX
-from edge.segment.record import LINE_FIELDS, Field, as_json, encode_records, sent_at_member
+from edge.segment.record import DATA_FIELD, LINE_FIELDS, Field, as_json, encode_records, sent_at_member
 from edge.server.exchange import Exchange
 from edge.server.heads import Plain, by_lower_name
 from edge.wire.capture import read_data_query, read_plain_query
 from edge.wire.client_ip import read_address
-from edge.wire.payload import read_plain_key
+from edge.wire.encoding import GZIP_MAGIC, read_plain_gzip
+from edge.wire.payload import read_plain
 from edge.wire.rejections import Rejected
 from edge.wire.routes import PLAIN_ROUTES, Route
 from edge.wire.validate import judge_token
@@ -43,6 +44,7 @@ _REMEMBERED_MAX: Final = 8192
 """Of each kind: the keys and the addresses that come again and again."""
 
 _OBJECT: Final = ord("{")
+_GZIP: Final = GZIP_MAGIC[0]
 _NAMES: Final = {route.name: as_json(route.name) for route in PLAIN_ROUTES.values()}
 
 
@@ -77,6 +79,13 @@ class Taken(msgspec.Struct, gc=False):
             exchange.not_stored()
 
 
+class _Part(msgspec.Struct, gc=False):
+    """Requests with as many events each, and what their records are made of."""
+
+    exchanges: list[Exchange]
+    fields: list[Field]
+
+
 def _remember(kept: dict[K, bytes], key: K, value: bytes) -> bytes:
     if len(kept) >= _REMEMBERED_MAX:
         kept.clear()
@@ -100,10 +109,10 @@ class Turn:
         self._begun = False
         """The end is under way."""
         self._arrived: list[CaptureConnection] = []
-        self._exchanges: list[Exchange] = []
-        self._fields: list[Field] = []
-        self._from_base64 = 0
-        """Events that came in a query."""
+        self._parts: dict[int, _Part] = {}
+        """What was taken, by the number of events in a request."""
+        self._layers: list[str] = []
+        """What the events were wrapped in, a name for each request."""
         self._tokens: dict[str, bytes] = {}
         """Project keys that are in order, and what they are in JSON."""
         self._addresses: dict[bytes, bytes] = {}
@@ -145,7 +154,7 @@ class Turn:
             except Exception:
                 log.exception("a request met a fault of ours")
                 connection.refuse_arrived(packet)
-        if self._exchanges:
+        if self._parts:
             self._append(received_us)
 
     def _take(self, connection: "CaptureConnection", packet: bytes) -> bool:
@@ -171,7 +180,7 @@ class Turn:
         connection.familiar = shape.familiar
         text, sent_at = body, None
         if method == "POST":
-            if body[0] == _OBJECT:
+            if body[0] == _OBJECT or body[0] == _GZIP:
                 sent_at = read_plain_query(query)
         elif not shape.encoded and (found := read_data_query(query)) is not None:
             text, sent_at = found
@@ -201,12 +210,18 @@ class Turn:
         sent_at: bytes | None,
         origin: bytes,
         forwarded_for: bytes,
-        text: bytes,
+        body: bytes,
     ) -> bool:
-        """Take a request that holds one well-typed event in plain JSON with its key at the top; whether `text` is one."""
+        """Take a request whose body is, or is gzip of, a well-typed event or wrapper of events with its key at the top.
+
+        Whether it is such a request.
+        """
         service = self._service
-        key = read_plain_key(text)
-        if key is None or (service.known_keys is not None and key not in service.known_keys):
+        text = body if body[0] != _GZIP else read_plain_gzip(body, self.packet_bytes_max)
+        if text is None or (found := read_plain(text)) is None:
+            return False
+        key, events = found
+        if service.known_keys is not None and key not in service.known_keys:
             return False
         token = self._tokens.get(key) or self._judge(key)
         if forwarded_for and connection.trusted:
@@ -216,11 +231,15 @@ class Turn:
         if not (token and address):
             return False
         if method == "POST":
-            service.observe_body(len(text))
+            service.observe_body(len(body))
+            if text is not body:
+                self._layers.append("gzip")
         else:
             service.observe_body(0)
-            self._from_base64 += 1
-        self._fields += (
+            self._layers.append("base64")
+        part = self._parts.get(events) or self._begin(events)
+        fields = part.fields
+        fields += (
             0,
             token,
             _NAMES[route.name],
@@ -229,7 +248,7 @@ class Turn:
             text,
         )
         exchange = Exchange(connection, route, method, origin)
-        self._exchanges.append(exchange)
+        part.exchanges.append(exchange)
         connection.queue.append(exchange)
         connection.deadline_s = service.idle_deadline_s
         return True
@@ -247,24 +266,26 @@ class Turn:
         """In plain text form, remembered; empty when it is none."""
         return _remember(self._addresses, entry, read_address(entry).encode())
 
-    def _append(self, received_us: int) -> None:
-        """Hand what was taken to the writer."""
-        service = self._service
-        exchanges, self._exchanges = self._exchanges, []
-        fields, self._fields = self._fields, []
-        if self._from_base64:
-            service.row.add("edge_slow_path_total", self._from_base64, "base64")
-            self._from_base64 = 0
-        if sum(map(len, fields[LINE_FIELDS - 1 :: LINE_FIELDS])) > FRAME_RAW_BYTES_MAX // 2:  # type: ignore[arg-type]
-            records = _RECORDS_OF_A_FRAME
-            for start in range(0, len(exchanges), records):
-                part = fields[start * LINE_FIELDS : (start + records) * LINE_FIELDS]
-                self._put(exchanges[start : start + records], part, received_us)
-        else:
-            self._put(exchanges, fields, received_us)
+    def _begin(self, events: int) -> "_Part":
+        part = self._parts[events] = _Part([], [])
+        return part
 
-    def _put(self, exchanges: list[Exchange], fields: list[Field], received_us: int) -> None:
+    def _append(self, received_us: int) -> None:
+        """Hand what was taken to the writer. The end of the turn commits."""
+        parts, self._parts = self._parts, {}
+        for layer in set(self._layers):
+            self._service.row.add("edge_slow_path_total", self._layers.count(layer), layer)
+        self._layers.clear()
+        for events, part in parts.items():
+            exchanges, fields = part.exchanges, part.fields
+            step = len(exchanges)
+            if sum(map(len, fields[DATA_FIELD::LINE_FIELDS])) > FRAME_RAW_BYTES_MAX // 2:  # type: ignore[arg-type]
+                step = _RECORDS_OF_A_FRAME
+            for start in range(0, len(exchanges), step):
+                some = fields[start * LINE_FIELDS : (start + step) * LINE_FIELDS]
+                self._put(exchanges[start : start + step], some, events, received_us)
+
+    def _put(self, exchanges: list[Exchange], fields: list[Field], events: int, received_us: int) -> None:
         service = self._service
         lines = encode_records(service.ids, received_us, fields)
-        # The end of the turn commits.
-        service.put(lines, len(exchanges), received_us, Taken(service, exchanges), len(exchanges))
+        service.put(lines, len(exchanges) * events, received_us, Taken(service, exchanges), len(exchanges))

@@ -33,6 +33,7 @@ _JSON_STARTS: Final = (b"{", b"[")
 _JSON_ENDS: Final = (b"}", b"]")
 _SILENT_FIELDS: Final = frozenset((b"ip", b"ver", b"v", b"retry_count"))
 """What browsers put into the query for the server that is not there any more, or for people."""
+_SILENT_PAIRS: Final = frozenset((b"compression=gzip-js", b"compression=gzip"))
 _SENT_AT_FIELDS: Final = ("_", "sent_at", "sentAt")
 _NO_FIELDS: Mapping[str, bytes] = {}
 
@@ -97,10 +98,11 @@ def is_terse(request: Request, route: Route) -> bool:
 
 
 def read_plain_query(query: bytes) -> bytes | None:
-    """The `sent_at` of a query that says nothing else, as a browser's; `None` when it may, and `capture` must look."""
+    """The `sent_at` of a query that says nothing else, as a browser's, but that the body is gzip, which its first bytes tell;
+    `None` when it may say more, and `capture` must look."""
     if not query:
         return b""
-    found = _plain_fields(query)
+    found = _plain_fields(query, _SILENT_PAIRS)
     return None if found is None or found[0] is not None else found[1]
 
 
@@ -128,7 +130,7 @@ def read_plain_data(data: bytes) -> bytes | None:
     return text if text.endswith(b"}") else None
 
 
-def _plain_fields(query: bytes) -> tuple[bytes | None, bytes] | None:
+def _plain_fields(query: bytes, silent: frozenset[bytes] = frozenset()) -> tuple[bytes | None, bytes] | None:
     """`data`, still escaped, and `_` of a query; `None` when it says more, or not plainly."""
     data: bytes | None = None
     sent_at = b""
@@ -142,7 +144,7 @@ def _plain_fields(query: bytes) -> tuple[bytes | None, bytes] | None:
             if data is not None:
                 return None
             data = value
-        elif name not in _SILENT_FIELDS:
+        elif name not in _SILENT_FIELDS and pair not in silent:
             return None
     return data, sent_at
 

@@ -30,7 +30,7 @@ LAYERS_MAX: Final = 4
 GZIP_MEMBERS_MAX: Final = 64
 """Clients send one; each further one costs a copy of the rest of the body."""
 
-_GZIP_MAGIC: Final = b"\x1f\x8b"
+GZIP_MAGIC: Final = b"\x1f\x8b"
 _GZIP_AS_TEXT: Final = b"\x1f\xef\xbf\xbd"
 _ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
 _ZSTD_WINDOW_BYTES_MAX: Final = 2**23
@@ -85,7 +85,7 @@ def decode_body(request: Request, query: Mapping[str, bytes], limits: Limits) ->
     elif body:
         if body[0] in _OPENINGS and not (request.content_encoding or "compression" in query):
             return Decoded(body.strip(_BLANK), {}, ())
-        if body.startswith(_GZIP_MAGIC):
+        if body.startswith(GZIP_MAGIC):
             text = _opened("gzip", body, limits)
             if text and text[0] in _OPENINGS:
                 return Decoded(text.strip(_BLANK), {}, ("gzip",))
@@ -99,9 +99,22 @@ def gunzip(data: bytes, bytes_max: int) -> bytes:
         member, data = _inflated(data, 31, bytes_max)
         output.append(member)
         bytes_max -= len(member)
-        if not data.startswith(_GZIP_MAGIC):
+        if not data.startswith(GZIP_MAGIC):
             return b"".join(output)
     raise ValueError(f"expected at most {GZIP_MEMBERS_MAX} members")
+
+
+def read_plain_gzip(data: bytes, bytes_max: int) -> bytes | None:
+    """The JSON object in one whole gzip stream, `bytes_max` long at most; `None` when it is not plainly that."""
+    # What it says of its length is looked at so that nothing is inflated twice, and not believed.
+    if int.from_bytes(data[-4:], "little") > bytes_max:
+        return None
+    stream = isal_zlib.decompressobj(31)
+    try:
+        text: bytes = stream.decompress(data, bytes_max)
+    except isal_zlib.IsalError:  # type: ignore[misc]  # its stubs call the class an instance
+        return None
+    return text if stream.eof and not stream.unused_data and text.startswith(b"{") and text.endswith(b"}") else None
 
 
 def inflate(data: bytes, bytes_max: int) -> bytes:
@@ -247,7 +260,7 @@ def _unwrapped(request: Request, query: Mapping[str, bytes], limits: Limits) -> 
             raise Rejected(
                 Reason.BAD_ENCODING, f"Expected at most {LAYERS_MAX} layers, found {', '.join(layers)} and more."
             )
-        if limits.light is not None and len(data) > limits.light.wrapped_bytes_max and not data.startswith(_GZIP_MAGIC):
+        if limits.light is not None and len(data) > limits.light.wrapped_bytes_max and not data.startswith(GZIP_MAGIC):
             raise Heavy
         if _is_form(text, form_declared):
             fields = parse_fields(text)
@@ -313,7 +326,7 @@ _Refusal = tuple[Reason, str]
 def _next_layer(data: bytes, text: bytes, hints: list[str], form_declared: bool, limits: Limits) -> tuple[str, bytes]:
     """The next layer of `data` and what is inside it. Raises `Rejected` for the layer most likely meant."""
     # A magic number is no accident: behind one, a broken stream is broken and nothing else.
-    if data.startswith(_GZIP_MAGIC):
+    if data.startswith(GZIP_MAGIC):
         return "gzip", _opened("gzip", data, limits)
     if data.startswith(_ZSTD_MAGIC):
         return "zstd", _opened("zstd", data, limits)
@@ -367,7 +380,7 @@ def _candidates(text: bytes, hints: list[str]) -> Iterator[str]:
 
 def _is_recognised(data: bytes, hints: list[str]) -> bool:
     """Whether it was right to look for a layer here: what was inside is itself something."""
-    if data.startswith((_GZIP_MAGIC, _ZSTD_MAGIC)) or "deflate" in hints or "br" in hints:
+    if data.startswith((GZIP_MAGIC, _ZSTD_MAGIC)) or "deflate" in hints or "br" in hints:
         return True
     text = _stripped(data)
     if text[:1] and text[0] in _OPENINGS:

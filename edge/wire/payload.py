@@ -37,6 +37,9 @@ _ELEMENT_BYTES_MIN: Final = 16
 _LISTED_MAX: Final = 20_000
 """Of a list, whose elements are built; a batch's are only found."""
 
+_PLAIN_EVENTS_MAX: Final = 100
+"""Of a batch that is taken without a further look at its limits."""
+
 NOT_TEXT: Final = object()
 """Stands for a key that is no string, and may be large."""
 _ABSENT: Final = msgspec.Raw(b"")
@@ -57,12 +60,12 @@ class _Envelope(msgspec.Struct, gc=False):
 
 
 class _Keys(msgspec.Struct, gc=False):
-    """What tells whether an object is one event with its key at the top."""
+    """What an object says at its top: whose it is, and whether it is one event."""
 
     api_key: str | None = None
     token: str | None = None
     dollar_token: str | None = msgspec.field(name="$token", default=None)
-    batch: msgspec.Raw | None = None
+    batch: list[msgspec.Raw] | None = None
 
 
 class _LooseProperties(msgspec.Struct, gc=False):
@@ -90,15 +93,21 @@ _value_end: Final = re.compile(r".* trailing characters \(byte ([0-9]+)\)").full
 _blanks: Final = re.compile(rb"[ \t\r\n]*+").match
 
 
-def read_plain_key(text: bytes) -> str | None:
-    """The project key, not yet judged, of a text that is one object and one event with its key at the top; else `None`."""
+def read_plain(text: bytes) -> tuple[str, int] | None:
+    """The project key, not yet judged, and the number of events of an object that has its key at the top, as an event or the
+    wrapper of a batch; `None` for what is not plainly that."""
     try:
         if not text.isascii():
             text.decode()
         keys = _decode_keys(text)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
-    return (keys.dollar_token or keys.token or keys.api_key) if keys.batch is None else None
+    batch = keys.batch
+    if batch is None:
+        key = keys.dollar_token or keys.token or keys.api_key
+        return (key, 1) if key else None
+    key = keys.api_key or keys.token or keys.dollar_token
+    return (key, len(batch)) if key and 0 < len(batch) <= _PLAIN_EVENTS_MAX else None
 
 
 def read_payload(text: bytes, light: Light | None = None) -> Payload:

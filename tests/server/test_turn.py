@@ -14,7 +14,7 @@ from hypothesis import settings as settings_of_hypothesis
 from hypothesis import strategies as st
 
 from edge.disk import RealDisk
-from edge.metrics import Board
+from edge.metrics import Board, slot
 from edge.segment.frame import FRAME_RAW_BYTES_MAX
 from edge.segment.record import Record, RecordIds, decode_record
 from edge.segment.scan import Frame, scan
@@ -126,14 +126,13 @@ def test_what_arrived_in_a_turn_is_one_frame_and_is_answered_at_its_end(scene: S
 
 
 def test_every_kind_of_request_finds_its_way_through_one_turn(scene: Scene) -> None:
-    gzip = zlib.compressobj(wbits=31)
-    zipped = gzip.compress(event("gzip")) + gzip.flush()
     sent = {
         "plain": post(event("plain")),
         "query": post(event("query"), target=b"/i/v0/e?ip=0&_=1763690000100&ver=1"),
         "several lines": post(event("several lines").replace(b": ", b":\r\n")),
         "list": post(b"[%b]" % event("list")),
-        "gzip": post(zipped),
+        "gzip": post(zipped(event("gzip"))),
+        "gzip of much": post(zipped(event("gzip of much", PACKET_BYTES_MAX))),
         "another form": post(event("another form"), b"Accept: */*", b"Origin: https://a.example"),
         "blanks around the key": post(event("blanks around the key").replace(b"phc_x", b" phc_x ")),
         "no key": post(b"{}"),
@@ -160,6 +159,30 @@ def test_every_kind_of_request_finds_its_way_through_one_turn(scene: Scene) -> N
     assert by_name["query"].sent_at == "1763690000100"
     assert by_name["query"].path == "i/v0/e"
     assert {record.token for record in records} == {"phc_x"}
+
+
+def test_requests_of_several_events_are_counted_as_such(scene: Scene) -> None:
+    def wrapper(events: int) -> bytes:
+        return b'{"api_key":"phc_x","batch":[%b]}' % b",".join([EVENT] * events)
+
+    bodies = [EVENT, zipped(wrapper(3)), wrapper(2), zipped(wrapper(3)), EVENT]
+    for _ in range(FAMILIAR_AFTER):
+        for body in bodies:
+            connection, transport = scene.client()
+            connection.data_received(post(body))
+        scene.turn()
+        assert transport.written.startswith(b"HTTP/1.1 200 OK")
+    scene.writer.tick()
+    scene.service.tick(101.0)
+    row, start = scene.row, slot("edge_batch_events")
+    of_one, of_two, up_to_five = row.slots[start : start + 3]
+    assert (of_one, of_two, up_to_five) == (2 * FAMILIAR_AFTER, FAMILIAR_AFTER, 2 * FAMILIAR_AFTER)
+    assert row.get("capture_events_ingested_total") == 10 * FAMILIAR_AFTER
+    assert row.get("edge_slow_path_total", "gzip") == 2 * FAMILIAR_AFTER
+    stored = scene.frames()
+    assert [(frame.header.records, frame.header.events) for frame in stored] == [(5, 10)] * FAMILIAR_AFTER
+    texts = sorted(decode_record(line).data for line in stored[-1].lines())
+    assert texts == sorted([EVENT, wrapper(3), wrapper(2), wrapper(3), EVENT])
 
 
 def test_the_address_is_the_first_forwarded_one(scene: Scene) -> None:
@@ -292,6 +315,11 @@ TARGETS = st.sampled_from(
         ),
         *(
             b"/e?compression=gzip",
+            b"/e/?ip=0&_=1763690000100&ver=1.258.6&compression=gzip-js",
+            b"/e/?compression=gzip-js&beacon=1&_=1",
+            b"/i/v0/e/?compression=gzip-jsx",
+            b"/e/?compression=lz64&compression=gzip",
+            b"/e/?compression=deflate",
             b"/e?beacon=1",
             b"/e?verbose=1",
             b"/e?token=phc_q",
@@ -378,6 +406,11 @@ BODIES = st.sampled_from(
         ),
         *(
             b'{"api_key":"phc_x","batch":[%b]}' % EVENT,
+            b'{"api_key":"phc_x","batch":[%b,{},7],"sent_at":"x"}' % EVENT,
+            b'{"token":"phc_a","api_key":"phc_x","batch":[%b]}' % EVENT,
+            b'{"batch":[%b]}' % EVENT,
+            b'{"api_key":"phc_x","batch":[%b]}' % b",".join([b"{}"] * 101),
+            b'{"api_key":"phc_x","batch":[]}',
             b'{"api_key":"phc_x","batch":7}',
             b'{"batch":null,"token":"phc_x","event":"e"}',
         ),
@@ -399,24 +432,44 @@ BODIES = st.sampled_from(
 )
 
 
+def zipped(body: bytes, level: int = -1) -> bytes:
+    gzip = zlib.compressobj(level, wbits=31)
+    return gzip.compress(body) + gzip.flush()
+
+
+AS_SENT = st.sampled_from(
+    [
+        *([lambda body: body] * 2 + [zipped] * 3),
+        *(lambda body: zipped(body)[:-1], lambda body: zipped(body) + b"\0", lambda body: zipped(body, 0)),
+        *(lambda body: zipped(body) + zipped(body), lambda body: zipped(body)[:-8] + b"\1\0\0\0"),
+        *(lambda body: zipped(body) + zipped(b" "), lambda body: zipped(b"") + zipped(body)),
+        *(lambda body: zipped(body)[:-4] + b"\1\0\0\0", lambda body: zipped(body)[:-4] + b"\0\0\0\1"),
+        *(lambda body: zipped(zipped(body)), lambda body: zipped(b64encode(body)), zlib.compress),
+    ]
+)
+"""What is put around a body."""
+
+
 class Answers:
     """A service whose records are stored at once, and kept here."""
 
     def __init__(self, folder: Path, settings: ServerSettings) -> None:
         self.scene = Scene(folder, settings)
         self.records: list[Record] = []
+        self.events = 0
         service = self.scene.service
         service.append = service.put = self._append
 
     def _append(self, lines: bytes, events: int, received_us: int, waiter: Waiter, records: int = 1) -> None:
         found = lines.splitlines(keepends=True)
         assert len(found) == records
+        self.events += events
         self.records += map(decode_record, found)
         waiter.stored()
 
-    def ask(self, packet: bytes, *, by_turn: bool) -> tuple[bytes, bool, list[Record]]:
-        """What a new client is told, whether it is closed, and what is stored."""
-        self.records = []
+    def ask(self, packet: bytes, *, by_turn: bool) -> tuple[bytes, bool, list[Record], int]:
+        """What a new client is told, whether it is closed, and what is stored, with how many events."""
+        self.records, self.events = [], 0
         connection, transport = self.scene.client()
         if by_turn:
             connection.data_received(packet)
@@ -427,7 +480,7 @@ class Answers:
             # Blanks around the text are kept or not, which nobody sees.
             record.id, record.data = "", record.data.strip()
         connection.connection_lost(None)
-        return transport.written, transport.closed, self.records
+        return transport.written, transport.closed, self.records, self.events
 
 
 @pytest.fixture(scope="module", params=["203.0.113.0/24", "10.0.0.0/8"], ids=["trusted", "untrusted"])
@@ -440,11 +493,17 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 @settings_of_hypothesis(max_examples=600, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(target=TARGETS, headers=HEADERS, body=BODIES, length_first=st.booleans())
+@given(target=TARGETS, headers=HEADERS, body=BODIES, as_sent=AS_SENT, length_first=st.booleans())
 def test_a_turn_takes_a_request_as_the_connection_does(
-    pair: tuple[Answers, Answers], target: bytes, headers: list[bytes], body: bytes, length_first: bool
+    pair: tuple[Answers, Answers],
+    target: bytes,
+    headers: list[bytes],
+    body: bytes,
+    as_sent: Callable[[bytes], bytes],
+    length_first: bool,
 ) -> None:
     by_turn, by_connection = pair
+    body = as_sent(body)
     length = b"Content-Length: %d" % len(body)
     lines = [b"Host: h", length, *headers] if length_first else [b"Host: h", *headers, length]
     packet = b"\r\n".join([b"POST %b HTTP/1.1" % target, *lines, b"", b""]) + body

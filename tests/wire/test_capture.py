@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edge.segment.record import Record, RecordIds, as_json, decode_record, encode_records, sent_at_member
 from edge.wire.capture import Captured, capture, empty_poll, is_terse, read_data_query, read_plain_query
-from edge.wire.payload import read_plain_key
+from edge.wire.payload import read_plain
 from edge.wire.rejections import Reason, Rejected
 from edge.wire.request import Heavy, Light, Limits, Request
 from edge.wire.routes import ROUTES, find_route
@@ -200,14 +200,25 @@ def test_a_poll_without_data_is_recognised(method: str, query: bytes, body: byte
 
 MEMBERS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
     st.sampled_from(["api_key", "token", "$token", "batch", "event", "properties"]),
-    st.sampled_from(["phc_a", "phc_b", " phc_c ", "", "phx_d", 5, None, [], [{}], {"token": "phc_e"}]),
+    st.sampled_from(
+        ["phc_a", "phc_b", " phc_c ", "", "phx_d", 5, None, [], [{}], [{}, {"token": "phc_f"}], {"token": "phc_e"}]
+    ),
 )
 PLAIN = st.builds(
     lambda members, tail: msgspec.json.encode(members) + tail, MEMBERS, st.sampled_from([b"", b"\n", b"}"])
 )
 FIELDS = st.sampled_from(
     ["ip=1", "ver=1.2", "v=2", "retry_count=1", "_=1694769302325", "_=1694769302", "_=x", "_=", "_=1.5", "beacon=1", ""]
-    + ["verbose=1", "data=", "data=e30", "compression=gzip", "compression=lz64", "token=phc_q", "api_key=phc_q"]
+    + [
+        "verbose=1",
+        "data=",
+        "data=e30",
+        "compression=gzip",
+        "compression=gzip-js",
+        "compression=lz64",
+        "token=phc_q",
+        "api_key=phc_q",
+    ]
     + ["sent_at=5", "sentAt=5", "%5F=5", "b%65acon=1", "project_id=2"]
 )
 QUERIES = st.lists(FIELDS, max_size=4).map("&".join) | st.integers(95, 105).map(lambda n: "ip=1&" * n + "_=5")
@@ -218,12 +229,12 @@ QUERIES = st.lists(FIELDS, max_size=4).map("&".join) | st.integers(95, 105).map(
 @example(b'{"api_key":"phc_a"}', "ip=1&" * 100 + "_=5")
 def test_the_plain_way_stores_what_the_general_way_does_or_nothing(body: bytes, query: str) -> None:
     sent_at = read_plain_query(query.encode())
-    key = read_plain_key(body)
+    found = read_plain(body)
     try:
-        token = None if sent_at is None or key is None else judge_token(key)
+        token = None if sent_at is None or found is None else judge_token(found[0])
     except Rejected:
         return
-    if sent_at is None or token is None:
+    if sent_at is None or found is None or token is None:
         return
     member = sent_at_member(sent_at) if sent_at else b""
     plain = encode_records(RecordIds(1), 7, [0, as_json(token), as_json("e"), b"192.0.2.1", member, body])
@@ -232,7 +243,7 @@ def test_the_plain_way_stores_what_the_general_way_does_or_nothing(body: bytes, 
     stored, expected = decode_record(plain), decode_record(general.record)
     stored.data = stored.data.strip()
     assert stored == expected
-    assert (general.events, general.beacon, general.terse, general.layers) == (1, False, False, ())
+    assert (general.events, general.beacon, general.terse, general.layers) == (found[1], False, False, ())
 
 
 DATA = st.builds(
@@ -263,18 +274,18 @@ def test_the_plain_way_of_a_query_stores_what_the_general_way_does_or_nothing(
     if found is None:
         return
     text, sent_at = found
-    key = read_plain_key(text)
+    read = read_plain(text)
     try:
-        token = None if key is None else judge_token(key)
+        token = None if read is None else judge_token(read[0])
     except Rejected:
         return
-    if token is None:
+    if read is None or token is None:
         return
     member = sent_at_member(sent_at) if sent_at else b""
     plain = encode_records(RecordIds(1), 7, [0, as_json(token), as_json("e"), b"192.0.2.1", member, text])
     general = capture(Request("GET", query, b"", {}, "192.0.2.1", 7), ROUTES[b"/e/"], Limits(), RecordIds(1))
     assert decode_record(plain) == decode_record(general.record)
-    assert (general.events, general.beacon, general.terse, general.layers) == (1, False, False, ("base64",))
+    assert (general.events, general.beacon, general.terse, general.layers) == (read[1], False, False, ("base64",))
 
 
 def test_what_browsers_of_old_send_is_plain() -> None:
