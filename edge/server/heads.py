@@ -83,7 +83,7 @@ _DATA_QUERY: Final = rb"\?(?:%b&){0,8}+data=(?P<data>[^&]++)(?:&%b){0,8}+(?:&%b(
     *(_SILENT_FIELD, _SILENT_FIELD, _SENT_AT, _SILENT_FIELD),
 )
 """To compare with one byte is faster than with a class; whoever decodes the data sees whether it went too far."""
-_OBJECT_OR_GZIP_AHEAD: Final = rb"(?=[{\x1f])"
+_JSON_OR_GZIP_AHEAD: Final = rb"(?=[\[{\x1f])"
 
 
 class Shape(msgspec.Struct):
@@ -114,12 +114,12 @@ class Shape(msgspec.Struct):
 
 
 Plain = tuple[str, Route, bytes | None, bytes, bytes, bytes]
-"""Method, route, `_` of the query, Origin, first entry of X-Forwarded-For, and an object's JSON or gzip of something; empty, or
-`None`, for what is not there."""
+"""Method, route, `_` of the query, Origin, first entry of X-Forwarded-For, and JSON or gzip of something; empty, or `None`, for
+what is not there."""
 
 
 class Familiar:
-    """Reads the POSTs whose head has these names, in this order, and whose body begins an object, or gzip.
+    """Reads the POSTs whose head has these names, in this order, and whose body begins as JSON or gzip does.
 
     Made of an ordinary POST's names only.
     """
@@ -127,7 +127,7 @@ class Familiar:
     __slots__ = ("_match", "_parts")
 
     request_line: ClassVar = _METHOD + _PATH + _QUERY + re.escape(_VERSION)
-    behind: ClassVar = _OBJECT_OR_GZIP_AHEAD
+    behind: ClassVar = _JSON_OR_GZIP_AHEAD
     parts: ClassVar = ("path", "sent_at", "length", "origin", "forwarded_for")
 
     def __init__(self, names: Sequence[bytes]) -> None:

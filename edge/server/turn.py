@@ -43,7 +43,7 @@ _RECORDS_OF_A_FRAME: Final = FRAME_RAW_BYTES_MAX // PACKET_BYTES_MAX
 _REMEMBERED_MAX: Final = 8192
 """Of each kind: the keys and the addresses that come again and again."""
 
-_OBJECT: Final = ord("{")
+_STARTS: Final = b"{[" + GZIP_MAGIC[:1]
 _GZIP: Final = GZIP_MAGIC[0]
 _NAMES: Final = {route.name: as_json(route.name) for route in PLAIN_ROUTES.values()}
 
@@ -180,7 +180,7 @@ class Turn:
         connection.familiar = shape.familiar
         text, sent_at = body, None
         if method == "POST":
-            if body[0] == _OBJECT or body[0] == _GZIP:
+            if body[0] in _STARTS:
                 sent_at = read_plain_query(query)
         elif not shape.encoded and (found := read_data_query(query)) is not None:
             text, sent_at = found
@@ -212,7 +212,7 @@ class Turn:
         forwarded_for: bytes,
         body: bytes,
     ) -> bool:
-        """Take a request whose body is, or is gzip of, a well-typed event or wrapper of events with its key at the top.
+        """Take a request whose body is, or is gzip of, well-typed events in plain JSON, and few of them.
 
         Whether it is such a request.
         """

@@ -105,7 +105,7 @@ def gunzip(data: bytes, bytes_max: int) -> bytes:
 
 
 def read_plain_gzip(data: bytes, bytes_max: int) -> bytes | None:
-    """The JSON object in one whole gzip stream, `bytes_max` long at most; `None` when it is not plainly that."""
+    """The JSON text in one whole gzip stream, `bytes_max` long at most; `None` when it is not plainly that."""
     # What it says of its length is looked at so that nothing is inflated twice, and not believed.
     if int.from_bytes(data[-4:], "little") > bytes_max:
         return None
@@ -114,7 +114,8 @@ def read_plain_gzip(data: bytes, bytes_max: int) -> bytes | None:
         text: bytes = stream.decompress(data, bytes_max)
     except isal_zlib.IsalError:  # type: ignore[misc]  # its stubs call the class an instance
         return None
-    return text if stream.eof and not stream.unused_data and text.startswith(b"{") and text.endswith(b"}") else None
+    whole = stream.eof and not stream.unused_data
+    return text if whole and text.startswith((b"{", b"[")) and text.endswith((b"}", b"]")) else None
 
 
 def inflate(data: bytes, bytes_max: int) -> bytes:

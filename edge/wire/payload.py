@@ -94,20 +94,34 @@ _blanks: Final = re.compile(rb"[ \t\r\n]*+").match
 
 
 def read_plain(text: bytes) -> tuple[str, int] | None:
-    """The project key, not yet judged, and the number of events of an object that has its key at the top, as an event or the
-    wrapper of a batch; `None` for what is not plainly that."""
+    """The project key, not yet judged, and the number of events of a text of some KiB, whose members are of the types they are
+    meant to have; `None` for what is not plainly that."""
     try:
         if not text.isascii():
             text.decode()
         keys = _decode_keys(text)
+    except msgspec.ValidationError:
+        return _read_plain_inside(text) if text[0] == 0x5B else None
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     batch = keys.batch
     if batch is None:
         key = keys.dollar_token or keys.token or keys.api_key
-        return (key, 1) if key else None
+        return (key, 1) if key else _read_plain_inside(text)
     key = keys.api_key or keys.token or keys.dollar_token
-    return (key, len(batch)) if key and 0 < len(batch) <= _PLAIN_EVENTS_MAX else None
+    if not key:
+        return _read_plain_inside(text)
+    return (key, len(batch)) if 0 < len(batch) <= _PLAIN_EVENTS_MAX else None
+
+
+def _read_plain_inside(text: bytes) -> tuple[str, int] | None:
+    """The same where the key is in the events, as browsers have it, or in their properties."""
+    try:
+        payload = _read_typed(text, None)
+    except (msgspec.MsgspecError, RecursionError, Rejected):
+        return None
+    key = payload.tokens[0] if len(payload.tokens) == 1 else None
+    return (key, payload.events) if isinstance(key, str) and key and payload.events <= _PLAIN_EVENTS_MAX else None
 
 
 def read_payload(text: bytes, light: Light | None = None) -> Payload:
@@ -120,19 +134,24 @@ def read_payload(text: bytes, light: Light | None = None) -> Payload:
     if not text.isascii() and not is_utf8(text):
         return _read_loose(text, light)
     try:
-        if text[0] == 0x7B:
-            envelope = _decode_object(text)
-            if envelope.batch is None:
-                key = envelope.dollar_token or envelope.token or envelope.api_key or _event_token(envelope)
-                return Payload(text, () if key is None else (key,), 1)
-            if light is not None and len(envelope.batch) > light.elements_max:
-                raise Heavy
-            return _read_batch(text, envelope, envelope.batch)
-        envelopes = _decode_list(text)
+        return _read_typed(text, light)
     except msgspec.MsgspecError:
         return _read_loose(text, light)
     except RecursionError:
         raise Rejected(Reason.TOO_NESTED) from None
+
+
+def _read_typed(text: bytes, light: Light | None) -> Payload:
+    """The same where every member that is read has the type it is meant to have; raises `MsgspecError` where one has not."""
+    if text[0] == 0x7B:
+        envelope = _decode_object(text)
+        if envelope.batch is None:
+            key = envelope.dollar_token or envelope.token or envelope.api_key or _event_token(envelope)
+            return Payload(text, () if key is None else (key,), 1)
+        if light is not None and len(envelope.batch) > light.elements_max:
+            raise Heavy
+        return _read_batch(text, envelope, envelope.batch)
+    envelopes = _decode_list(text)
     if not envelopes:
         raise Rejected(Reason.EMPTY_BATCH)
     if light is not None and len(envelopes) > light.elements_max:

@@ -304,7 +304,7 @@ NOT_FAMILIAR = LEFT | {
     "an empty host in it": packet(b"POST /e/ HTTP/1.1", b"Host: ", *FAMILIAR_HEADERS[1:]),
     "no route in it": packet(b"POST /x/ HTTP/1.1", *FAMILIAR_HEADERS),
     "no body in it": packet(b"POST /e/ HTTP/1.1", *FAMILIAR_HEADERS, body=b""),
-    "a body that is no object": packet(b"POST /e/ HTTP/1.1", *FAMILIAR_HEADERS, body=b"[]"),
+    "a body that is a form": packet(b"POST /e/ HTTP/1.1", *FAMILIAR_HEADERS, body=b"data=e30"),
     "a forwarding entry that is a word": packet(b"POST /e/ HTTP/1.1", *FAMILIAR_HEADERS).replace(
         b"1.2.3.4", b"unknown"
     ),

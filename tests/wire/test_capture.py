@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from edge.segment.record import Record, RecordIds, as_json, decode_record, encode_records, sent_at_member
 from edge.wire.capture import Captured, capture, empty_poll, is_terse, read_data_query, read_plain_query
+from edge.wire.encoding import read_plain_gzip
 from edge.wire.payload import read_plain
 from edge.wire.rejections import Reason, Rejected
 from edge.wire.request import Heavy, Light, Limits, Request
@@ -205,7 +206,9 @@ MEMBERS: st.SearchStrategy[dict[str, Any]] = st.dictionaries(
     ),
 )
 PLAIN = st.builds(
-    lambda members, tail: msgspec.json.encode(members) + tail, MEMBERS, st.sampled_from([b"", b"\n", b"}"])
+    lambda members, tail: msgspec.json.encode(members) + tail,
+    MEMBERS | st.lists(MEMBERS, max_size=3),
+    st.sampled_from([b"", b"\n", b"}"]),
 )
 FIELDS = st.sampled_from(
     ["ip=1", "ver=1.2", "v=2", "retry_count=1", "_=1694769302325", "_=1694769302", "_=x", "_=", "_=1.5", "beacon=1", ""]
@@ -286,6 +289,32 @@ def test_the_plain_way_of_a_query_stores_what_the_general_way_does_or_nothing(
     general = capture(Request("GET", query, b"", {}, "192.0.2.1", 7), ROUTES[b"/e/"], Limits(), RecordIds(1))
     assert decode_record(plain) == decode_record(general.record)
     assert (general.events, general.beacon, general.terse, general.layers) == (read[1], False, False, ("base64",))
+
+
+SEEN = {"event": "$pageview", "properties": {"token": "phc_a", "distinct_id": "u"}}
+CLIENTS = {
+    "a server library": ({"api_key": "phc_a", "event": "e", "distinct_id": "u"}, 1),
+    "its batch": ({"batch": [{"event": "e"}] * 3, "historical_migration": False, "api_key": "phc_a"}, 3),
+    "a browser": (SEEN, 1),
+    "a browser with several events": ([SEEN] * 2, 2),
+    "today's browser library": ({"api_key": "phc_a", "batch": [SEEN] * 2, "sent_at": "2026-01-01T00:00:00Z"}, 2),
+}
+
+
+@pytest.mark.parametrize(("data", "events"), CLIENTS.values(), ids=CLIENTS)
+def test_what_clients_send_is_plain(data: object, events: int) -> None:
+    text = msgspec.json.encode(data)
+    assert read_plain(text) == ("phc_a", events)
+    assert read_plain_gzip(gzip.compress(text), len(text)) == text
+    assert read_plain_gzip(gzip.compress(text), len(text) - 1) is None
+
+
+@pytest.mark.parametrize(
+    "data",
+    [[{"token": "phc_a"}, {"token": "phc_b"}], [{"event": "e"}], [], {"api_key": "phc_a", "batch": []}, ["phc_a"]],
+)
+def test_what_needs_a_further_look_is_not_plain(data: object) -> None:
+    assert read_plain(msgspec.json.encode(data)) is None
 
 
 def test_what_browsers_of_old_send_is_plain() -> None:
