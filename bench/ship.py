@@ -43,7 +43,7 @@ from edge.segment.scan import Frame
 from edge.spool.inspect import frames, segment_files
 from edge.spool.open_segment import OpenSegment
 
-PAYLOADS: Final = ("A", "B", "C")
+PAYLOADS: Final = ("A", "B", "C", "H")
 KAFKA_GOAL_US: Final = 8.0
 BROKER: Final = "127.0.0.1:9092"
 """Where `make kafka` listens."""
@@ -191,7 +191,7 @@ def make_spool(data: Path, payload: payloads.Payload, events: int) -> int:
     bodies = [_body(request) for request in payload.requests]
     draw = random.Random("ship")
     lines: list[bytes] = []
-    path = "e" if payload.events == 1 else "batch"
+    path = "batch" if payload.name == "C" else "e"
     events_each = int(payload.events)
     assert events % events_each == 0, f"expected a multiple of {events_each} events"
     for number in range(events // events_each):
@@ -243,8 +243,8 @@ def _copy(folder: Path, spool: Path | None, slots: int = 1) -> Path:
 
 
 def _body(request: bytes) -> bytes:
-    head, _, body = request.partition(b"\r\n\r\n")
-    return gzip.decompress(body) if b"Content-Encoding: gzip" in head else body
+    body = request.partition(b"\r\n\r\n")[2]
+    return gzip.decompress(body) if body.startswith(b"\x1f\x8b") else body
 
 
 def _kafka() -> list[str]:

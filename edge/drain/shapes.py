@@ -47,7 +47,6 @@ class _Flat(msgspec.Struct, gc=False, kw_only=True, omit_defaults=True):
 
 
 class _Captured(msgspec.Struct, gc=False):
-    # Filled by position, which takes half the time of names.
     uuid: str
     distinct_id: str
     ip: str
@@ -55,10 +54,10 @@ class _Captured(msgspec.Struct, gc=False):
     now: str
     sent_at: str | UnsetType
     token: str
-    event: str | UnsetType
-    timestamp: str | UnsetType
-    is_cookieless_mode: bool | UnsetType
-    historical_migration: bool | UnsetType
+    event: str | UnsetType = UNSET
+    timestamp: str | UnsetType = UNSET
+    is_cookieless_mode: bool | UnsetType = UNSET
+    historical_migration: bool | UnsetType = UNSET
 
 
 class _Row(msgspec.Struct, gc=False, kw_only=True):
@@ -139,17 +138,17 @@ def captured_line(event: Event) -> bytes:
     """The value of a message to PostHog's ingestion, whose keys win over those inside `data`."""
     return _encode(
         _Captured(
-            event.uuid,
-            event.distinct_id,
-            event.ip,
-            event.body.decode(),
-            format_request_time(event.received_us),
-            UNSET if event.sent_at_us is None else format_request_time(event.sent_at_us),
-            event.token,
-            event.event,
-            format_time(event.timestamp_us),
-            event.cookieless or UNSET,
-            event.historical or UNSET,
+            uuid=event.uuid,
+            distinct_id=event.distinct_id,
+            ip=event.ip,
+            data=event.body.decode(),
+            now=format_request_time(event.received_us),
+            sent_at=UNSET if event.sent_at_us is None else format_request_time(event.sent_at_us),
+            token=event.token,
+            event=event.event,
+            timestamp=format_time(event.timestamp_us),
+            is_cookieless_mode=event.cookieless or UNSET,
+            historical_migration=event.historical or UNSET,
         )
     )
 
@@ -158,17 +157,13 @@ def captured_line_2023(event: Event) -> bytes:
     """The value of a message to PostHog's ingestion of before 2025."""
     return _encode(
         _Captured(
-            event.uuid,
-            event.distinct_id,
-            event.ip,
-            event.body.decode(),
-            format_request_time(event.received_us),
-            UNSET if event.sent_at_us is None else format_request_time(event.sent_at_us),
-            event.token,
-            UNSET,
-            UNSET,
-            UNSET,
-            UNSET,
+            uuid=event.uuid,
+            distinct_id=event.distinct_id,
+            ip=event.ip,
+            data=event.body.decode(),
+            now=format_request_time(event.received_us),
+            sent_at=UNSET if event.sent_at_us is None else format_request_time(event.sent_at_us),
+            token=event.token,
         )
     )
 
