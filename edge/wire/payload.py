@@ -116,6 +116,9 @@ def read_plain(text: bytes) -> tuple[str, int] | None:
 
 def _read_plain_inside(text: bytes) -> tuple[str, int] | None:
     """The same where the key is in the events, as browsers have it, or in their properties."""
+    if _is_dense(text):
+        # It would be built for nothing.
+        return None
     try:
         payload = _read_typed(text, None)
     except (msgspec.MsgspecError, RecursionError, Rejected):
