@@ -286,13 +286,19 @@ def _visitor(draw: random.Random) -> dict[str, object]:
     }
 
 
-def _page_view(draw: random.Random, size: int, visitor: dict[str, object]) -> bytes:
+def _page(draw: random.Random) -> dict[str, object]:
     page = f"https://shop.example/{draw.choice(_PAGES)}/{draw.randrange(10**6)}"
-    properties = visitor | {
+    return {
         "$current_url": page,
         "$host": "shop.example",
         "$pathname": page.removeprefix("https://shop.example"),
         "$referrer": "$direct",
+    }
+
+
+def _page_view(draw: random.Random, size: int, visitor: dict[str, object]) -> bytes:
+    properties = visitor | {
+        **_page(draw),
         "$insert_id": draw.randbytes(8).hex(),
         "$time": 1763683200 + draw.randrange(10**8) / 1000,
     }
@@ -309,12 +315,8 @@ def _page_view(draw: random.Random, size: int, visitor: dict[str, object]) -> by
 
 def _seen_by_a_browser(draw: random.Random, visitor: dict[str, object]) -> dict[str, object]:
     """As browser libraries have it: the person is a property, and the project's key another one."""
-    page = f"https://shop.example/{draw.choice(_PAGES)}/{draw.randrange(10**6)}"
     properties = visitor | {
-        "$current_url": page,
-        "$host": "shop.example",
-        "$pathname": page.removeprefix("https://shop.example"),
-        "$referrer": "$direct",
+        **_page(draw),
         "$pageview_id": _uuid(draw),
         "$insert_id": draw.randbytes(8).hex(),
         "$time": 1763683200 + draw.randrange(10**8) / 1000,

@@ -136,35 +136,31 @@ def _others(members: dict[str, Raw]) -> bytes:
 
 def captured_line(event: Event) -> bytes:
     """The value of a message to PostHog's ingestion, whose keys win over those inside `data`."""
-    return _encode(
-        _Captured(
-            uuid=event.uuid,
-            distinct_id=event.distinct_id,
-            ip=event.ip,
-            data=event.body.decode(),
-            now=format_request_time(event.received_us),
-            sent_at=UNSET if event.sent_at_us is None else format_request_time(event.sent_at_us),
-            token=event.token,
-            event=event.event,
-            timestamp=format_time(event.timestamp_us),
-            is_cookieless_mode=event.cookieless or UNSET,
-            historical_migration=event.historical or UNSET,
-        )
-    )
+    captured = _captured(event)
+    captured.event = event.event
+    captured.timestamp = format_time(event.timestamp_us)
+    if event.cookieless:
+        captured.is_cookieless_mode = True
+    if event.historical:
+        captured.historical_migration = True
+    return _encode(captured)
 
 
 def captured_line_2023(event: Event) -> bytes:
     """The value of a message to PostHog's ingestion of before 2025."""
-    return _encode(
-        _Captured(
-            uuid=event.uuid,
-            distinct_id=event.distinct_id,
-            ip=event.ip,
-            data=event.body.decode(),
-            now=format_request_time(event.received_us),
-            sent_at=UNSET if event.sent_at_us is None else format_request_time(event.sent_at_us),
-            token=event.token,
-        )
+    return _encode(_captured(event))
+
+
+def _captured(event: Event) -> _Captured:
+    """What both have."""
+    return _Captured(
+        uuid=event.uuid,
+        distinct_id=event.distinct_id,
+        ip=event.ip,
+        data=event.body.decode(),
+        now=format_request_time(event.received_us),
+        sent_at=UNSET if event.sent_at_us is None else format_request_time(event.sent_at_us),
+        token=event.token,
     )
 
 
