@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import time
 
 import pytest
 
@@ -49,6 +50,70 @@ def test_error_of_the_disk_is_handed_to_done_and_the_thread_goes_on() -> None:
     asyncio.run(scenario())
 
 
+def test_result_that_is_waited_for_is_told_before_the_loop_goes_on() -> None:
+    async def scenario() -> None:
+        thread = DiskThread(asyncio.get_running_loop(), fault)
+        done: list[OSError | None] = []
+        ran: list[str] = []
+        error = OSError(5, "the disk")
+
+        def fail() -> None:
+            ran.append("second")
+            raise error
+
+        thread.submit(lambda: ran.append("first"), lambda _: None)
+        thread.submit_and_wait(fail, done.append, 10)
+        assert (ran, done) == (["first", "second"], [error])
+        thread.submit_and_wait(lambda: None, done.append, 10)
+        assert done == [error, None]
+        thread.close()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert done == [error, None]
+
+    asyncio.run(scenario())
+
+
+def test_result_that_was_waited_for_too_long_comes_back_on_the_loop() -> None:
+    async def scenario() -> None:
+        thread = DiskThread(asyncio.get_running_loop(), fault)
+        done: list[tuple[OSError | None, int]] = []
+        gate = threading.Event()
+        thread.submit_and_wait(
+            lambda: assert_opens(gate), lambda error: done.append((error, threading.get_ident())), 0.01
+        )
+        assert done == []
+        gate.set()
+        await until(lambda: bool(done))
+        thread.close()
+        await asyncio.sleep(0)
+        assert done == [(None, threading.get_ident())]
+
+    asyncio.run(scenario())
+
+
+def assert_opens(gate: threading.Event) -> None:
+    assert gate.wait(10)
+
+
+def test_result_that_comes_when_the_waiting_ends_is_told_once() -> None:
+    async def scenario() -> None:
+        thread = DiskThread(asyncio.get_running_loop(), fault)
+        done: list[int] = []
+        within = 0
+        for number in range(2000):
+            seconds = 0.0001 + 0.0001 * (number % 7) / 7
+            thread.submit_and_wait(lambda: time.sleep(0.0001), lambda _, number=number: done.append(number), seconds)  # type: ignore[misc]
+            within += done[-1:] == [number]
+            await until(lambda number=number: done[-1:] == [number])  # type: ignore[misc]
+        thread.close()
+        await asyncio.sleep(0)
+        assert done == list(range(2000))
+        assert 0 < within < 2000, "expected some results while they were waited for, and some later"
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize("kind", [AssertionError, ValueError, KeyboardInterrupt])
 def test_any_other_exception_is_a_fault_and_nobody_is_told_that_it_worked(kind: type[BaseException]) -> None:
     async def scenario() -> None:
@@ -60,9 +125,10 @@ def test_any_other_exception_is_a_fault_and_nobody_is_told_that_it_worked(kind: 
             raise kind("ours")
 
         thread.submit(fail, done.append)
-        await until(lambda: bool(faults))
+        thread.submit_and_wait(fail, done.append, 0.01)
+        await until(lambda: len(faults) == 2)
         thread.close()
-        assert [type(error) for error in faults] == [kind]
+        assert [type(error) for error in faults] == [kind, kind]
         assert done == []
 
     asyncio.run(scenario())

@@ -23,7 +23,7 @@ from edge.segment.name import SegmentName, State, parse_name
 from edge.segment.record import RecordIds, encode_record
 from edge.spool.group import PackedRecord
 from edge.spool.recover import recover_slot
-from edge.spool.writer import INLINE_BYTES_MAX, Durability, SpoolSettings, SpoolWriter
+from edge.spool.writer import INLINE_BYTES_MAX, WAITED_RECORDS_MAX, Durability, SpoolSettings, SpoolWriter
 from tests.fakes import (
     EIO,
     ENOSPC,
@@ -282,6 +282,74 @@ class TestCommit:
             await scene.writer.close()
 
         assert run(scenario, FSYNC).files() == {"5.zst": frames}
+
+    def test_small_group_is_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("edge.spool.writer.WAITED_S", 10.0)
+
+        async def scenario(scene: Scene) -> None:
+            waiters = [scene.append(str(number)) for number in range(WAITED_RECORDS_MAX)]
+            scene.writer.commit()
+            assert [waiter.told for waiter in waiters] == [["stored"]] * WAITED_RECORDS_MAX
+            scene.disk.fail_next("sync", Fault(EIO))
+            refused = scene.append("refused")
+            await scene.told(refused)
+            assert refused.told == ["not stored"]
+            await scene.writer.close()
+
+        run(scenario, FSYNC)
+
+    @pytest.mark.parametrize("why", ["records", "bytes", "slow"])
+    def test_larger_group_and_slow_disk_are_not_waited_for(self, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("edge.spool.writer.WAITED_S", 10.0)
+        call_s = 11.0 if why == "slow" else 0.0
+
+        async def scenario(scene: Scene) -> None:
+            nonlocal call_s
+            await scene.told(scene.append("before"))
+            call_s = 0.0
+            gate = scene.disk.hold("sync")
+            count = WAITED_RECORDS_MAX + 1 if why == "records" else 1
+            size = INLINE_BYTES_MAX + 1 if why == "bytes" else 0
+            waiters = [scene.append(str(number), size) for number in range(count)]
+            scene.writer.commit()
+            assert [waiter.told for waiter in waiters] == [[]] * count
+            await until(gate.reached.is_set)
+            gate.opened.set()
+            await scene.told(*waiters)
+            if why == "slow":
+                # The disk is fast again.
+                last = scene.append("last")
+                scene.writer.commit()
+                assert last.told == ["stored"]
+            await scene.writer.close()
+
+        run(scenario, FSYNC, before=lambda scene: scene.clock.advance(call_s))
+
+    @pytest.mark.parametrize(
+        ("durability", "first", "turns"),
+        [(FSYNC, "abc", 1), (FSYNC, "abcd", 4), (PAGE, "abcd", 1)],
+        ids=["of three", "of four", "page"],
+    )
+    def test_behind_several_that_were_waited_for_the_next_gathers(
+        self, durability: Durability, first: str, turns: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("edge.spool.writer.WAITED_S", 10.0)
+
+        async def scenario(scene: Scene) -> None:
+            for text in first:
+                scene.append(text)
+            scene.writer.commit()
+            for _ in range(3):
+                await asyncio.sleep(0)
+            waiter = scene.append("next")
+            passed = 0
+            while not waiter.told:
+                await asyncio.sleep(0)
+                passed += 1
+            assert passed == turns
+            await scene.writer.close()
+
+        run(scenario, durability)
 
     def test_answer_that_brings_the_next_record_does_not_lose_it(self) -> None:
         """A pipelined request is read when the one before it is answered."""
