@@ -225,6 +225,8 @@ async def _finish(service: Service, stop: asyncio.Event) -> None:
     At leisure, until `stop` is set.
     """
     service.stopping = True
+    # What was accepted in the turn that was told to stop is among the connections from the next one on.
+    await asyncio.sleep(0)
     started = time.monotonic()
     quiet_s, stop_s = RETIRE_QUIET_S, RETIRE_STOP_S
     while service.connections:

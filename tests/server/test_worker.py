@@ -1,10 +1,12 @@
 """One worker: its slot, its loop, its end. All of it in the real process."""
 
+import asyncio
 import os
 import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -128,3 +130,27 @@ def test_a_worker_whose_slot_was_deleted_acknowledges_nothing_into_it(tmp_path: 
         wait_until(lambda: server.workers() not in ([], [pid]), "another worker runs")
         assert server.ask(POST).status == 200
         assert len(server.records()) == 1
+
+
+def test_a_connection_made_as_the_stop_begins_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop makes an accepted connection in its next turn, and the worker may be told to stop in this one."""
+    monkeypatch.setattr(worker, "QUIET_S", 0.0)
+
+    class Waiting:
+        told = False
+
+        def stop(self) -> None:
+            self.told = True
+            connections.clear()
+
+    connections: set[Waiting] = set()
+    connection = Waiting()
+
+    async def stop() -> None:
+        told = asyncio.Event()
+        told.set()
+        asyncio.get_running_loop().call_soon(connections.add, connection)
+        await worker._finish(SimpleNamespace(connections=connections, ready=True), told)  # type: ignore[arg-type]
+
+    asyncio.run(stop())
+    assert connection.told
