@@ -9,7 +9,7 @@ Whatever is not such a request goes back to its connection as it came (`CaptureC
 
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 import msgspec
 
@@ -34,12 +34,14 @@ log = logging.getLogger(__name__)
 K = TypeVar("K")
 CallSoon = Callable[[Callable[[], None]], object]
 
-PACKET_BYTES_MAX: Final = 16 * 1024
+PACKET_BYTES_MAX: Final = 32 * 1024
 """The most that a packet has which waits for the end of its turn."""
+TEXT_BYTES_MAX: Final = 64 * 1024
+"""The most that gzip in a packet becomes."""
 PACKETS_MAX: Final = 256
 """More packets than these end the turn, which bounds the memory they take."""
-_RECORDS_OF_A_FRAME: Final = FRAME_RAW_BYTES_MAX // PACKET_BYTES_MAX
-"""However large they are."""
+_HEAD_BYTES: Final = 512
+"""Of a record, but for odd ones."""
 _REMEMBERED_MAX: Final = 8192
 """Of each kind: the keys and the addresses that come again and again."""
 
@@ -105,6 +107,7 @@ class Turn:
             settings.decoded.decoded_bytes_max,
         )
         """Of a packet that may wait: its head, its body and what they hold are within their limits."""
+        self._text_bytes_max = min(TEXT_BYTES_MAX, settings.inline_bytes_max, settings.decoded.decoded_bytes_max)
         self._call_soon = call_soon
         self._begun = False
         """The end is under way."""
@@ -217,7 +220,7 @@ class Turn:
         Whether it is such a request.
         """
         service = self._service
-        text = body if body[0] != _GZIP else read_plain_gzip(body, self.packet_bytes_max)
+        text = body if body[0] != _GZIP else read_plain_gzip(body, self._text_bytes_max)
         if text is None or (found := read_plain(text)) is None:
             return False
         key, events = found
@@ -279,8 +282,10 @@ class Turn:
         for events, part in parts.items():
             exchanges, fields = part.exchanges, part.fields
             step = len(exchanges)
-            if sum(map(len, fields[DATA_FIELD::LINE_FIELDS])) > FRAME_RAW_BYTES_MAX // 2:  # type: ignore[arg-type]
-                step = _RECORDS_OF_A_FRAME
+            texts = cast("list[bytes]", fields[DATA_FIELD::LINE_FIELDS])
+            if sum(map(len, texts)) > FRAME_RAW_BYTES_MAX // 2:
+                # So many make a frame, however large they are.
+                step = FRAME_RAW_BYTES_MAX // (max(map(len, texts)) + _HEAD_BYTES)
             for start in range(0, len(exchanges), step):
                 some = fields[start * LINE_FIELDS : (start + step) * LINE_FIELDS]
                 self._put(exchanges[start : start + step], some, events, received_us)

@@ -37,7 +37,7 @@ _ELEMENT_BYTES_MIN: Final = 16
 _LISTED_MAX: Final = 20_000
 """Of a list, whose elements are built; a batch's are only found."""
 
-_PLAIN_EVENTS_MAX: Final = 100
+_PLAIN_EVENTS_MAX: Final = 500
 """Of a batch that is taken without a further look at its limits."""
 
 NOT_TEXT: Final = object()

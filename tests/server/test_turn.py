@@ -20,7 +20,7 @@ from edge.segment.record import Record, RecordIds, decode_record
 from edge.segment.scan import Frame, scan
 from edge.server.protocol import CaptureConnection
 from edge.server.service import ServerSettings, Service
-from edge.server.turn import PACKET_BYTES_MAX, PACKETS_MAX
+from edge.server.turn import PACKET_BYTES_MAX, PACKETS_MAX, TEXT_BYTES_MAX
 from edge.spool.group import Waiter
 from edge.spool.writer import Clock, Durability, SpoolSettings, SpoolWriter
 from tests.server.test_service import Transport
@@ -95,6 +95,11 @@ def event(name: str, size: int = 0) -> bytes:
     return json.dumps({"api_key": "phc_x", "event": name, "distinct_id": "d", "pad": "p" * size}).encode()
 
 
+def zipped(body: bytes, level: int = -1) -> bytes:
+    gzip = zlib.compressobj(level, wbits=31)
+    return gzip.compress(body) + gzip.flush()
+
+
 def post(body: bytes, *headers: bytes, target: bytes = b"/e/") -> bytes:
     lines = (b"POST %b HTTP/1.1" % target, b"Host: h", *headers, b"Content-Length: %d" % len(body))
     return b"\r\n".join(lines) + b"\r\n\r\n" + body
@@ -132,7 +137,6 @@ def test_every_kind_of_request_finds_its_way_through_one_turn(scene: Scene) -> N
         "several lines": post(event("several lines").replace(b": ", b":\r\n")),
         "list": post(b"[%b]" % event("list")),
         "gzip": post(zipped(event("gzip"))),
-        "gzip of much": post(zipped(event("gzip of much", PACKET_BYTES_MAX))),
         "another form": post(event("another form"), b"Accept: */*", b"Origin: https://a.example"),
         "blanks around the key": post(event("blanks around the key").replace(b"phc_x", b" phc_x ")),
         "no key": post(b"{}"),
@@ -225,12 +229,28 @@ def test_large_requests_of_a_turn_are_committed_together(scene: Scene) -> None:
     assert [frame.header.records for frame in scene.frames()] == [4]
 
 
-def test_frames_keep_to_their_limit(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    "body",
+    [
+        event("e", PACKET_BYTES_MAX - 300),
+        zipped(event("e", TEXT_BYTES_MAX - 100)),
+        zipped(event("e", TEXT_BYTES_MAX // 2)),
+    ],
+    ids=["plain", "gzip of as much as is taken", "gzip"],
+)
+def test_frames_keep_to_their_limit(scene: Scene, body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    packet = post(body)
+    for _ in range(FAMILIAR_AFTER + 1):
+        scene.client()[0].data_received(packet)
+        scene.turn()
+    # The turn takes them all.
+    monkeypatch.delattr(CaptureConnection, "receive")
+    monkeypatch.delattr(CaptureConnection, "capture")
     for _ in range(PACKETS_MAX):
-        scene.client()[0].data_received(post(event("e", PACKET_BYTES_MAX - 300)))
+        scene.client()[0].data_received(packet)
     scene.turn()
     stored = scene.frames()
-    assert sum(frame.header.records for frame in stored) == PACKETS_MAX
+    assert sum(frame.header.records for frame in stored) == FAMILIAR_AFTER + 1 + PACKETS_MAX
     assert all(frame.header.raw_bytes <= FRAME_RAW_BYTES_MAX for frame in stored)
 
 
@@ -437,11 +457,6 @@ BODIES = st.sampled_from(
         ),
     ]
 )
-
-
-def zipped(body: bytes, level: int = -1) -> bytes:
-    gzip = zlib.compressobj(level, wbits=31)
-    return gzip.compress(body) + gzip.flush()
 
 
 AS_SENT = st.sampled_from(

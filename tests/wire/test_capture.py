@@ -292,11 +292,14 @@ def test_the_plain_way_of_a_query_stores_what_the_general_way_does_or_nothing(
 
 
 SEEN = {"event": "$pageview", "properties": {"token": "phc_a", "distinct_id": "u"}}
+LARGE = {"event": "e", "distinct_id": "u", "properties": {"a": "b" * 32}}
 CLIENTS = {
     "a server library": ({"api_key": "phc_a", "event": "e", "distinct_id": "u"}, 1),
     "its batch": ({"batch": [{"event": "e"}] * 3, "historical_migration": False, "api_key": "phc_a"}, 3),
     "a browser": (SEEN, 1),
     "a browser with several events": ([SEEN] * 2, 2),
+    "as many as are looked at one by one": ({"api_key": "phc_a", "batch": [LARGE] * 500}, 500),
+    "a list of as many": ([LARGE | {"token": "phc_a"}] * 500, 500),
     "today's browser library": ({"api_key": "phc_a", "batch": [SEEN] * 2, "sent_at": "2026-01-01T00:00:00Z"}, 2),
 }
 
@@ -311,7 +314,10 @@ def test_what_clients_send_is_plain(data: object, events: int) -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [[{"token": "phc_a"}, {"token": "phc_b"}], [{"event": "e"}], [], {"api_key": "phc_a", "batch": []}, ["phc_a"]],
+    [
+        *([{"token": "phc_a"}, {"token": "phc_b"}], [{"event": "e"}], [], {"api_key": "phc_a", "batch": []}, ["phc_a"]),
+        *({"api_key": "phc_a", "batch": [LARGE] * 501}, [LARGE | {"token": "phc_a"}] * 501),
+    ],
 )
 def test_what_needs_a_further_look_is_not_plain(data: object) -> None:
     assert read_plain(msgspec.json.encode(data)) is None
