@@ -7,9 +7,9 @@ predecessor, so counters never go back. Times are kept as whole microseconds and
 
 import mmap
 import os
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
-from itertools import product, repeat
+from itertools import product
 from typing import Final
 
 import msgspec
@@ -260,7 +260,7 @@ def slot(name: str, *values: str) -> int:
 
 
 class Histogram:
-    """Observations of one histogram into one row. Single values are gathered, which is cheap, and counted by `fold`."""
+    """Observations of one histogram into one row: counted, or gathered, which is cheaper for single values, until `fold`."""
 
     __slots__ = ("_buckets", "_gathered", "_row", "_start", "_sum", "observe")
 
@@ -273,9 +273,10 @@ class Histogram:
         self.observe = self._gathered.append
         """Take one value; thread-safe, being a single call into C."""
 
-    def observe_alike(self, value: int, times: int) -> None:
-        """Take one value that was observed so many times."""
-        self._gathered.extend(repeat(value, times))
+    def count(self, value: int, times: int = 1) -> None:
+        """Count one value that was observed so many times, at once; by one thread only."""
+        self._row[self._start + bisect_left(self._buckets, value)] += times
+        self._row[self._sum] += value * times
 
     def fold(self) -> None:
         """Count what was gathered. To be called a few times a second."""

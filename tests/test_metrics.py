@@ -77,8 +77,7 @@ def test_a_histogram_is_what_was_observed(values: list[int]) -> None:
         histogram.observe(value)
     histogram.fold()
     for value, times in Counter(values[1::2]).items():
-        histogram.observe_alike(value, times)
-    histogram.fold()
+        histogram.count(value, times)
     samples = parse(board.exposition(INFO, []))["edge_batch_events"].samples
     metric = next(metric for metric in METRICS if metric.name == "edge_batch_events")
     for bound in metric.buckets:
@@ -92,8 +91,7 @@ def test_times_are_kept_in_microseconds_and_printed_in_seconds() -> None:
     board = Board.create(1)
     histogram = Histogram(board.rows[0], "edge_fsync_duration_seconds")
     for value in (250, 251, 1_500_000, 3_600_000_000):
-        histogram.observe_alike(value, 1)
-    histogram.fold()
+        histogram.count(value)
     board.rows[0].set("edge_heartbeat_timestamp_seconds", 1_763_690_000_250_000)
     families = parse(board.exposition(INFO, []))
     samples = families["edge_fsync_duration_seconds"].samples

@@ -127,7 +127,7 @@ class Service:
         self._got: list[str] = []
         self.posted = self._posted.append
         self.got = self._got.append
-        """Count the 200 of a POST, of a GET, on the route of this name, at the next tick."""
+        """Count the 200 of a POST, of a GET, on the route of this name, at the next tick or before."""
 
     def tick(self, now_s: float) -> None:
         """A few times a second: move the clock, drop dated answers, close what is past its deadline."""
@@ -140,15 +140,21 @@ class Service:
             if connection.deadline_s <= now_s:
                 connection.expire()
         self.heavy.tick(now_s)
+        self.tally()
+        self.row.add("edge_connections_total", self.connected)
+        self.connected = 0
+        self.row.set("edge_connections", len(self.connections))
+        self.row.set("edge_inflight_bytes", self.inflight_bytes + self.writer.pending_bytes)
+
+    def tally(self, least: int = 0) -> None:
+        """Count the requests that were gathered, if they are so many."""
+        if len(self._posted) + len(self._got) < least:
+            return
         self._body_bytes.fold()
         for method, names in (("POST", self._posted), ("GET", self._got)):
             for route_name, count in Counter(names).items():
                 self.row.add("http_requests_total", count, method, route_name, "200")
             names.clear()
-        self.row.add("edge_connections_total", self.connected)
-        self.connected = 0
-        self.row.set("edge_connections", len(self.connections))
-        self.row.set("edge_inflight_bytes", self.inflight_bytes + self.writer.pending_bytes)
 
     def peer(self, address: str) -> tuple[str, bool]:
         """A peer's address in plain text form, and whether it is believed what it says of other addresses. Remembered: to work

@@ -42,6 +42,8 @@ PACKETS_MAX: Final = 256
 """More packets than these end the turn, which bounds the memory they take."""
 _HEAD_BYTES: Final = 512
 """Of a record, but for odd ones."""
+_TALLIED_TOGETHER: Final = 2048
+"""Requests. Ten thousand at a tick would take a millisecond, for which everybody waits."""
 _REMEMBERED_MAX: Final = 8192
 """Of each kind: the keys and the addresses that come again and again."""
 
@@ -276,6 +278,7 @@ class Turn:
     def _append(self, received_us: int) -> None:
         """Hand what was taken to the writer. The end of the turn commits."""
         parts, self._parts = self._parts, {}
+        self._service.tally(_TALLIED_TOGETHER)
         for layer in set(self._layers):
             self._service.row.add("edge_slow_path_total", self._layers.count(layer), layer)
         self._layers.clear()

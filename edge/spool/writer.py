@@ -110,12 +110,6 @@ class SpoolWriter:
         self._sync_histogram = Histogram(row, "edge_fsync_duration_seconds")
         self._events_histogram = Histogram(row, "edge_batch_events")
         self._duration_histogram = Histogram(row, "http_requests_duration_seconds")
-        self._histograms = (
-            self._records_histogram,
-            self._sync_histogram,
-            self._events_histogram,
-            self._duration_histogram,
-        )
         self._slots = row.slots
         self._received_slot = slot("capture_events_received_total")
         self._ingested_slot = slot("capture_events_ingested_total")
@@ -193,7 +187,7 @@ class SpoolWriter:
 
     def tick(self) -> None:
         """To be called a few times a second: rolls an aged segment, syncs in `page` mode, writes again what is owed."""
-        self._fold()
+        self._sync_histogram.fold()
         stalling = bool(self._outstanding) and self._clock.monotonic_s() - self._progress_s >= STALL_SECONDS
         if stalling and self._stalling:
             self._give_up_waiting()
@@ -222,11 +216,7 @@ class SpoolWriter:
         if self._owed:
             log.error("%d frames of acknowledged records could not be synced", len(self._owed))
         self._thread.close()
-        self._fold()
-
-    def _fold(self) -> None:
-        for histogram in self._histograms:
-            histogram.fold()
+        self._sync_histogram.fold()
 
     def _commit_soon(self) -> None:
         if not self._busy and not self._scheduled:
@@ -352,11 +342,11 @@ class SpoolWriter:
             return
         self._slots[self._commits_slot] += 1
         self._slots[self._ingested_slot] += group.all_events
-        self._records_histogram.observe(group.all_records)
+        self._records_histogram.count(group.all_records)
         now_us = self._clock.wall_us()
         for records, events, received_us in zip(group.records, group.events, group.received_us, strict=True):
-            self._events_histogram.observe_alike(events // records, records)
-            self._duration_histogram.observe_alike(now_us - received_us, records)
+            self._events_histogram.count(events // records, records)
+            self._duration_histogram.count(now_us - received_us, records)
         for waiter in group.waiters:
             waiter.stored()
 
