@@ -58,6 +58,8 @@ class SlotReader:
         self, disk: Disk, directory: str, slot: int, position: Position | None, read_bytes: int = READ_BYTES
     ) -> None:
         self.slot = slot
+        self.read_bytes = read_bytes
+        """About how much of a segment becomes a chunk; may be set between reads."""
         self._disk = disk
         self._directory = directory
         self._name: SegmentName | None = position.name if position else None
@@ -69,7 +71,6 @@ class SlotReader:
         """Listed segments behind the position, the next one last."""
         self._empty_ns: int | None = None
         """When the directory was last changed, if there was nothing behind the position then."""
-        self._read_bytes = self._read_bytes_least = read_bytes
         self._refused_reads = 0
         """In a row."""
 
@@ -126,12 +127,13 @@ class SlotReader:
         assert self._fd is not None
         # Looked at before the bytes: what is finished now has all of them.
         finished = self._finished(self._name)
-        while (chunk := self._read_chunk(end)) is None:
+        size = self.read_bytes if end is None else end - self._offset
+        while (chunk := self._read_chunk(size)) is None:
             rest = self._disk.size(self._fd) - self._offset
-            if rest > self._read_bytes:
-                self._read_bytes *= 2
+            if end is None and rest > size:
+                # A frame of one large record.
+                size *= 2
                 continue
-            self._read_bytes = self._read_bytes_least
             if not finished or rest == 0:
                 return None
             if self._offset + rest > SEGMENT_HEADER_BYTES:
@@ -141,10 +143,8 @@ class SlotReader:
             return None
         return chunk
 
-    def _read_chunk(self, end: int | None) -> Chunk | None:
+    def _read_chunk(self, size: int) -> Chunk | None:
         assert self._name is not None
-        assert self._fd is not None
-        size = self._read_bytes if end is None else end - self._offset
         items = self._scan(size)
         for _ in range(_REREADS):
             if not any(isinstance(item, Damage) for item in items) or self._finished(self._name):

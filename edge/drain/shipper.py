@@ -155,7 +155,7 @@ class Shipper:
             if slot not in self._readers:
                 position = self._take_over(slot)
                 directory = str(self._layout.slot(slot))
-                self._readers[slot] = SlotReader(self._disk, directory, slot, position, self._sink.read_bytes)
+                self._readers[slot] = SlotReader(self._disk, directory, slot, position)
         slots = sorted(self._readers)
         slots = [slot for slot in slots if slot > self._last_slot] + [slot for slot in slots if slot <= self._last_slot]
         return [self._readers[slot] for slot in slots]
@@ -191,6 +191,7 @@ class Shipper:
         begins = reader.peek()
         if begins is None:
             return None
+        reader.read_bytes = self._sink.read_bytes
         chunk = reader.read(self._sink.already(reader.slot, *begins))
         return None if chunk is None else _UnderWay(chunk, self._sink, self._breaker)
 

@@ -32,6 +32,9 @@ from edge.drain.event import Event
 from edge.segment.name import SegmentName
 
 READ_BYTES: Final = 4 * 1024 * 1024
+"""Where a batch becomes a file or an object."""
+CACHED_READ_BYTES: Final = 128 * 1024
+"""Some thousand events, which the processor's caches hold from the reading to the shipping: a quarter less work for each."""
 
 
 class Refusal(Exception):
@@ -100,7 +103,8 @@ class Sink(Protocol):
     larger pieces. Nothing is gathered once the order to stop came."""
 
     read_bytes: int
-    """About how much of a segment to read for a batch: what is sent again after a crash, and what a batch costs in memory."""
+    """About how much of a segment to read for the next batch: what is sent again after a crash, and what a batch costs in
+    memory. Asked for before every batch."""
 
     by_range: bool
     """It names what it keeps by the batch's range, so a batch is never made larger after it was offered."""

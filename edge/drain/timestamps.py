@@ -28,6 +28,8 @@ _MAX_US: Final = (date.max.toordinal() + 1 - _EPOCH_DAY) * _DAY_US - 1
 
 _MINUTES: Final = tuple(f"T{hour:02d}:{minute:02d}:" for hour in range(24) for minute in range(60))
 _SECONDS: Final = tuple(f"{second:02d}" for second in range(60))
+_THOUSANDTHS: Final = tuple(f"{number:03d}" for number in range(1000))
+"""Two of them take half the time of six digits formatted."""
 
 # What nearly every client sends, held to the part of ISO 8601 that `fromisoformat` reads alike in every Python version.
 _COMMON: Final = re.compile(
@@ -163,9 +165,10 @@ def format_time(us: int) -> str:
     seconds, micros = divmod(us, _SECOND_US)
     if not micros:
         return _format_second(seconds) + "Z"
-    if micros % 1000:
-        return f"{_format_second(seconds)}.{micros:06d}Z"
-    return f"{_format_second(seconds)}.{micros // 1000:03d}Z"
+    millis, micros = divmod(micros, 1000)
+    if micros:
+        return f"{_format_second(seconds)}.{_THOUSANDTHS[millis]}{_THOUSANDTHS[micros]}Z"
+    return f"{_format_second(seconds)}.{_THOUSANDTHS[millis]}Z"
 
 
 @lru_cache(maxsize=64)

@@ -34,6 +34,7 @@ A segment begins with its own header in another skippable frame, so that a file 
 """
 
 import struct
+import threading
 from typing import Final
 
 import msgspec
@@ -129,6 +130,16 @@ class Compressor:
         return Packed(self._zstd.compress(lines), records, events, len(lines), oldest_us)
 
 
+class _Decompressor(threading.local):
+    """Holds zstd's working memory, some 160 KiB, which is dear to make anew for every frame."""
+
+    def __init__(self) -> None:
+        self.decompress: Final = zstandard.ZstdDecompressor().decompress
+
+
+_of_this_thread: Final = _Decompressor()
+
+
 def frame_checksum(head: bytes, frame: bytes | memoryview, seed: int) -> int:
     """XXH3-64 over the header's bytes 8 to 47 and the zstd frame."""
     # Put together first: a state to feed the parts to one by one costs more than the copy.
@@ -169,7 +180,7 @@ def decode_lines(frame: bytes | memoryview, header: FrameHeader) -> list[bytes]:
         # Asked first: it bounds what the decompressor allocates.
         if zstandard.frame_content_size(frame) != header.raw_bytes:
             raise ValueError(f"expected a zstd frame of {header.raw_bytes} bytes of content")
-        text = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+        text = _of_this_thread.decompress(frame, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise ValueError(f"expected a zstd frame: {error}") from error
     lines = text.split(b"\n")

@@ -146,6 +146,20 @@ def test_a_frame_larger_than_one_read_is_read_whole(slot: Slot) -> None:
     assert drained(reader(slot)) == ["large", "after"]
 
 
+def test_the_chunks_behind_a_large_frame_are_as_large_as_they_are_wanted(slot: Slot) -> None:
+    slot.commit("large", body=b'{"event":"large","distinct_id":"%b"}' % os.urandom(4000).hex().encode())
+    for number in range(100):
+        slot.commit(f"{number}")
+    reading = reader(slot)
+    reading.read_bytes = 1000
+    large, few = next_chunk(reading), next_chunk(reading)
+    assert few is not None
+    assert few.end - few.start <= 1000
+    reading.read_bytes = 100_000
+    assert names(large) + names(few) + names(next_chunk(reading)) == slot.written
+    reading.close()
+
+
 def test_a_chunk_can_be_asked_to_end_at_a_frame(slot: Slot) -> None:
     slot.commit("a")
     first = reader(slot)
@@ -155,6 +169,7 @@ def test_a_chunk_can_be_asked_to_end_at_a_frame(slot: Slot) -> None:
     first.close()
     slot.commit("b")
     again = reader(slot)
+    assert next_chunk(again, end - 1) is None
     assert names(next_chunk(again, end)) == ["a"]
     assert names(next_chunk(again)) == ["b"]
     again.close()

@@ -112,6 +112,22 @@ def test_records_are_shipped_in_order_and_counted(
     shipping.close()
 
 
+def test_a_batch_is_as_large_as_the_sink_wants_it_now(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper]
+) -> None:
+    for number in range(30):
+        slot.commit(f"{number}")
+    sink.read_bytes = 1000
+    shipping = shipper()
+    shipping.step()
+    ((_, _, _, end),) = sink.batches
+    assert 500 < end <= 1000
+    sink.read_bytes = READ_BYTES
+    shipping.step()
+    assert sink.names == slot.written
+    shipping.close()
+
+
 def test_a_refused_batch_is_offered_again_unchanged_and_nothing_overtakes_it(
     slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock
 ) -> None:

@@ -1,9 +1,10 @@
 """`kafka://HOST:PORT[,HOST:PORT]`: the messages PostHog's ingestion consumes, by librdkafka's idempotent producer.
 
 A batch goes out in full before anything is waited for, and counts as shipped once the brokers in sync have every message of it
-(acks=all). Messages never expire, and what broke on the way is sent again by the producer, in order and without doubles, for as
-long as its process lives. So an outage is lag: `ship` says `Retryable` from time to time, and what was handed to the producer
-stays there and is not handed over again when the same events are offered again.
+(acks=all). It is as large as the time that takes makes worth while. Messages never expire, and what broke on the way is sent
+again by the producer, in order and without doubles, for as long as its process lives. So an outage is lag: `ship` says
+`Retryable` from time to time, and what was handed to the producer stays there and is not handed over again when the same events
+are offered again.
 
 After a crash the batch under way is sent again, which consumers recognise by uuid, event, timestamp and distinct_id.
 
@@ -29,15 +30,17 @@ import xxhash
 
 from edge.drain.event import Event
 from edge.drain.messages import ENVELOPES, TOPICS, Messages
-from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, Sink, SinkUrl, TooLarge
+from edge.drain.sink import CACHED_READ_BYTES, Batch, Paused, Refusal, Refused, Retryable, Sink, SinkUrl, TooLarge
 from edge.segment.name import SegmentName
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message, Producer
 
 LINGER_S: Final = 0.05
-READ_BYTES: Final = 1024 * 1024
-"""Compressed: some ten thousand events, a few tenths of a second of work, and what is sent twice after a crash."""
+READ_BYTES_MAX: Final = 1024 * 1024
+"""Compressed: some ten thousand events, a tenth of a second of work, and what is sent twice after a crash."""
+_LONG: Final = 4.0
+"""Times as long as it took to hand a batch over, and its confirmation is worth a larger batch."""
 QUEUE_KBYTES: Final = 65_536
 """What the producer holds at most; above, `ship` waits for room."""
 PATIENCE_S: Final = 5.0
@@ -97,7 +100,7 @@ library_log.addFilter(_NotSaidElsewhere())
 
 class KafkaSink:
     linger_s = LINGER_S
-    read_bytes = READ_BYTES
+    read_bytes = CACHED_READ_BYTES
     by_range = False
 
     def __init__(self, properties: Mapping[str, Any], messages: Messages, patience_s: float = PATIENCE_S) -> None:
@@ -134,8 +137,12 @@ class KafkaSink:
             return 0
         if self._producer is None:
             self._producer = self._open()
+        began_s = time.monotonic()
         oversized = self._hand_over(self._producer, batch.events)
+        handed_s = time.monotonic()
         self._wait(self._producer, batch.events, oversized)
+        if batch.end - batch.start >= self.read_bytes // 2:
+            self.read_bytes = next_read_bytes(self.read_bytes, handed_s - began_s, time.monotonic() - handed_s)
         self._under_way.clear()
         self._trouble = None
         if oversized or self._failures:
@@ -269,6 +276,13 @@ class KafkaSink:
         if self._trouble is None or error.code() != self._all_down:
             self._trouble = error
         self._fatal = self._fatal or error.fatal()
+
+
+def next_read_bytes(now: int, handing_s: float, waiting_s: float) -> int:
+    """How much to read for the next batch, after one of `now` bytes took so long to hand over, and then to be confirmed."""
+    if waiting_s > _LONG * handing_s:
+        return min(now * 2, READ_BYTES_MAX)
+    return max(now // 2, CACHED_READ_BYTES) if waiting_s < _LONG / 4 * handing_s else now
 
 
 def open_producer(

@@ -2,13 +2,13 @@
 
 from edge.drain.event import Event
 from edge.drain.shapes import SHAPES
-from edge.drain.sink import READ_BYTES, Batch, Sink, SinkUrl
+from edge.drain.sink import CACHED_READ_BYTES, Batch, Sink, SinkUrl
 from edge.segment.name import SegmentName
 
 
 class NullSink:
     linger_s = 0.0
-    read_bytes = READ_BYTES
+    read_bytes = CACHED_READ_BYTES
     by_range = False
 
     def __init__(self, shape: str) -> None:

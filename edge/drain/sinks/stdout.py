@@ -5,7 +5,7 @@ from typing import Final
 
 from edge.drain.event import Event
 from edge.drain.shapes import SHAPES
-from edge.drain.sink import READ_BYTES, Batch, Sink, SinkGone, SinkUrl
+from edge.drain.sink import CACHED_READ_BYTES, Batch, Sink, SinkGone, SinkUrl
 from edge.segment.name import SegmentName
 
 _STDOUT: Final = 1
@@ -13,7 +13,7 @@ _STDOUT: Final = 1
 
 class StdoutSink:
     linger_s = 0.0
-    read_bytes = READ_BYTES
+    read_bytes = CACHED_READ_BYTES
     by_range = False
 
     def __init__(self, shape: str) -> None:

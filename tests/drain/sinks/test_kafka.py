@@ -13,9 +13,9 @@ import pytest
 from edge.drain.event import Event
 from edge.drain.expand import expand
 from edge.drain.messages import TOPICS, Messages
-from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, TooLarge, split_url
+from edge.drain.sink import CACHED_READ_BYTES, Batch, Paused, Refusal, Refused, Retryable, TooLarge, split_url
 from edge.drain.sinks import kafka
-from edge.drain.sinks.kafka import DEFAULTS, PROMISES, KafkaSink, make
+from edge.drain.sinks.kafka import DEFAULTS, PROMISES, READ_BYTES_MAX, KafkaSink, make, next_read_bytes
 from edge.segment.name import SegmentName
 from edge.segment.record import RecordIds, decode_record, encode_record
 from tests.kafka_mock import MockCluster, consume
@@ -103,6 +103,25 @@ def test_events_are_there_in_their_order_when_ship_returns(cluster: MockCluster,
         len(message.value() or b"") + len(message.key() or b"") for message in consume(cluster.bootstrap, MAIN)
     )
     assert delivered(cluster) == names
+
+
+def test_batches_grow_where_their_confirmation_takes_long() -> None:
+    least, most = CACHED_READ_BYTES, READ_BYTES_MAX
+    assert next_read_bytes(least, 1.0, 4.1) == 2 * least
+    assert next_read_bytes(most, 1.0, 100.0) == most
+    assert [next_read_bytes(2 * least, 1.0, waited_s) for waited_s in (1.1, 3.9)] == [2 * least] * 2
+    assert next_read_bytes(2 * least, 1.0, 0.9) == least
+    assert next_read_bytes(least, 1.0, 0.1) == least
+
+
+def test_only_of_a_full_batch_is_learned_how_large_the_next_one_is(
+    sink: KafkaSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kafka, "next_read_bytes", lambda now, handing_s, waiting_s: now * 2)
+    sink.ship(Batch(0, SegmentName(1, 0xABC), 1000, 1000 + CACHED_READ_BYTES // 3, events("a")))
+    assert sink.read_bytes == CACHED_READ_BYTES
+    sink.ship(Batch(0, SegmentName(1, 0xABC), 1000, 1000 + CACHED_READ_BYTES - 100, events("b")))
+    assert sink.read_bytes == 2 * CACHED_READ_BYTES
 
 
 def test_what_holds_no_event_needs_no_broker() -> None:
