@@ -54,12 +54,10 @@ class Chunk(msgspec.Struct, gc=False):
 class SlotReader:
     """Raises `OSError`."""
 
-    def __init__(
-        self, disk: Disk, directory: str, slot: int, position: Position | None, read_bytes: int = READ_BYTES
-    ) -> None:
+    def __init__(self, disk: Disk, directory: str, slot: int, position: Position | None) -> None:
         self.slot = slot
-        self.read_bytes = read_bytes
-        """About how much of a segment becomes a chunk; may be set between reads."""
+        self.read_bytes = READ_BYTES
+        """About how much of a segment becomes a chunk; to be set between reads."""
         self._disk = disk
         self._directory = directory
         self._name: SegmentName | None = position.name if position else None

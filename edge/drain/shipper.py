@@ -351,8 +351,8 @@ class Shipper:
         if delivery.bytes:
             # What needed no shipping, having been shipped before or holding no event, need not be gathered either.
             self._shipped_s[delivery.slot] = self._clock()
-        if delivery.end - delivery.start >= self._sink.read_bytes // 2:
-            # As large as they get: there is more.
+        if delivery.end - delivery.start >= self._readers[delivery.slot].read_bytes // 2:
+            # As large as it could get: there is more.
             self._shipped_s.pop(delivery.slot, None)
         self._count(under_way, quarantined)
         self._balance()

@@ -38,15 +38,14 @@ class DiskThread:
         self._thread = threading.Thread(target=self._run, name="edge-disk", daemon=True)
         self._thread.start()
 
-    def submit(self, job: Job, done: Done) -> None:
-        """`done` is called from a later turn of the loop."""
-        self._jobs.put((job, done, None))
-
-    def submit_and_wait(self, job: Job, done: Done, seconds: float) -> None:
-        """The same, and `done` is called from within when the job, and those before it, are finished in so many seconds."""
-        awaited = _Awaited()
+    def submit(self, job: Job, done: Done, wait_s: float = 0.0) -> None:
+        """`done` is called from within when the job, and those before it, are finished in `wait_s`, and else from a later turn
+        of the loop."""
+        awaited = _Awaited() if wait_s else None
         self._jobs.put((job, done, awaited))
-        if not awaited.ready.acquire(timeout=seconds):
+        if awaited is None:
+            return
+        if not awaited.ready.acquire(timeout=wait_s):
             if awaited.decided.acquire(blocking=False):
                 return
             awaited.ready.acquire()

@@ -43,9 +43,8 @@ takes about 2 ms per MiB."""
 
 REFUSE_SECONDS: Final = 1.0
 
-WAITED_S: Final = 0.001
 WAITED_RECORDS_MAX: Final = 16
-"""In `fsync` mode the loop waits so long for a group of so few records, unless the last sync took longer."""
+"""In `fsync` mode the loop waits for a group of so few records."""
 
 _SEVERAL: Final = 4
 """Records of a commit behind which the next one gathers for a turn of the loop."""
@@ -70,6 +69,8 @@ class SpoolSettings(msgspec.Struct, frozen=True):
     """Age, from its first record, at which a segment is rolled."""
     sync_interval_s: float = 1.0
     """`page` mode: how long records may be in the page cache only."""
+    wait_s: float = 0.001
+    """`fsync` mode: how long the loop waits for the commit of a small group, unless the last sync took longer."""
 
 
 class Clock(msgspec.Struct, frozen=True):
@@ -254,7 +255,7 @@ class SpoolWriter:
             self._busy = True
             self._under_way = group
             small = group.all_records <= WAITED_RECORDS_MAX and group.raw_bytes <= INLINE_BYTES_MAX
-            wait_s = WAITED_S if small and self._sync_s < WAITED_S else 0.0
+            wait_s = self._settings.wait_s if small and self._sync_s < self._settings.wait_s else 0.0
             self._submit(lambda: self._store_durably(group), lambda error: self._committed(group, error), wait_s)
         else:
             self._commit_to_page_cache(group)
@@ -455,10 +456,7 @@ class SpoolWriter:
             if not self._outstanding and self._quiet is not None and not self._quiet.done():
                 self._quiet.set_result(None)
 
-        if wait_s:
-            self._thread.submit_and_wait(job, finished, wait_s)
-        else:
-            self._thread.submit(job, finished)
+        self._thread.submit(job, finished, wait_s)
 
     async def _until_quiet(self) -> None:
         """Everything appended was committed or refused, and the disk thread has nothing to do."""

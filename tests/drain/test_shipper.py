@@ -128,6 +128,28 @@ def test_a_batch_is_as_large_as_the_sink_wants_it_now(
     shipping.close()
 
 
+def test_nothing_is_gathered_behind_a_batch_as_large_as_it_was_to_be(slot: Slot, row: Row) -> None:
+    class Growing(MemorySink):
+        linger_s = 60.0
+        read_bytes = 1000
+
+        def ship(self, batch: Batch) -> int:
+            self.read_bytes *= 4
+            return super().ship(batch)
+
+    for number in range(30):
+        slot.commit(f"{number}")
+    slot.layout.checkpoints.mkdir(exist_ok=True)
+    sink = Growing()
+    shipping = Shipper(RealDisk(), slot.layout, "growing", "growing:", sink, row, 0, sink.clock)
+    shipping.step()
+    assert len(sink.names) < 30
+    shipping.step()
+    assert sink.names[:10] == slot.written[:10]
+    assert len(sink.batches) == 2
+    shipping.close()
+
+
 def test_a_refused_batch_is_offered_again_unchanged_and_nothing_overtakes_it(
     slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock
 ) -> None:

@@ -132,9 +132,8 @@ def test_a_worker_whose_slot_was_deleted_acknowledges_nothing_into_it(tmp_path: 
         assert len(server.records()) == 1
 
 
-def test_a_connection_made_as_the_stop_begins_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_made_as_the_stop_begins_is_waited_for() -> None:
     """The loop makes an accepted connection in its next turn, and the worker may be told to stop in this one."""
-    monkeypatch.setattr(worker, "QUIET_S", 0.0)
 
     class Waiting:
         told = False

@@ -62,9 +62,9 @@ def test_result_that_is_waited_for_is_told_before_the_loop_goes_on() -> None:
             raise error
 
         thread.submit(lambda: ran.append("first"), lambda _: None)
-        thread.submit_and_wait(fail, done.append, 10)
+        thread.submit(fail, done.append, 10)
         assert (ran, done) == (["first", "second"], [error])
-        thread.submit_and_wait(lambda: None, done.append, 10)
+        thread.submit(lambda: None, done.append, 10)
         assert done == [error, None]
         thread.close()
         for _ in range(3):
@@ -79,9 +79,7 @@ def test_result_that_was_waited_for_too_long_comes_back_on_the_loop() -> None:
         thread = DiskThread(asyncio.get_running_loop(), fault)
         done: list[tuple[OSError | None, int]] = []
         gate = threading.Event()
-        thread.submit_and_wait(
-            lambda: assert_opens(gate), lambda error: done.append((error, threading.get_ident())), 0.01
-        )
+        thread.submit(lambda: assert_opens(gate), lambda error: done.append((error, threading.get_ident())), 0.01)
         assert done == []
         gate.set()
         await until(lambda: bool(done))
@@ -103,7 +101,7 @@ def test_result_that_comes_when_the_waiting_ends_is_told_once() -> None:
         within = 0
         for number in range(2000):
             seconds = 0.0001 + 0.0001 * (number % 7) / 7
-            thread.submit_and_wait(lambda: time.sleep(0.0001), lambda _, number=number: done.append(number), seconds)  # type: ignore[misc]
+            thread.submit(lambda: time.sleep(0.0001), lambda _, number=number: done.append(number), seconds)  # type: ignore[misc]
             within += done[-1:] == [number]
             await until(lambda number=number: done[-1:] == [number])  # type: ignore[misc]
         thread.close()
@@ -125,7 +123,7 @@ def test_any_other_exception_is_a_fault_and_nobody_is_told_that_it_worked(kind: 
             raise kind("ours")
 
         thread.submit(fail, done.append)
-        thread.submit_and_wait(fail, done.append, 0.01)
+        thread.submit(fail, done.append, 0.01)
         await until(lambda: len(faults) == 2)
         thread.close()
         assert [type(error) for error in faults] == [kind, kind]

@@ -53,6 +53,7 @@ class Scene:
         durability: Durability,
         before: Callable[["Scene"], None] = lambda _: None,
         segment_bytes_max: int = 64 * 1024 * 1024,
+        wait_s: float = 0.001,
     ) -> None:
         self.inner = MemoryDisk()
         self.inner.makedirs(SLOT)
@@ -63,7 +64,7 @@ class Scene:
         self.faults: list[BaseException] = []
         self.waiters: dict[bytes, RecordingWaiter] = {}
         self.stored: list[bytes] = []
-        settings = SpoolSettings(durability, segment_bytes_max=segment_bytes_max)
+        settings = SpoolSettings(durability, segment_bytes_max=segment_bytes_max, wait_s=wait_s)
         self.writer = writer_on(self.disk, SLOT, settings, self.clock, self.row, self.faults)
 
     def append(
@@ -283,9 +284,7 @@ class TestCommit:
 
         assert run(scenario, FSYNC).files() == {"5.zst": frames}
 
-    def test_small_group_is_waited_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("edge.spool.writer.WAITED_S", 10.0)
-
+    def test_small_group_is_waited_for(self) -> None:
         async def scenario(scene: Scene) -> None:
             waiters = [scene.append(str(number)) for number in range(WAITED_RECORDS_MAX)]
             scene.writer.commit()
@@ -296,11 +295,10 @@ class TestCommit:
             assert refused.told == ["not stored"]
             await scene.writer.close()
 
-        run(scenario, FSYNC)
+        run(scenario, FSYNC, wait_s=10.0)
 
     @pytest.mark.parametrize("why", ["records", "bytes", "slow"])
-    def test_larger_group_and_slow_disk_are_not_waited_for(self, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("edge.spool.writer.WAITED_S", 10.0)
+    def test_larger_group_and_slow_disk_are_not_waited_for(self, why: str) -> None:
         call_s = 11.0 if why == "slow" else 0.0
 
         async def scenario(scene: Scene) -> None:
@@ -323,7 +321,7 @@ class TestCommit:
                 assert last.told == ["stored"]
             await scene.writer.close()
 
-        run(scenario, FSYNC, before=lambda scene: scene.clock.advance(call_s))
+        run(scenario, FSYNC, before=lambda scene: scene.clock.advance(call_s), wait_s=10.0)
 
     @pytest.mark.parametrize(
         ("durability", "first", "turns"),
@@ -331,10 +329,8 @@ class TestCommit:
         ids=["of three", "of four", "page"],
     )
     def test_behind_several_that_were_waited_for_the_next_gathers(
-        self, durability: Durability, first: str, turns: int, monkeypatch: pytest.MonkeyPatch
+        self, durability: Durability, first: str, turns: int
     ) -> None:
-        monkeypatch.setattr("edge.spool.writer.WAITED_S", 10.0)
-
         async def scenario(scene: Scene) -> None:
             for text in first:
                 scene.append(text)
@@ -349,7 +345,7 @@ class TestCommit:
             assert passed == turns
             await scene.writer.close()
 
-        run(scenario, durability)
+        run(scenario, durability, wait_s=10.0)
 
     def test_answer_that_brings_the_next_record_does_not_lose_it(self) -> None:
         """A pipelined request is read when the one before it is answered."""

@@ -114,10 +114,8 @@ def test_batches_grow_where_their_confirmation_takes_long() -> None:
     assert next_read_bytes(least, 1.0, 0.1) == least
 
 
-def test_only_of_a_full_batch_is_learned_how_large_the_next_one_is(
-    sink: KafkaSink, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kafka, "next_read_bytes", lambda now, handing_s, waiting_s: now * 2)
+def test_only_of_a_full_batch_is_learned_how_large_the_next_one_is(cluster: MockCluster, sink: KafkaSink) -> None:
+    cluster.slow(200)
     sink.ship(Batch(0, SegmentName(1, 0xABC), 1000, 1000 + CACHED_READ_BYTES // 3, events("a")))
     assert sink.read_bytes == CACHED_READ_BYTES
     sink.ship(Batch(0, SegmentName(1, 0xABC), 1000, 1000 + CACHED_READ_BYTES - 100, events("b")))
