@@ -41,6 +41,7 @@ FINISH_S: Final = 5.0
 STOP_S: Final = 10.0
 """How long a sink that is in the middle of a batch is waited for."""
 RECURSION_LIMIT: Final = 5000
+STACK_BYTES: Final = 64 * 1024 * 1024
 COLLECT_EVERY: Final = 100_000
 """Objects that may hold others, made and not gone, between two looks for cycles, of which nothing here makes any."""
 IDLE_ONCE_S: Final = 2.0
@@ -72,8 +73,10 @@ class Drainer:
     ) -> None:
         if not 0 < len(urls) <= SINKS_MAX:
             raise ValueError(f"expected 1 to {SINKS_MAX} sinks, found {len(urls)}")
-        # Whatever the edge could parse must be parsed here, a few calls deeper in the stack.
+        # Whatever the edge could parse must be parsed here, a few calls deeper in the stack. How deep that may be, Python says
+        # by this number up to 3.11, by a number of its own in 3.12 and 3.13, and by the size of the stack since.
         sys.setrecursionlimit(max(sys.getrecursionlimit(), RECURSION_LIMIT))
+        threading.stack_size(STACK_BYTES)
         gc.set_threshold(COLLECT_EVERY)
         self._disk = disk
         self._layout = layout

@@ -113,7 +113,7 @@ WRAPPINGS: Final[dict[str, Callable[[bytes], bytes]]] = {
     "byte order mark": lambda data: b"\xef\xbb\xbf" + data,
     "NUL behind": lambda data: data + b"\0",
     "100,001 times": lambda data: b"[" + b",".join([data] * 100_001) + b"]",
-    "nested 100,000 deep": lambda data: b"[" * 100_000 + data + b"]" * 100_000,
+    "nested 400,000 deep": lambda data: b"[" * 400_000 + data + b"]" * 400_000,
     "half": lambda data: data[: len(data) // 2],
     "chunked": lambda data: b"%x\r\n%b\r\n0\r\n\r\n" % (len(data), data),
 }

@@ -19,7 +19,7 @@ CASES: Final = load_cases()
 ROWS: Final = load_rows()
 
 FLAGS: Final = (
-    *("--body-bytes-max", "8KiB", "--replay-body-bytes-max", "16KiB", "--decoded-bytes-max", "512KiB"),
+    *("--body-bytes-max", "8KiB", "--replay-body-bytes-max", "16KiB", "--decoded-bytes-max", "1MiB"),
     *("--lz64-bytes-max", "8KiB", "--durability", "page"),
 )
 """Limits so low that a request above them can be sent byte by byte."""

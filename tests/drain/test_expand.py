@@ -121,8 +121,10 @@ class TestDrops:
             pytest.param(b"event=e", id="no json"),
             pytest.param(b'{"event":"e","distinct_id":"\xff"}', id="no utf-8"),
             pytest.param(b'{"event":"e","distinct_id":"u","x":"\xed\xa0\x80"}', id="no utf-8 in what is copied"),
-            pytest.param(b"[" * 100_000 + b"]" * 100_000, id="nested beyond reading"),
-            pytest.param(b'{"event":"e","distinct_id":' + b"[" * 5000 + b"]" * 5000 + b"}", id="nested distinct_id"),
+            pytest.param(b"[" * 400_000 + b"]" * 400_000, id="nested beyond reading"),
+            pytest.param(
+                b'{"event":"e","distinct_id":' + b"[" * 400_000 + b"]" * 400_000 + b"}", id="nested distinct_id"
+            ),
         ],
     )
     @pytest.mark.parametrize("path", ["e", "s", "engage"])

@@ -75,8 +75,8 @@ BAD = {
     "not UTF-8 in a key": (b'{"api_key":"\xff"}', Reason.BAD_UTF8),
     "not UTF-8 where nothing is read": (b'{"api_key":"a","properties":{"x":"\xff"}}', Reason.BAD_UTF8),
     "not UTF-8 in an event of a batch": (b'{"api_key":"a","batch":[{"event":"\xc3"}]}', Reason.BAD_UTF8),
-    "list nested too deeply": (b'[{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}]", Reason.TOO_NESTED),
-    "object nested too deeply": (b'{"a":' * 100_000 + b"1" + b"}" * 100_000, Reason.TOO_NESTED),
+    "list nested too deeply": (b'[{"a":' + b"[" * 400_000 + b"]" * 400_000 + b"}]", Reason.TOO_NESTED),
+    "object nested too deeply": (b'{"a":' * 400_000 + b"1" + b"}" * 400_000, Reason.TOO_NESTED),
 }
 
 
