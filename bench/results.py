@@ -15,7 +15,7 @@ from typing import Final
 from bench.servers import Sample
 
 FOLDER: Final = Path(".cache/bench/results")
-PACKAGES: Final = ("httptools", "msgspec", "orjson", "uvloop", "zstandard")
+PACKAGES: Final = ("backports.zstd", "httptools", "isal", "msgspec", "orjson", "uvloop", "zstandard")
 """Those `edge` runs on; a benchmark names what else it used."""
 
 Value = str | int | float | None

@@ -28,7 +28,7 @@ _PYTHON: Final = r"[^/]+/(lib)?python3"
 STAGES: Final = (
     ("regular expressions", _PYTHON, r"_?sre_|pattern_|match_|state_|getstring$"),
     ("JSON (msgspec)", r"msgspec/", r"(?!Struct)"),
-    ("compression (zstd)", r"zstandard/", r""),
+    ("compression (zstd)", r"zstd/|zstandard/|lib-dynload/_zstd", r""),
     ("checksums (xxhash)", r"xxhash/", r""),
     ("memory: allocated, freed, copied", _PYTHON, r"_?Py(Object|Mem)_(Raw)?(Malloc|Calloc|Realloc|Free)"),
     ("memory: allocated, freed, copied", r"[^/]+/libc[.-]", r""),

@@ -7,7 +7,8 @@ from importlib.metadata import version
 
 from edge import __version__
 
-_LIBRARIES = ("httptools", "msgspec", "orjson", "uvloop", "xxhash", "zstandard")
+_BACKPORTS = ("backports.zstd",) if sys.version_info < (3, 14) else ()
+_LIBRARIES = (*_BACKPORTS, "httptools", "msgspec", "orjson", "uvloop", "xxhash", "zstandard")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

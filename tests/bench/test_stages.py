@@ -8,7 +8,7 @@ import pytest
 from bench import instructions, stages
 
 LIBPYTHON = "/opt/lib/libpython3.11.so.1.0"
-ZSTD = "/venv/site-packages/zstandard/backend_c.cpython-311-x86_64-linux-gnu.so"
+ZSTD = "/venv/site-packages/backports/zstd/_zstd.cpython-311-x86_64-linux-gnu.so"
 MSGSPEC = "/venv/site-packages/msgspec/_core.cpython-311-x86_64-linux-gnu.so"
 LIBC = "/usr/lib/x86_64-linux-gnu/libc.so.6"
 

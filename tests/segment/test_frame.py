@@ -1,3 +1,5 @@
+import random
+
 import pytest
 import xxhash
 import zstandard
@@ -63,6 +65,10 @@ class TestFrame:
         assert parameters.has_checksum
         assert parameters.content_size == len(LINES)
         assert zstandard.ZstdDecompressor().decompress(frame) == LINES
+
+    def test_text_in_which_nothing_repeats_is_coded_all_the_same(self) -> None:
+        digits = random.Random(1).randbytes(20_000).hex().encode()
+        assert len(packed(digits, 1).frame) < 0.55 * len(digits)
 
     @pytest.mark.parametrize(
         ("offset", "value"),
