@@ -6,6 +6,7 @@ meets all alike. Rounds are short and many: on a machine with neighbours the spe
 Read the ratios, not the microseconds.
 
     floor, floor-c    a canned answer on uvloop, and from C
+    durable-c         the same, and answers when what it was sent is on disk, as `fsync` does
     page, fsync       this edge, one worker; only `fsync` has the event on disk when it answers
     page, A           beside F: this edge asked A, which says what the longer head costs
     peers             `bench/peers/`: unwrap, parse, check and append to a buffer; they answer before anything is written

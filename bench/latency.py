@@ -4,7 +4,8 @@ Capacity is what a closed loop gets; then requests fall due at shares of it (`be
 asked by itself: 4 KiB appended and fdatasync, again and again, on the same file system, by a process on the server's core.
 What one such sync takes is the yardstick of the goal. A request waits longer for the same disk, were there nothing but the
 disk: for the sync under way to end, and for the next one. And of a disk that stands still for some milliseconds twice a
-second one sync in thousands knows, but every request that falls due meanwhile.
+second one sync in thousands knows, but every request that falls due meanwhile. What is left for a server to be better at
+says `durable-c`, asked at the rates of `fsync`: a few dozen lines of C that sync what a turn of theirs brought and answer.
 
 Rounds are short and many, and percentiles are medians over the rounds: a machine with neighbours stands still for tens of
 milliseconds now and then, which says nothing of the server. What that hides is in the last columns, over all rounds together.
@@ -26,6 +27,8 @@ from typing import Final
 from bench import payloads
 from bench.cpu import pinned, two_cores
 from bench.open_loop import PERCENTILES, Latencies, OpenLoop, percentile
+from bench.peers import commands
+from bench.peers.commands import DURABLE_FLOOR, Missing
 from bench.results import Goal, Result, Table, Value, environment, options, report
 from bench.servers import Failed, Server, edge, floor, running
 
@@ -69,9 +72,14 @@ def measure(args: argparse.Namespace, scratch: Path) -> Result:
     runs: dict[tuple[str, float], list[Latencies]] = {}
     capacity: dict[str, float] = {}
     disk: list[list[list[float]]] = []
+    notes: list[str] = []
+    compared = [floor(), edge("page", "page"), edge("fsync", "fsync")]
+    try:
+        compared.append(commands.find(DURABLE_FLOOR).command)
+    except Missing as missing:
+        notes.append(f"{DURABLE_FLOOR} is missing: {missing}")
     with ExitStack() as stack:
-        commands = [floor(), edge("page", "page"), edge("fsync", "fsync")]
-        servers = [stack.enter_context(running(command, scratch, {server_core})) for command in commands]
+        servers = [stack.enter_context(running(command, scratch, {server_core})) for command in compared]
         stack.enter_context(pinned({load_core}))
         for server in servers:
             server.sample(payload, args.connections, WARM_SECONDS)
@@ -81,6 +89,7 @@ def measure(args: argparse.Namespace, scratch: Path) -> Result:
         ]
         for server in servers:
             capacity[server.label] = median(samples[server.label].requests_per_second for samples in found)
+        capacity[DURABLE_FLOOR] = capacity["fsync"]
         for _ in range(args.rounds):
             disk.append([])
             for share in SHARES:
@@ -112,7 +121,13 @@ def measure(args: argparse.Namespace, scratch: Path) -> Result:
         ],
     )
     goal = Goal(f"p99 at {GOAL_SHARE:.0%} of capacity, fsync,", GOAL_RATIO, "x fdatasync's own", at_goal / disk_p99_ms)
-    return Result("latency", environment(args.data), [Table(title, columns, rows), own], [goal])
+    if (least := runs.get((DURABLE_FLOOR, GOAL_SHARE))) is not None:
+        least_ms = median(found.percentile_ms(99) for found in least)
+        notes.append(
+            f"p99 of {DURABLE_FLOOR} at that rate: {least_ms / disk_p99_ms:.2f} x fdatasync's own; "
+            f"of fsync: {at_goal / least_ms:.2f} x {DURABLE_FLOOR}'s"
+        )
+    return Result("latency", environment(args.data), [Table(title, columns, rows), own], [goal], notes)
 
 
 def _load(server: Server, payload: payloads.Payload, rate: float, args: argparse.Namespace) -> Latencies:

@@ -16,6 +16,8 @@ from bench.servers import ROOT, Command
 FOLDER: Final = Path(__file__).parent
 CACHE: Final = ROOT / ".cache" / "bench"
 NODE_MODULES: Final = CACHE / "node" / "node_modules"
+DURABLE_FLOOR: Final = "durable-c"
+"""Answers what is synced, and does nothing else: what `fsync` mode could cost at the least."""
 LZSTRING_IN_PYTHON: Final = "lzstring is Python code: tens of milliseconds a request, shown with starlette only"
 
 
@@ -83,7 +85,11 @@ def _nginx(name: str) -> Peer:
     return Peer(command, validates=False, versions={"nginx": _says(nginx, "-v")})
 
 
-def _floor_in_c(name: str) -> Peer:
+def _floor_in_c(*arguments: str) -> Callable[[str], Peer]:
+    return lambda name: Peer(_command(name, _compiled_floor(), "{port}", *arguments), validates=False)
+
+
+def _compiled_floor() -> str:
     compiler = _program("cc")
     CACHE.mkdir(parents=True, exist_ok=True)
     program = CACHE / "floor-c"
@@ -92,11 +98,12 @@ def _floor_in_c(name: str) -> Peer:
     )
     if done.returncode:
         raise Missing(f"{compiler} does not compile it: {done.stderr.strip()}")
-    return Peer(_command(name, str(program), "{port}"), validates=False)
+    return str(program)
 
 
 PEERS: Final[dict[str, Callable[[str], Peer]]] = {
-    "floor-c": _floor_in_c,
+    "floor-c": _floor_in_c(),
+    DURABLE_FLOOR: _floor_in_c("{data}"),
     "nginx": _nginx,
     "fastify": _fastify,
     "granian": _python("granian_peer", ("granian",)),

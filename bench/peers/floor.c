@@ -1,12 +1,16 @@
 /* The floor without Python: epoll, recv, where the request ends, send of a ready-made answer.
  *
- *     floor-c PORT
+ *     floor-c PORT [FILE]
+ *
+ * With FILE, the floor of a server that answers for what it was sent: the requests of a turn are appended to it and synced
+ * together, and answered then. Nothing is read meanwhile.
  *
  * One request at a time on each connection, at most REQUEST_BYTES of it; anything else closes the connection.
  */
 
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <fcntl.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -16,7 +20,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-enum { REQUEST_BYTES = 256 * 1024, DESCRIPTORS = 65536, TURN_EVENTS = 512 };
+enum { REQUEST_BYTES = 256 * 1024, DESCRIPTORS = 65536, TURN_EVENTS = 512, GROUP_BYTES = 4 * 1024 * 1024 };
 
 static const char ANSWER[] =
     "HTTP/1.1 200 OK\r\n"
@@ -28,6 +32,11 @@ static const char ANSWER[] =
 /* A connection has memory of its own only while its request is in pieces. */
 static struct { char *bytes; size_t size; } pieces[DESCRIPTORS];
 static char arrived[REQUEST_BYTES + 1];
+
+static int file = -1;
+static char group[GROUP_BYTES];
+static size_t group_size;
+static int waiting[TURN_EVENTS], waiters;
 
 /* Bytes of the request at `data`, which ends with a zero; 0 while its head is incomplete. */
 static size_t request_bytes(const char *data) {
@@ -46,6 +55,29 @@ static void drop(int fd) {
 }
 
 static void answer(int fd) {
+    if (send(fd, ANSWER, sizeof ANSWER - 1, MSG_NOSIGNAL) != sizeof ANSWER - 1) drop(fd);
+}
+
+static void append(void) {
+    if (write(file, group, group_size) != (ssize_t)group_size) { perror("floor-c: write"); exit(1); }
+    group_size = 0;
+}
+
+static void keep(int fd, size_t size) {
+    if (group_size + size > GROUP_BYTES) append();
+    memcpy(group + group_size, arrived, size);
+    group_size += size;
+    waiting[waiters++] = fd;
+}
+
+static void commit(void) {
+    append();
+    if (fdatasync(file)) { perror("floor-c: fdatasync"); exit(1); }
+    for (int i = 0; i < waiters; i++) answer(waiting[i]);
+    waiters = 0;
+}
+
+static void receive(int fd) {
     size_t before = pieces[fd].size;
     if (before) memcpy(arrived, pieces[fd].bytes, before);
     ssize_t got = recv(fd, arrived + before, REQUEST_BYTES - before, 0);
@@ -55,7 +87,7 @@ static void answer(int fd) {
     size_t wanted = request_bytes(arrived);
     if (wanted && size == wanted) {
         pieces[fd].size = 0;
-        if (send(fd, ANSWER, sizeof ANSWER - 1, MSG_NOSIGNAL) != sizeof ANSWER - 1) drop(fd);
+        if (file < 0) answer(fd); else keep(fd, size);
         return;
     }
     if ((wanted && size > wanted) || size == REQUEST_BYTES) { drop(fd); return; }
@@ -67,7 +99,8 @@ static void answer(int fd) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 2) { fprintf(stderr, "usage: floor-c PORT\n"); return 2; }
+    if (argc != 2 && argc != 3) { fprintf(stderr, "usage: floor-c PORT [FILE]\n"); return 2; }
+    if (argc == 3 && (file = open(argv[2], O_WRONLY | O_CREAT | O_APPEND, 0600)) < 0) { perror("floor-c: open"); return 1; }
     int on = 1, listener = socket(AF_INET, SOCK_STREAM, 0), poll = epoll_create1(0);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[1])),
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
@@ -81,7 +114,7 @@ int main(int argc, char **argv) {
     for (;;) {
         int count = epoll_wait(poll, ready, TURN_EVENTS, -1);
         for (int i = 0; i < count; i++) {
-            if (ready[i].data.fd != listener) { answer(ready[i].data.fd); continue; }
+            if (ready[i].data.fd != listener) { receive(ready[i].data.fd); continue; }
             int fd = accept(listener, NULL, NULL);
             if (fd < 0) continue;
             if (fd >= DESCRIPTORS) { close(fd); continue; }
@@ -89,5 +122,6 @@ int main(int argc, char **argv) {
             event = (struct epoll_event){.events = EPOLLIN, .data.fd = fd};
             epoll_ctl(poll, EPOLL_CTL_ADD, fd, &event);
         }
+        if (waiters) commit();
     }
 }

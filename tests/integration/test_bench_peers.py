@@ -1,6 +1,8 @@
 """What of the benchmarks needs programs beside Python: peers node with npm, nginx and a C compiler, counting valgrind."""
 
+import os
 import re
+import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 
 from bench import payloads, stages
 from bench.peers import commands
-from bench.servers import ROOT, Failed, running
+from bench.servers import ROOT, Command, Failed, running
 from tests.bench.peers.test_commands import CORE, answers_every_workload, refuses_what_is_no_event
 from tests.integration.shared import installing
 
@@ -40,6 +42,30 @@ def test_floor_c_answers_when_the_last_byte_is_there(program: Callable[[str], st
         cut = payloads.Payload("cut", "", 1, (whole.requests[0] + b"x",))
         with pytest.raises(Failed, match="errors"):
             server.sample(cut, 1, 0.02)
+
+
+def test_durable_c_answers_what_it_has_synced(program: Callable[[str], str], tmp_path: Path) -> None:
+    program("cc")
+    peer = commands.find("durable-c")
+    answers_every_workload(peer, tmp_path / "good")
+    payload = payloads.build("A", variants=1)
+    (request,) = payload.requests
+    with (
+        running(peer.command, tmp_path / "kept", {CORE}) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as client,
+    ):
+        client.sendall(request)
+        assert client.recv(4096).endswith(b'{"status":1}')
+        assert server.data.read_bytes() == request
+    # A pipe takes what is written and cannot be synced.
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    command = Command("pipe", tuple(each.replace("{data}", str(pipe)) for each in peer.command.arguments))
+    with running(command, tmp_path / "lost", {CORE}) as server, pytest.raises(Failed, match="fdatasync: Invalid"):
+        server.sample(payload, 1, 0.02)
+    assert os.read(reader, 65536) == request
+    os.close(reader)
 
 
 def test_callgrinds_own_output_is_read_whole(program: Callable[[str], str], tmp_path: Path) -> None:

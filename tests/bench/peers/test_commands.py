@@ -8,7 +8,7 @@ import pytest
 from bench import payloads
 from bench.cpu import two_cores
 from bench.peers import commands
-from bench.peers.commands import PEERS, Missing, Peer, external
+from bench.peers.commands import DURABLE_FLOOR, PEERS, Missing, Peer, external
 from bench.servers import running
 
 CORE, _ = two_cores()
@@ -39,7 +39,7 @@ def refuses_what_is_no_event(peer: Peer, folder: Path) -> None:
 
 
 # Those that need programs beside Python are in tests/integration/test_bench_peers.py.
-@pytest.mark.parametrize("name", [name for name in PEERS if name not in ("fastify", "nginx", "floor-c")])
+@pytest.mark.parametrize("name", [name for name in PEERS if name not in ("fastify", "nginx", "floor-c", DURABLE_FLOOR)])
 def test_a_peer_answers_every_workload_and_refuses_what_is_no_event(name: str, tmp_path: Path) -> None:
     peer = commands.find(name)
     answers_every_workload(peer, tmp_path / "good")
@@ -48,7 +48,7 @@ def test_a_peer_answers_every_workload_and_refuses_what_is_no_event(name: str, t
 
 def test_a_program_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
-    for name, program in [("nginx", "nginx"), ("fastify", "node"), ("floor-c", "cc")]:
+    for name, program in [("nginx", "nginx"), ("fastify", "node"), ("floor-c", "cc"), (DURABLE_FLOOR, "cc")]:
         with pytest.raises(Missing, match=f"expected the program {program}"):
             commands.find(name)
 
