@@ -47,6 +47,7 @@ PROBE_S: Final = 0.001
 
 _HEAD: Final = b'{"api_key":"phc_stalls","event":"e","distinct_id":"u","properties":{"p":['
 _TAIL: Final = b"1]}}"
+_BATCH: Final = b'{"api_key":"phc_stalls","batch":['
 _V1_TARGET: Final = "/i/v1/analytics/events"
 _V1: Final = (
     *("Authorization: Bearer phc_stalls", "PostHog-Sdk-Info: posthog-python/7.0.0", "PostHog-Attempt: 1"),
@@ -100,9 +101,7 @@ def events(size: int) -> bytes:
         )
         for _ in range(12)
     )
-    return filled(
-        sample.encode() + b",", size, b'{"api_key":"phc_stalls","batch":[', b'{"event":"e","distinct_id":"u"}]}'
-    )
+    return filled(sample.encode() + b",", size, _BATCH, b'{"event":"e","distinct_id":"u"}]}')
 
 
 def v1_events(count: int) -> bytes:
@@ -161,9 +160,10 @@ CASES: Final = (
     Case("v1, 90,000 events", lambda: gzip.compress(v1_events(90_000)), _V1_TARGET, (*_V1, "Content-Encoding: gzip")),
     Case("replay, 64 MiB of noise", lambda: random_text(63 * MIB).join(_SNAPSHOT), "/s/"),
     # as much as is done on the loop
-    Case("plain, 128 KiB", lambda: events(128 * 1024 - 8)),
-    Case("plain, 120 KiB of keys", lambda: filled(b'{"token":"phc_stalls"},', 120 * 1024, b"[", b"{}]")),
-    Case("gzip, 128 KiB inside", lambda: gzip.compress(events(128 * 1024 - 8))),
+    Case("plain, 384 KiB", lambda: events(384 * 1024 - 8)),
+    Case("plain, 380 KiB of keys", lambda: filled(b'{"token":"phc_stalls"},', 380 * 1024, b"[", b"{}]")),
+    Case("plain, 380 KiB of small events", lambda: filled(b'{"event":"event"},', 380 * 1024, _BATCH, b"{}]}")),
+    Case("gzip, 384 KiB inside", lambda: gzip.compress(events(384 * 1024 - 8))),
     Case("lz64, 5 KiB", lambda: lz64(filled(b"1,", 1700))[: 5 * 1024], "/e/?compression=lz64"),
     Case("form, 12 KiB of escapes", lambda: b"data=" + b"%41" * 4000, "/e/"),
     Case("CESU-8, 8 KiB", lambda: filled(b'"\xed\xa0\xbd\xed\xba\x80",', 8000), "/e/"),
@@ -176,8 +176,8 @@ CASES: Final = (
     Case("zstd, 500,000 frames", lambda: zstandard.compress(b"") * 500_000),
     Case("to be repaired, 1 MiB", lambda: filled(b"NaN,", MIB)),
     Case("lone surrogates, 4 MiB", lambda: filled(b'"\\ud83c",', 4 * MIB)),
-    Case("100,000 tiny events", lambda: filled(b"{},", 300_000, b'{"api_key":"phc_stalls","batch":[', b"{}]}")),
-    Case("6,000,000 tiny events", lambda: filled(b"{},", 18 * MIB, b'{"api_key":"phc_stalls","batch":[', b"{}]}")),
+    Case("100,000 tiny events", lambda: filled(b"{},", 300_000, _BATCH, b"{}]}")),
+    Case("6,000,000 tiny events", lambda: filled(b"{},", 18 * MIB, _BATCH, b"{}]}")),
     Case("nested a million deep", lambda: b"[" * MIB + b"]" * MIB),
     Case("one number, 20 MiB", lambda: filled(b"5", 20 * MIB - 8, b'{"api_key":"phc_stalls","a":', b"}")),
     Case("a form of escapes, 20 MiB", lambda: b"data=" + b"%41" * (6 * MIB), "/e/"),

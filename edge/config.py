@@ -223,7 +223,7 @@ SERVE: Final = (
     Option("v1-decoded-bytes-max", parse_size, "50MiB", "request body after decompression on /i/v1/", "SIZE"),
     Option("decoded-bytes-max", parse_size, "100MiB", "request body after decompression", "SIZE"),
     Option("lz64-bytes-max", parse_size, "2MiB", "lz64 text after decompression", "SIZE"),
-    Option("inline-bytes-max", parse_size, "128KiB", "larger bodies are decoded by a process of its own", "SIZE"),
+    Option("inline-bytes-max", parse_size, "384KiB", "larger bodies are decoded by a process of its own", "SIZE"),
     Option("target-bytes-max", parse_size, "64KiB", "request target on capture routes", "SIZE"),
     Option("other-target-bytes-max", parse_size, "8KiB", "request target elsewhere", "SIZE"),
     Option("header-bytes-max", parse_size, "32KiB", "all headers of a request", "SIZE"),

@@ -46,7 +46,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     v1_decoded_bytes_max: int = 50 * MIB
     """Body of capture v1 on the wire, and decompressed."""
     decoded: Limits = Limits()
-    inline_bytes_max: int = 128 * 1024
+    inline_bytes_max: int = 384 * 1024
     """Larger bodies, and those that become larger, are decoded by a process of its own."""
     target_bytes_max: int = 64 * 1024
     """Request target on capture routes, where GET carries the payload."""

@@ -151,9 +151,7 @@ def _read_typed(text: bytes, light: Light | None) -> Payload:
         if envelope.batch is None:
             key = envelope.dollar_token or envelope.token or envelope.api_key or _event_token(envelope)
             return Payload(text, () if key is None else (key,), 1)
-        if light is not None and len(envelope.batch) > light.elements_max:
-            raise Heavy
-        return _read_batch(text, envelope, envelope.batch)
+        return _read_batch(text, envelope, envelope.batch, light)
     envelopes = _decode_list(text)
     if not envelopes:
         raise Rejected(Reason.EMPTY_BATCH)
@@ -168,10 +166,12 @@ def _is_dense(text: bytes) -> bool:
     return commas >= min(EVENTS_MAX if text[0] == 0x7B else _LISTED_MAX, len(text) // _ELEMENT_BYTES_MIN)
 
 
-def _read_batch(text: bytes, wrapper: _Envelope, batch: list[msgspec.Raw]) -> Payload:
+def _read_batch(text: bytes, wrapper: _Envelope, batch: list[msgspec.Raw], light: Light | None) -> Payload:
     if not batch:
         raise Rejected(Reason.EMPTY_BATCH)
     key = wrapper.api_key or wrapper.token or wrapper.dollar_token
+    if light is not None and not key and len(batch) > light.elements_max:
+        raise Heavy
     inside = (key,) if key else map(_event_token, map(_decode_object, batch))
     return Payload(text, _distinct(inside), len(batch))
 

@@ -48,8 +48,8 @@ class Light(msgspec.Struct, frozen=True):
     Sizes in bytes. Each is looked at before the work it stands for is done, or stops it.
     """
 
-    text_bytes_max: int = 128 * 1024
-    """The body, what a decoder makes of it, the JSON text: about half a millisecond each."""
+    text_bytes_max: int = 384 * 1024
+    """The body, what a decoder makes of it, the JSON text: a millisecond or two together."""
     dense_bytes_max: int = 32 * 1024
     """JSON text of little but commas."""
     wrapped_bytes_max: int = 12 * 1024
@@ -59,7 +59,7 @@ class Light(msgspec.Struct, frozen=True):
     lz64_bytes_max: int = 5 * 1024
     """lz64 text, whose decoder is Python code; of its output `text_bytes_max`."""
     elements_max: int = 500
-    """Repairs, and elements gone through one by one, at some microseconds each."""
+    """Repairs, and elements that are looked at, at up to some microseconds each."""
     verdicts_max: int = 100
     """Events of capture v1, each of which is judged."""
 

@@ -4,7 +4,7 @@ from bench.stalls import CASES, Case, events, filled, lz64
 from edge.wire.lz import decompress_base64
 from edge.wire.payload import read_payload
 
-SMALL = ("plain, 128 KiB", "gzip, 128 KiB inside", "GET, 60 KiB", "v1, 100 events", "100,000 tiny events")
+SMALL = ("plain, 384 KiB", "gzip, 384 KiB inside", "GET, 60 KiB", "v1, 100 events", "100,000 tiny events")
 
 
 def test_cases_have_names_of_their_own() -> None:

@@ -192,7 +192,7 @@ def probes(board: Board, tmp_path: Path) -> Iterator[Probes]:
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-@pytest.mark.parametrize("inline", ["128KiB", "1B"], ids=["on the loop", "in the decoder"])
+@pytest.mark.parametrize("inline", ["384KiB", "1B"], ids=["on the loop", "in the decoder"])
 def test_what_becomes_of_times_is_written_into_every_record(tmp_path: Path, inline: str) -> None:
     flags = ("--skew-correction", "off", "--inline-bytes-max", inline)
     with running(tmp_path, *flags) as server:

@@ -14,7 +14,7 @@ def test_it_tells_what_a_bug_report_needs(capsys: pytest.CaptureFixture[str]) ->
     assert lines[0] == f"edge {__version__}"
     assert lines[1].startswith(f"Python {platform.python_version()} on Linux")
     assert f"httptools {version('httptools')}" in lines
-    assert all(re.fullmatch(r"\w+ [\d.]+", line) for line in lines[2:])
+    assert all(re.fullmatch(r"[\w.]+ [\d.]+", line) for line in lines[2:])
 
 
 def test_it_is_the_version_of_the_package() -> None:

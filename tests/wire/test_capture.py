@@ -343,30 +343,31 @@ def _with(unit: bytes, size: int) -> bytes:
 SPARSE = b'"a text that is some characters long",'
 KIB = 1024
 AT_ONCE: dict[str, tuple[bytes, bytes]] = {
-    "plain": (b"/batch/", _with(SPARSE, 128 * KIB)),
-    "gzip": (b"/batch/", gzip.compress(_with(SPARSE, 128 * KIB))),
+    "plain": (b"/batch/", _with(SPARSE, 384 * KIB)),
+    "gzip": (b"/batch/", gzip.compress(_with(SPARSE, 384 * KIB))),
     "dense": (b"/batch/", _with(b"1,", 32 * KIB)),
     "base64": (b"/e/", base64.b64encode(_with(SPARSE, 8 * KIB))),
-    "deflate": (b"/e/?compression=deflate", zlib.compress(_with(SPARSE, 128 * KIB))),
+    "deflate": (b"/e/?compression=deflate", zlib.compress(_with(SPARSE, 384 * KIB))),
     "query": (b"/e/?data=" + base64.b64encode(_with(SPARSE, 8 * KIB)), b""),
     "of odd types": (b"/e/", b'{"token":5,"api_key":"phc_x","event":"' + b"x" * 7 * KIB + b'"}'),
     "to be repaired": (b"/e/", _with(b"NaN,", 7 * KIB // 4)),
     "a list": (b"/e/", b"[" + b",".join([EVENT] * 500) + b"]"),
-    "a batch": (b"/e/", b'{"api_key":"phc_x","batch":[' + b",".join([EVENT] * 500) + b"]}"),
+    "a batch": (b"/e/", b'{"batch":[' + b",".join([EVENT] * 500) + b"]}"),
+    "a batch with its key": (b"/e/", b'{"api_key":"phc_x","batch":[' + b",".join([EVENT] * 5000) + b"]}"),
 }
 TOO_MUCH: dict[str, tuple[bytes, bytes]] = {
-    "plain": (b"/batch/", _with(SPARSE, 129 * KIB)),
-    "gzip": (b"/batch/", gzip.compress(_with(SPARSE, 129 * KIB))),
+    "plain": (b"/batch/", _with(SPARSE, 385 * KIB)),
+    "gzip": (b"/batch/", gzip.compress(_with(SPARSE, 385 * KIB))),
     "dense": (b"/batch/", _with(b"1,", 33 * KIB)),
     "base64": (b"/e/", base64.b64encode(_with(SPARSE, 10 * KIB))),
-    "deflate": (b"/e/?compression=deflate", zlib.compress(_with(SPARSE, 129 * KIB))),
+    "deflate": (b"/e/?compression=deflate", zlib.compress(_with(SPARSE, 385 * KIB))),
     "query": (b"/e/?data=" + base64.b64encode(_with(SPARSE, 10 * KIB)), b""),
     "a form": (b"/e/", b"data=" + base64.b64encode(_with(SPARSE, 10 * KIB))),
     "of odd types": (b"/e/", b'{"token":5,"api_key":"phc_x","event":"' + b"x" * 9 * KIB + b'"}'),
     "to be repaired": (b"/e/", _with(b"NaN,", 3 * KIB)),
     "repairs in a long text": (b"/e/", _with(b'"\\ud83c long text that is to be repaired",', 9 * KIB)),
     "a list": (b"/e/", b"[" + b",".join([EVENT] * 501) + b"]"),
-    "a batch": (b"/e/", b'{"api_key":"phc_x","batch":[' + b",".join([EVENT] * 501) + b"]}"),
+    "a batch": (b"/e/", b'{"batch":[' + b",".join([EVENT] * 501) + b"]}"),
     "a bomb": (b"/e/", gzip.compress(bytes(10_000 * KIB))),
 }
 

@@ -27,7 +27,7 @@ def test_the_limits_are_the_documented_ones() -> None:
 
 
 def test_no_size_of_light_work_is_above_that_of_its_texts() -> None:
-    assert Light.up_to(128 * 1024) == Light()
+    assert Light.up_to(384 * 1024) == Light()
     assert Light.up_to(1) == Light(1, 1, 1, 1, 1)
     larger = Light.up_to(1024 * 1024)
     assert (larger.text_bytes_max, larger.wrapped_bytes_max) == (1024 * 1024, Light().wrapped_bytes_max)

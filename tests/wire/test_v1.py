@@ -364,7 +364,7 @@ def test_more_events_than_are_judged_at_once_are_heavy() -> None:
 
     assert at_once(batch(*events[1:])) == captured(batch(*events[1:]))[0]
     gzipped = HEADERS | {b"content-encoding": b"gzip"}
-    large = event(properties={"p": "x" * 130 * 1024})
+    large = event(properties={"p": "x" * 390 * 1024})
     for body, headers in (
         (batch(*events), HEADERS),
         (batch(large), HEADERS),
