@@ -1,6 +1,7 @@
 """The data folder: which directory holds what.
 
-DATA/spool/slot-00/        one directory per worker slot, one writer each; `.lock` is held while it lives
+DATA/spool/slot-00/        one directory per worker slot, one writer each; `.lock` is held while it lives,
+                           `spare` is room for the next segment
 DATA/ckpt/                 the drainer's position per sink
 DATA/quarantine/SINK/      events a sink refused for good, with the reason beside each
 DATA/damaged/              bytes of segments and records that could not be read, copied before their segment is deleted
@@ -16,6 +17,7 @@ from typing import Final
 _SLOT: Final = re.compile(r"slot-([0-9]{2}|[1-9][0-9]{2,})")
 
 LOCK_NAME: Final = ".lock"
+SPARE_NAME: Final = "spare"
 
 
 class Layout:

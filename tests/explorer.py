@@ -24,7 +24,7 @@ from edge.drain.shipper import CHECKPOINT_S, Shipper
 from edge.drain.sink import Batch, Retryable
 from edge.layout import Layout
 from edge.metrics import ROW_SLOTS, Row
-from edge.segment.frame import SEGMENT_HEADER_BYTES
+from edge.segment.frame import ROOM_MAGIC, SEGMENT_HEADER_BYTES
 from edge.segment.name import SegmentName, State, parse_name
 from edge.segment.record import RecordIds, encode_record
 from edge.segment.scan import Damage, scan
@@ -33,6 +33,7 @@ from edge.spool.recover import next_counter, open_slot, recover_slot
 from edge.spool.writer import Durability, SpoolSettings, SpoolWriter
 from tests.fakes import EIO, ENOSPC, FakeClock, Fault, FaultyDisk, MemoryDisk, RecordingWaiter, until
 from tests.segments import pair
+from tests.spares import SmallSpares
 
 SINK: Final = "memory"
 MOMENTS_SHARE: Final = 0.4
@@ -143,6 +144,7 @@ async def _live(random: Random, durability: Durability) -> Life:
     incarnations = Random(random.getrandbits(64))
     row = new_row()
     settings = SpoolSettings(durability, segment_bytes_max=random.choice((600, 2000, 10**6)))
+    spare_bytes = random.choice((0, 500, 3000))
     faults: list[BaseException] = []
     writer = SpoolWriter(
         asyncio.get_running_loop(),
@@ -155,6 +157,7 @@ async def _live(random: Random, durability: Durability) -> Life:
         clock.clock,
         row,
         faults.append,
+        SmallSpares(disk, SLOT, spare_bytes) if spare_bytes and durability is Durability.FSYNC else None,
     )
     shipper = Shipper(disk, LAYOUT, SINK, SINK, sink, row, 0, lambda: clock.monotonic_s)
     ids = RecordIds(random.getrandbits(64))
@@ -249,6 +252,7 @@ def judge(life: Life, moment: Moment, state: MemoryDisk, power: bool, random: Ra
     if random.random() < 0.2:
         state, cut = _interrupted_recovery(state, random, seen)
         power = power or cut
+    seen["segments with room"] += sum(ROOM_MAGIC in data for data in state.tree().values())
     opened = open_slot(state, LAYOUT, 0)
     assert opened is not None, "the slot is locked"
     lock, found = opened

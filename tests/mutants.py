@@ -97,7 +97,85 @@ MUTANTS: Final = (
     Mutant(
         "no cut after a write that failed",
         "edge/spool/open_segment.py",
-        (("            self._disk.truncate(self._fd, self.size)\n", ""),),
+        (("            self._cut_failed = True\n            self._disk.truncate(self._fd, self.size)\n", ""),),
+    ),
+    Mutant(
+        "a segment is sealed with its room",
+        "edge/spool/open_segment.py",
+        (
+            (
+                "self.room > self.size and not self._cut_failed:\n            self._disk.truncate(",
+                "False:\n            print(",
+            ),
+        ),
+    ),
+    Mutant(
+        "no header before the room that is left",
+        "edge/spool/open_segment.py",
+        (("if left >= ROOM_HEADER_BYTES else data", "if left < 0 else data"),),
+    ),
+    Mutant(
+        "a spare is offered before it is synced",
+        "edge/spool/spare.py",
+        (("            disk.sync(fd)\n", ""),),
+    ),
+    Mutant(
+        "a spare that could not be made is left behind",
+        "edge/spool/spare.py",
+        (
+            (
+                "    except OSError:\n        discard(disk, spare)\n        raise\n",
+                "    except OSError:\n        raise\n",
+            ),
+        ),
+    ),
+    Mutant(
+        "another spare is wanted while the last one has its name",
+        "edge/spool/writer.py",
+        (
+            (
+                "        spare = None if self._spares is None else self._spares.take()\n",
+                (
+                    "        spare = None if self._spares is None else self._spares.take()\n"
+                    "        if self._spares is not None:\n            self._spares.want(self._next_room)\n"
+                ),
+            ),
+        ),
+    ),
+    Mutant(
+        "a segment ends with its room though there is none for the next",
+        "edge/spool/writer.py",
+        (("return segment.outgrown and self._spares is not None and self._spares.ready", "return segment.outgrown"),),
+    ),
+    Mutant(
+        "a segment does not end with its room",
+        "edge/spool/writer.py",
+        ((" or self._has_better_room(self._segment):", ":"),),
+    ),
+    Mutant(
+        "recovery takes room for a torn tail",
+        "edge/spool/recover.py",
+        (("    if is_room(tail):\n", "    if False:\n"),),
+    ),
+    Mutant(
+        "recovery leaves a spare",
+        "edge/spool/recover.py",
+        (("    if SPARE_NAME in names:\n", "    if False:\n"),),
+    ),
+    Mutant(
+        "room of a suspect segment is damage",
+        "edge/drain/reader.py",
+        ((" and not unused:", ":"),),
+    ),
+    Mutant(
+        "the drainer reads the room",
+        "edge/drain/reader.py",
+        (("            file_end = written_end(self._pread, at, file_end)\n", ""),),
+    ),
+    Mutant(
+        "where room begins the drainer looks for more",
+        "edge/drain/reader.py",
+        (("            if is_room(self._pread(ROOM_HEADER_BYTES, at)):\n", "            if False:\n"),),
     ),
     Mutant(
         "no salt in the checksum",
@@ -117,7 +195,7 @@ MUTANTS: Final = (
     Mutant(
         "the tail behind the last whole frame is kept",
         "edge/spool/recover.py",
-        (("cut_and_sync(disk, path, end if tail else None)", "cut_and_sync(disk, path, None)"),),
+        (("cut_and_sync(disk, path, end if end < len(data) else None)", "cut_and_sync(disk, path, None)"),),
     ),
     Mutant(
         "a recovered segment is sealed without a sync",

@@ -15,6 +15,8 @@ from edge.segment.frame import (
     SEGMENT_HEADER_BYTES,
     SEGMENT_MAGIC,
     VERSION,
+    encode_room_header,
+    is_room,
     parse_segment_header,
 )
 from edge.segment.name import SegmentName, State, parse_name
@@ -84,6 +86,14 @@ def test_documented_limits_are_those_of_the_code() -> None:
     assert f"at most {FRAME_RECORDS_MAX} records and {FRAME_RAW_BYTES_MAX} bytes of content" in TEXT
 
 
+def test_documented_room_is_that_of_the_code() -> None:
+    (magic, length) = rows(section("Room"))
+    header = encode_room_header(4096)
+    assert magic == ["0", "4", f"magic `0x{int.from_bytes(header[:4], 'little'):X}`"]
+    assert length[:2] == ["4", str(len(header) - 4)]
+    assert int.from_bytes(header[4:], "little") == 4096 - len(header)
+
+
 def test_documented_suffixes_are_those_of_the_code() -> None:
     assert [row[0] for row in rows(section("Files"))] == [f"`{state.value}`" for state in State]
 
@@ -137,6 +147,7 @@ CHANGES = {
     "byte 70 set to 255": DATA[:70] + b"\xff" + DATA[71:],
     "cut to 465 bytes": DATA[:465],
     "4096 zeroes appended": DATA + bytes(4096),
+    "`5c 2a 4d 18 f8 0f 00 00` and 4088 zeroes appended": DATA + bytes.fromhex("5c2a4d18f80f0000") + bytes(4088),
     "the bytes 48 to 228 appended once more": DATA + DATA[48:229],
     "the bytes 0 to 47 set to 0": bytes(48) + DATA[48:],
     "read with incarnation 0x0000000000000000": DATA,
@@ -155,7 +166,7 @@ def test_documented_damage_is_what_the_code_finds() -> None:
         said = [f"damage from {d.offset} to {d.end}" for d in items if isinstance(d, Damage)] + said
         end = frames[-1].end if frames else SEGMENT_HEADER_BYTES
         if end < len(data):
-            said.append(f"a tail from {end}")
+            said.append(f"{'room' if is_room(data[end:]) else 'a tail'} from {end}")
         sequences = [frame.header.sequence for frame in frames]
         if sequences != sorted(sequences):
             said.append(f"the sequence goes back to {sequences[-1]}")

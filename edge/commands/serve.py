@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 HEARTBEAT_MAX_S: Final = 10.0
 """A process whose loop has not turned for so long is stuck."""
+SHARE_OF_ROOM: Final = 64
+"""The room made for a segment beforehand is one of so many parts, for each worker, of what the spool may have."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -162,7 +164,14 @@ def _spool(settings: dict[str, Any]) -> SpoolSettings:
         settings["segment_bytes_max"],
         settings["segment_age_max"],
         settings["sync_interval"],
+        room_bytes_max=_room_bytes_max(settings),
     )
+
+
+def _room_bytes_max(settings: dict[str, Any]) -> int:
+    most: int = settings["segment_bytes_max"]
+    limit = settings["spool_bytes_max"]
+    return most if limit is None else min(most, limit // (SHARE_OF_ROOM * settings["workers"]))
 
 
 def _budget(settings: dict[str, Any]) -> BudgetSettings:

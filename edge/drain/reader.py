@@ -15,9 +15,9 @@ import msgspec
 from edge.checkpoints import Position
 from edge.disk import Disk
 from edge.drain.sink import READ_BYTES
-from edge.segment.frame import SEGMENT_HEADER_BYTES
+from edge.segment.frame import ROOM_HEADER_BYTES, SEGMENT_HEADER_BYTES, is_room
 from edge.segment.name import SegmentName, State, parse_name
-from edge.segment.scan import Damage, Frame, scan
+from edge.segment.scan import Damage, Frame, scan, written_end
 
 log = logging.getLogger(__name__)
 
@@ -125,16 +125,23 @@ class SlotReader:
         assert self._fd is not None
         # Looked at before the bytes: what is finished now has all of them.
         finished = self._finished(self._name)
+        file_end = self._disk.size(self._fd)
+        if not finished and end is None:
+            at = max(self._offset, SEGMENT_HEADER_BYTES)
+            if is_room(self._pread(ROOM_HEADER_BYTES, at)):
+                return None
+            file_end = written_end(self._pread, at, file_end)
         size = self.read_bytes if end is None else end - self._offset
-        while (chunk := self._read_chunk(size)) is None:
-            rest = self._disk.size(self._fd) - self._offset
+        while (chunk := self._read_chunk(min(size, file_end - self._offset))) is None:
+            rest = file_end - self._offset
             if end is None and rest > size:
                 # A frame of one large record.
                 size *= 2
                 continue
             if not finished or rest == 0:
                 return None
-            if self._offset + rest > SEGMENT_HEADER_BYTES:
+            unused = is_room(self._pread(rest, self._offset))
+            if self._offset + rest > SEGMENT_HEADER_BYTES and not unused:
                 return self._damaged_tail(rest)
             # Finished before anything was committed to it.
             self._offset += rest

@@ -31,6 +31,11 @@ A segment begins with its own header in another skippable frame, so that a file 
         24    8 counter
         32    8 incarnation
         40    8 XXH3-64, seed = the incarnation, over bytes 8 to 39
+
+Room that was made beforehand and is not used yet stands behind the last pair of an open segment, in one more skippable frame:
+
+         0    4 magic 0x184D2A5C
+         4    4 bytes that follow: all of them 0
 """
 
 import struct
@@ -76,6 +81,9 @@ FRAME_RECORDS_MAX: Final = 1000
 
 SEGMENT_MAGIC: Final = (0x184D2A5D).to_bytes(4, "little")
 SEGMENT_HEADER_BYTES: Final = 48
+
+ROOM_MAGIC: Final = (0x184D2A5C).to_bytes(4, "little")
+ROOM_HEADER_BYTES: Final = 8
 
 _FRAME: Final = struct.Struct("<4sIBBHIIQQIIIQ")
 _SEGMENT: Final = struct.Struct("<4sIBBHIQQQQ")
@@ -217,3 +225,13 @@ def parse_segment_header(data: bytes | memoryview) -> SegmentHeader | None:
     if xxhash.xxh3_64_intdigest(bytes(data[_HASHED_FROM : SEGMENT_HEADER_BYTES - 8]), incarnation) != checksum:
         return None
     return SegmentHeader(SegmentName(counter, incarnation), slot, created_us)
+
+
+def encode_room_header(size: int) -> bytes:
+    """For `size` unused bytes, those of the header, eight, included."""
+    return ROOM_MAGIC + (size - ROOM_HEADER_BYTES).to_bytes(4, "little")
+
+
+def is_room(data: bytes | memoryview) -> bool:
+    """Whether nothing but unused room begins here; of one that is cut short, as far as it goes."""
+    return bytes(data[:4]) == ROOM_MAGIC and data[ROOM_HEADER_BYTES:] == bytes(max(0, len(data) - ROOM_HEADER_BYTES))

@@ -5,7 +5,8 @@ is looked for, and everything from there on is read. What follows the last good 
 still being written or was torn by a crash, or zeroes that a file system left after a power cut.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Final
 
 import msgspec
 
@@ -18,6 +19,9 @@ from edge.segment.frame import (
     frame_checksum,
     parse_frame_header,
 )
+
+_BLOCK_BYTES: Final = 4096
+"""Nothing that is written has so many zeroes in a row."""
 
 
 class Frame(msgspec.Struct, gc=False, frozen=True):
@@ -73,3 +77,20 @@ def _frame_at(view: memoryview, position: int, seed: int, base: int) -> Frame | 
     if frame_checksum(bytes(view[position:start]), view[start:end], seed) != header.checksum:
         return None
     return Frame(base + position, base + end, header, view[start:end])
+
+
+def written_end(pread: Callable[[int, int], bytes], start: int, size: int) -> int:
+    """Where in a file of `size` bytes what is written ends and unused room begins, to a block, by looking at a few blocks.
+
+    `start` is a place up to which it is written. What `pread` of a size and an offset raises, this raises.
+    """
+    zeroes = bytes(_BLOCK_BYTES)
+    low, high = start, size
+    while high - low > _BLOCK_BYTES:
+        middle = (low + high) // 2
+        block = pread(_BLOCK_BYTES, middle)
+        if block == zeroes[: len(block)]:
+            high = middle
+        else:
+            low = middle
+    return high

@@ -37,7 +37,8 @@ from edge.server.protocol import CaptureConnection
 from edge.server.service import ServerSettings, Service
 from edge.spool.budget import Pressure
 from edge.spool.recover import Recovered, next_counter, open_slot
-from edge.spool.writer import Clock, SpoolSettings, SpoolWriter
+from edge.spool.spare import ROOM_BYTES_MIN, SpareMaker
+from edge.spool.writer import Clock, Durability, SpoolSettings, SpoolWriter
 from edge.wire.forward import UpstreamSettings
 
 if TYPE_CHECKING:
@@ -127,10 +128,11 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, lock: int, bo
     loop.add_reader(spec.lifeline_fd, on_stop)
     accept_signals()
 
+    directory = str(layout.slot(spec.slot))
     writer = SpoolWriter(
         loop,
         disk,
-        str(layout.slot(spec.slot)),
+        directory,
         spec.slot,
         next_counter(disk, layout, spec.slot),
         lambda: secrets.randbits(64),
@@ -138,6 +140,7 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, lock: int, bo
         Clock(time.monotonic, wall_us),
         row,
         _on_fault,
+        _spares(disk, directory, spec.spool),
     )
     forwarder = _forwarder(spec.upstream, row)
     ids = RecordIds(secrets.randbits(64), spec.skew_us)
@@ -173,6 +176,11 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, lock: int, bo
     refuse_signals()
     log.info("stopped, every accepted record is sealed")
     return 0
+
+
+def _spares(disk: RealDisk, directory: str, settings: SpoolSettings) -> SpareMaker | None:
+    useful = settings.durability is Durability.FSYNC and settings.room_bytes_max >= ROOM_BYTES_MIN
+    return SpareMaker(disk, directory) if useful else None
 
 
 def _forwarder(settings: UpstreamSettings | None, row: Row) -> "Forwarder | None":

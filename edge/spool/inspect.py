@@ -13,7 +13,13 @@ from typing import Final
 import msgspec
 
 from edge.layout import Layout
-from edge.segment.frame import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, parse_frame_header, parse_segment_header
+from edge.segment.frame import (
+    FRAME_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    is_room,
+    parse_frame_header,
+    parse_segment_header,
+)
 from edge.segment.name import SegmentName, State, parse_name, parse_state
 from edge.segment.scan import Damage, Frame, scan
 
@@ -201,8 +207,9 @@ def summarise(file: SegmentFile, offset: int = 0, *, around: bool = False) -> Su
         found.raw_bytes += header.raw_bytes
         found.oldest_us = min(found.oldest_us or header.oldest_us, header.oldest_us)
         found.end = item.end
-    tail = offset + len(data) - max(found.end, 0 if offset else SEGMENT_HEADER_BYTES)
-    if tail > 0:
+    end = max(found.end, 0 if offset else SEGMENT_HEADER_BYTES)
+    tail = offset + len(data) - end
+    if tail > 0 and not is_room(data[end - offset :]):
         if file.state is State.OPEN:
             found.tail_bytes = tail
         else:

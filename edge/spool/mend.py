@@ -14,10 +14,10 @@ import msgspec
 
 from edge.disk import Disk, write_durably
 from edge.layout import LOCK_NAME, Layout
-from edge.segment.frame import SEGMENT_HEADER_BYTES
+from edge.segment.frame import SEGMENT_HEADER_BYTES, is_room
 from edge.segment.name import SegmentName, State, parse_name
 from edge.spool.inspect import SegmentFile, read, summarise
-from edge.spool.recover import cut_and_sync, next_counter
+from edge.spool.recover import cut_and_sync, next_counter, written_tail
 
 
 class Finding(msgspec.Struct):
@@ -47,6 +47,7 @@ def examine(file: SegmentFile) -> Finding:
     found = summarise(file)
     end = max(found.end, SEGMENT_HEADER_BYTES)
     cut = max(0, len(data) - end)
+    damaged_end = cut if file.state is not State.OPEN and not is_room(data[end:]) else 0
     steps = (["cut"] if cut else []) + (["seal"] if file.state is not State.SEALED else [])
     action = " and ".join(steps) or "none"
     return Finding(
@@ -57,7 +58,7 @@ def examine(file: SegmentFile) -> Finding:
         events=found.events,
         kept_bytes=end,
         cut_bytes=cut,
-        skipped_bytes=found.damaged_bytes - (cut if file.state is not State.OPEN else 0),
+        skipped_bytes=found.damaged_bytes - damaged_end,
         action=action if found.records else "unreadable",
     )
 
@@ -100,11 +101,12 @@ def _mend(disk: Disk, file: SegmentFile, torn: Path) -> Finding:
     final = _final_name(disk, file).file_name(State.SEALED)
     data = read(file)
     rest = data[finding.kept_bytes :]
-    if rest.strip(b"\0"):
+    tail = written_tail(rest)
+    if tail.strip(b"\0"):
         disk.makedirs(str(torn))
         disk.sync_directory(os.path.dirname(str(torn)) or ".")
         name = f"slot-{max(file.slot, 0):02d}-{file.name}-{finding.kept_bytes}.bin"
-        write_durably(disk, str(torn), name, rest)
+        write_durably(disk, str(torn), name, tail)
     if file.state in (State.SUSPECT, State.BAD):
         # One that is there is the copy of a recovery that was interrupted, and what is here may be less by now.
         if final not in disk.listdir(directory):

@@ -8,14 +8,33 @@ import contextlib
 import errno
 
 from edge.disk import Disk, write_all
-from edge.segment.frame import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, Packed, encode_segment_header
+from edge.segment.frame import (
+    FRAME_HEADER_BYTES,
+    ROOM_HEADER_BYTES,
+    SEGMENT_HEADER_BYTES,
+    Packed,
+    encode_room_header,
+    encode_segment_header,
+)
 from edge.segment.name import SegmentName, State
+from edge.spool.spare import Spare, discard
 
 
 class OpenSegment:
-    """Raises `OSError` from every method; the caller then calls `abandon`."""
+    """Raises `OSError` from every method; the caller then calls `abandon`.
 
-    def __init__(self, disk: Disk, directory: str, name: SegmentName, slot: int, created_us: int) -> None:
+    A `spare` is written into, and what of it is left is cut off at the end. Behind it the file grows.
+    """
+
+    def __init__(
+        self,
+        disk: Disk,
+        directory: str,
+        name: SegmentName,
+        slot: int,
+        created_us: int,
+        spare: Spare | None = None,
+    ) -> None:
         self.name = name
         self._disk = disk
         self._directory = directory
@@ -25,11 +44,13 @@ class OpenSegment:
         self._cut_failed = False
         self._closed = False
         self._state = State.OPEN
-        self._fd = disk.create(self._path(State.OPEN))
+        self._fd = disk.create(self._path(State.OPEN)) if spare is None else self._use(spare)
+        self.room = 0 if spare is None else spare.size
+        """What the file had, or has, without growing."""
         self.size = SEGMENT_HEADER_BYTES
         """Bytes of whole commits."""
         try:
-            write_all(disk, self._fd, encode_segment_header(name, slot, created_us), 0)
+            self._write(encode_segment_header(name, slot, created_us), 0)
         except OSError:
             disk.close(self._fd)
             disk.unlink(self._path(State.OPEN))
@@ -44,7 +65,7 @@ class OpenSegment:
             previous = FRAME_HEADER_BYTES + len(packed.frame)
         data = b"".join(pieces)
         try:
-            write_all(self._disk, self._fd, data, self.size)
+            self._write(data, self.size)
         except OSError:
             self._cut_failed = True
             self._disk.truncate(self._fd, self.size)
@@ -54,6 +75,11 @@ class OpenSegment:
         self._sequence += len(frames)
         self._previous_bytes = previous
         return len(data)
+
+    @property
+    def outgrown(self) -> bool:
+        """It had room and has none left."""
+        return 0 < self.room <= self.size
 
     def sync(self) -> None:
         """Everything appended is on stable storage when this returns. Once it has failed it fails for ever."""
@@ -90,7 +116,25 @@ class OpenSegment:
             self._close()
             raise
 
+    def _use(self, spare: Spare) -> int:
+        try:
+            self._disk.rename(spare.path, self._path(State.OPEN))
+        except OSError:
+            discard(self._disk, spare)
+            raise
+        return spare.fd
+
+    def _write(self, data: bytes, offset: int) -> None:
+        end = offset + len(data)
+        left = self.room - end
+        # Before every commit and behind it the file is a whole one to zstd tools.
+        write_all(self._disk, self._fd, data + encode_room_header(left) if left >= ROOM_HEADER_BYTES else data, offset)
+        if 0 < left < ROOM_HEADER_BYTES:
+            self._disk.truncate(self._fd, end)
+
     def _finish(self, state: State) -> None:
+        if self.room > self.size and not self._cut_failed:
+            self._disk.truncate(self._fd, self.size)
         self.sync()
         self._rename(state)
         self._disk.sync_directory(self._directory)

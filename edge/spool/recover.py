@@ -19,10 +19,10 @@ import msgspec
 
 from edge.checkpoints import load_all
 from edge.disk import Disk, write_durably
-from edge.layout import LOCK_NAME, Layout
-from edge.segment.frame import SEGMENT_HEADER_BYTES
+from edge.layout import LOCK_NAME, SPARE_NAME, Layout
+from edge.segment.frame import SEGMENT_HEADER_BYTES, is_room
 from edge.segment.name import SegmentName, State, parse_name
-from edge.segment.scan import Damage, scan
+from edge.segment.scan import Damage, scan, written_end
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +72,11 @@ def recover_slot(disk: Disk, layout: Layout, slot: int) -> Recovered:
     """Seal every segment that a dead writer left. The caller holds the slot's lock."""
     directory = str(layout.slot(slot))
     found = Recovered()
+    names = disk.listdir(directory)
+    if SPARE_NAME in names:
+        _discard(disk, f"{directory}/{SPARE_NAME}")
     # Nothing else is made of the sealed ones, of which there may be a million.
-    for file_name in sorted(filter(is_unsealed, disk.listdir(directory))):
+    for file_name in sorted(filter(is_unsealed, names)):
         parsed = parse_name(file_name)
         if parsed is None:
             continue
@@ -105,6 +108,13 @@ def _read(disk: Disk, path: str) -> bytes:
         return read_all(disk, fd)
     finally:
         disk.close(fd)
+
+
+def _discard(disk: Disk, path: str) -> None:
+    try:
+        disk.unlink(path)
+    except OSError as error:
+        log.error("%s cannot be deleted: %s", path, error)
 
 
 def _set_aside(disk: Disk, path: str, new_path: str) -> None:
@@ -141,18 +151,18 @@ def _recover_segment(
         else:
             end = item.end
             records += item.header.records
-    tail = data[end:]
+    tail = written_tail(data[end:])
     if tail.strip(b"\0"):
         # Without a good frame the whole file is kept: its header may say whose bytes these are.
         start = end if records else 0
         _make_durable(disk, layout.data, layout.torn)
-        write_durably(disk, str(layout.torn), f"slot-{slot:02d}-{name}-{start}.bin", data[start:])
+        write_durably(disk, str(layout.torn), f"slot-{slot:02d}-{name}-{start}.bin", data[start : end + len(tail)])
     if records:
         if state is State.SUSPECT:
             write_durably(disk, directory, sealed, data[:end])
             disk.unlink(path)
         else:
-            cut_and_sync(disk, path, end if tail else None)
+            cut_and_sync(disk, path, end if end < len(data) else None)
             disk.rename(path, f"{directory}/{sealed}")
         log.info("segment %s: recovered %d records, cut off %d bytes", name, records, len(tail))
     else:
@@ -163,6 +173,13 @@ def _recover_segment(
     found.damaged_bytes += damaged_bytes
     found.torn_bytes += len(tail)
     disk.sync_directory(directory)
+
+
+def written_tail(tail: bytes) -> bytes:
+    """What of the bytes behind the last good frame is not unused room, to a block."""
+    if is_room(tail):
+        return b""
+    return tail[: written_end(lambda size, at: tail[at : at + size], 0, len(tail))]
 
 
 def cut_and_sync(disk: Disk, path: str, end: int | None) -> None:

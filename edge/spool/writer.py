@@ -9,7 +9,8 @@ Durability:
 
 - `fsync`: waiters are told after `fdatasync` of the group, and of the directory for a new segment. Groups are compressed,
   written and synced in the disk thread. For a small group on a fast disk the loop waits: what it would read meanwhile has to
-  wait for the next commit in any case, and is read in one turn this way instead of in many.
+  wait for the next commit in any case, and is read in one turn this way instead of in many. Segments are written into room
+  that was made for them (`spare.py`), and end where it does if there is room for the next one.
 - `page`: waiters are told after the write. Small groups are written on the loop, a write to the page cache being cheaper than
   a change of thread; the thread syncs once a second, and until then the records are kept in memory so that a failed sync
   can be answered by writing them again into a new segment.
@@ -34,6 +35,7 @@ from edge.segment.name import SegmentName
 from edge.spool.disk_thread import DiskThread
 from edge.spool.group import Group, PackedRecord, Pending, Waiter
 from edge.spool.open_segment import OpenSegment
+from edge.spool.spare import ROOM_BYTES_MIN, Spares, next_room
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +73,8 @@ class SpoolSettings(msgspec.Struct, frozen=True):
     """`page` mode: how long records may be in the page cache only."""
     wait_s: float = 0.001
     """`fsync` mode: how long the loop waits for the commit of a small group, unless the last sync took longer."""
+    room_bytes_max: int = segment_bytes_max
+    """`fsync` mode: the most that is made for a segment beforehand."""
 
 
 class Clock(msgspec.Struct, frozen=True):
@@ -95,6 +99,7 @@ class SpoolWriter:
         clock: Clock,
         row: Row,
         on_fault: Callable[[BaseException], None],
+        spares: Spares | None = None,
     ) -> None:
         self._loop = loop
         self._disk = disk
@@ -120,6 +125,11 @@ class SpoolWriter:
         self._next_counter = next_counter
         self._segment: OpenSegment | None = None
         self._segment_since_s = 0.0
+        self._spares = spares
+        """Where segments have their room from, if they have any."""
+        self._next_room = ROOM_BYTES_MIN
+        if spares is not None:
+            spares.want(self._next_room)
 
         self._pending: list[Pending] = []
         self._packed: list[PackedRecord] = []
@@ -217,6 +227,8 @@ class SpoolWriter:
         if self._owed:
             log.error("%d frames of acknowledged records could not be synced", len(self._owed))
         self._thread.close()
+        if self._spares is not None:
+            self._spares.close()
         self._sync_histogram.fold()
 
     def _commit_soon(self) -> None:
@@ -249,7 +261,7 @@ class SpoolWriter:
         if self._segment is not None:
             if self._aged():
                 self._roll("age")
-            elif self._segment.size >= self._settings.segment_bytes_max:
+            elif self._segment.size >= self._settings.segment_bytes_max or self._has_better_room(self._segment):
                 self._roll("size")
         if self._settings.durability is Durability.FSYNC:
             self._busy = True
@@ -380,12 +392,19 @@ class SpoolWriter:
     def _open(self) -> OpenSegment:
         name = SegmentName(self._next_counter, self._incarnations())
         self._next_counter += 1
-        self._segment = OpenSegment(self._disk, self._directory, name, self._slot, self._clock.wall_us())
+        spare = None if self._spares is None else self._spares.take()
+        self._segment = OpenSegment(self._disk, self._directory, name, self._slot, self._clock.wall_us(), spare)
+        if self._spares is not None and self._next_room:
+            # Only now, as the one that was taken had the name.
+            self._spares.want(self._next_room)
         self._segment_since_s = self._clock.monotonic_s()
         self._sync_due_s = self._segment_since_s + self._settings.sync_interval_s
         return self._segment
 
     # --- finishing segments, always in the disk thread
+
+    def _has_better_room(self, segment: OpenSegment) -> bool:
+        return segment.outgrown and self._spares is not None and self._spares.ready
 
     def _aged(self) -> bool:
         return self._clock.monotonic_s() - self._segment_since_s >= self._settings.segment_age_max_s
@@ -393,6 +412,8 @@ class SpoolWriter:
     def _roll(self, reason: str) -> None:
         segment, self._segment = self._segment, None
         assert segment is not None
+        age_s = self._clock.monotonic_s() - self._segment_since_s
+        self._next_room = next_room(segment.size, age_s, segment.room, self._settings.room_bytes_max)
         retained, self._unsynced = self._unsynced, []
 
         def sealed(error: OSError | None) -> None:

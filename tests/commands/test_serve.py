@@ -1,3 +1,4 @@
+import argparse
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 
 from edge import __version__
 from edge.commands import serve
+from edge.config import ALL, SERVE, load
 from edge.disk import RealDisk
 from edge.layout import Layout
 from edge.metrics import METRICS, Board
@@ -24,6 +26,8 @@ from edge.spool.inspect import Extent
 from edge.status import spool_gauges
 from tests.exposition import Family, parse
 from tests.server.running import Server, edge, environment, running, wait_until
+
+MIB = 1024 * 1024
 
 EVENT = b'{"api_key":"phc_x","event":"e","distinct_id":"d"}'
 READINESS = b"GET /_readiness HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -234,3 +238,18 @@ def test_the_supervisor_counts_itself() -> None:
     samples = parse(serve.process_metrics({}))["process_open_fds"].samples
     (found,) = samples.values()
     assert abs(found - len(os.listdir("/proc/self/fd"))) <= 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        pytest.param([], 64 * MIB, id="a segment"),
+        pytest.param(["--segment-bytes-max", "8MiB"], 8 * MIB, id="a small segment"),
+        pytest.param(["--spool-bytes-max", "1GiB", "--workers", "4"], 4 * MIB, id="a part of the spool"),
+    ],
+)
+def test_room_for_segments_is_a_part_of_the_spool(flags: list[str], expected: int) -> None:
+    parser = argparse.ArgumentParser()
+    serve.add_arguments(parser)
+    settings = load(SERVE, parser.parse_args(flags), {}, ALL)
+    assert serve._spool(settings).room_bytes_max == expected

@@ -10,6 +10,7 @@ from edge.segment.name import SegmentName
 from edge.segment.record import RecordIds, encode_record
 from edge.spool.open_segment import OpenSegment
 from edge.spool.recover import open_slot
+from edge.spool.spare import make_spare
 from edge.wire.payload import read_payload
 from edge.wire.rejections import Rejected
 
@@ -25,14 +26,15 @@ def _events_in(body: bytes) -> int:
 
 
 class Slot:
-    """One slot's writer, commit by commit. Events are numbered through the life of the slot."""
+    """One slot's writer, commit by commit. Events are numbered through the life of the slot. Segments have so much `room`."""
 
-    def __init__(self, data: Path, slot: int = 0, *, locked: bool = False) -> None:
+    def __init__(self, data: Path, slot: int = 0, *, locked: bool = False, room: int = 0) -> None:
         self.layout = Layout(data)
         self.slot = slot
         self.directory = self.layout.slot(slot)
         self._ids = RecordIds(slot + 1)
         self._counter = 0
+        self._room = room
         self._segment: OpenSegment | None = None
         self._compressor = Compressor()
         self._lock: int | None = None
@@ -55,7 +57,8 @@ class Slot:
         if self._segment is None:
             self._counter += 1
             name = SegmentName(self._counter, 0xABC0 + self._counter)
-            self._segment = OpenSegment(RealDisk(), str(self.directory), name, self.slot, AT_US)
+            spare = make_spare(RealDisk(), str(self.directory), self._room, lambda _: False) if self._room else None
+            self._segment = OpenSegment(RealDisk(), str(self.directory), name, self.slot, AT_US, spare)
         bodies = [
             body or json.dumps({"event": name, "distinct_id": f"slot-{self.slot}", "properties": {}}).encode()
             for name in names

@@ -6,6 +6,7 @@ import pytest
 from edge.checkpoints import Position
 from edge.disk import RealDisk
 from edge.drain.reader import Chunk, SlotReader
+from edge.segment.frame import ROOM_MAGIC
 from edge.segment.record import decode_record
 from tests.drain.spools import Slot
 from tests.fakes import EIO, Fault, FaultyDisk
@@ -71,6 +72,81 @@ def test_half_a_frame_at_the_end_of_an_open_segment_is_waited_for(slot: Slot) ->
         assert next_chunk(reading) is None
         path.write_bytes(whole)
         assert names(next_chunk(reading)) == ["b"]
+        reading.close()
+
+
+class CountingDisk(RealDisk):
+    read_bytes = 0
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        data = super().pread(fd, size, offset)
+        self.read_bytes += len(data)
+        return data
+
+
+class TestRoom:
+    """Behind what is written, a segment may hold room that is not used yet."""
+
+    ROOM = 64 * 1024 * 1024
+
+    def test_what_is_written_is_read_as_it_comes_and_the_room_is_not(self, tmp_path: Path) -> None:
+        slot = Slot(tmp_path, room=self.ROOM)
+        disk = CountingDisk()
+        reading = SlotReader(disk, str(slot.directory), 0, None)
+        for names_of in (["a"], ["b", "c"], ["d"]):
+            slot.commit(*names_of)
+            disk.read_bytes = 0
+            assert names(next_chunk(reading)) == names_of
+            assert next_chunk(reading) is None
+            assert disk.read_bytes < 100_000
+        slot.commit(*(f"e{number}" for number in range(20_000)))
+        assert len(names(next_chunk(reading))) == 20_000
+        slot.seal()
+        slot.commit("f")
+        assert names(next_chunk(reading)) == ["f"]
+        reading.close()
+
+    def test_there_is_no_end_of_it_while_the_segment_is_open(self, tmp_path: Path) -> None:
+        slot = Slot(tmp_path, room=100_000)
+        slot.commit()
+        reading = reader(slot)
+        assert next_chunk(reading) is None
+        slot.commit("a")
+        assert names(next_chunk(reading)) == ["a"]
+        assert next_chunk(reading) is None
+        assert reading.position is not None
+        assert reading.position.offset < 500
+        reading.close()
+
+    def test_half_a_frame_in_it_is_waited_for(self, tmp_path: Path) -> None:
+        slot = Slot(tmp_path, room=100_000)
+        slot.commit("a")
+        path = slot.files[0]
+        before = path.read_bytes()
+        slot.commit("b")
+        whole = path.read_bytes()
+        for size in range(before.index(ROOM_MAGIC), whole.index(ROOM_MAGIC), 7):
+            path.write_bytes(whole[:size] + before[size:])
+            reading = reader(slot)
+            assert names(next_chunk(reading)) == ["a"]
+            assert next_chunk(reading) is None
+            path.write_bytes(whole)
+            assert names(next_chunk(reading)) == ["b"]
+            reading.close()
+
+    def test_in_a_segment_that_was_set_aside_it_is_no_damage(self, tmp_path: Path) -> None:
+        slot = Slot(tmp_path, room=100_000)
+        slot.commit("a")
+        path = slot.files[0]
+        path.rename(str(path).replace(".open.zst", ".suspect.zst"))
+        reading = reader(slot)
+        chunk = next_chunk(reading)
+        assert names(chunk) == ["a"]
+        assert chunk is not None
+        assert chunk.damaged_bytes == 0
+        assert next_chunk(reading) is None
+        assert reading.position is not None
+        assert reading.position.offset == 100_000
         reading.close()
 
 

@@ -12,8 +12,10 @@ from edge.segment.frame import (
     FrameHeader,
     Packed,
     decode_lines,
+    encode_room_header,
     encode_segment_header,
     frame_checksum,
+    is_room,
     parse_frame_header,
     parse_segment_header,
 )
@@ -141,3 +143,21 @@ class TestSegmentHeader:
     def test_cut_header_is_none(self) -> None:
         for length in range(SEGMENT_HEADER_BYTES):
             assert parse_segment_header(self.HEADER[:length]) is None
+
+
+class TestRoom:
+    def test_it_is_a_frame_that_zstd_passes_over(self) -> None:
+        data = packed().frame + encode_room_header(500) + bytes(492)
+        with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
+            assert reader.read() == LINES
+
+    def test_it_is_known_by_its_header_and_holds_nothing(self) -> None:
+        room = encode_room_header(500) + bytes(492)
+        assert is_room(room)
+        assert is_room(memoryview(room))
+        # As far as one looks.
+        assert is_room(room[:8])
+        assert not is_room(b"")
+        assert not is_room(bytes(500))
+        assert not is_room(room[:300] + b"x" + room[301:])
+        assert not is_room(packed().header(0, 0, SEED))

@@ -3,6 +3,7 @@ import random
 import subprocess
 from itertools import pairwise
 from pathlib import Path
+from random import Random
 
 import pytest
 import zstandard
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge.segment.frame import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, Compressor, frame_checksum
 from edge.segment.name import State
-from edge.segment.scan import Damage, Frame, scan
+from edge.segment.scan import Damage, Frame, scan, written_end
 from tests.segments import NAME, OTHER, damage, flipped, found, pair, records, segment
 
 GROUPS = [records(1), records(2, first=1), records(1, first=3)]
@@ -163,3 +164,22 @@ def test_frame_that_claims_more_than_there_is_is_refused_even_with_a_fitting_che
     head[12:16] = (len(packed.frame) + 1).to_bytes(4, "little")
     head[48:56] = frame_checksum(bytes(head), packed.frame, NAME.incarnation).to_bytes(8, "little")
     assert found(DATA[:SEGMENT_HEADER_BYTES] + head + packed.frame) == []
+
+
+@pytest.mark.parametrize("size", [60, 4096, 4097, 50_000, 1_000_000])
+@pytest.mark.parametrize("written", [0, 1, 50, 4095, 4096, 4097, 12_345, 49_999])
+@pytest.mark.parametrize("start", [0, 48, 4000])
+def test_the_end_of_what_is_written_is_found_to_a_block_by_a_few_looks(size: int, written: int, start: int) -> None:
+    if not start <= written <= size:
+        return
+    data = Random(written).randbytes(written).replace(b"\0", b"x") + bytes(size - written)
+    looks = []
+
+    def pread(count: int, offset: int) -> bytes:
+        looks.append(offset)
+        return data[offset : offset + count]
+
+    end = written_end(pread, start, size)
+    assert written <= end <= min(size, written + 4096)
+    assert len(looks) < 10
+    assert not looks or min(looks) >= start

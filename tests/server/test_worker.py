@@ -10,11 +10,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from edge.layout import Layout
+from edge.layout import SPARE_NAME, Layout
 from edge.segment.name import State
 from edge.server import worker
 from edge.server.worker import WorkerSpec
 from edge.spool.inspect import all_segments
+from edge.spool.spare import ROOM_BYTES_MIN
 from tests.server.running import Server, running, wait_until
 
 EVENT = b'{"api_key":"phc_x","event":"e","distinct_id":"d"}'
@@ -44,6 +45,42 @@ def test_record_ids_are_never_given_twice(tmp_path: Path) -> None:
             assert server.stop() == 0
             seen = [record.id for record in server.records()]
     assert len(seen) == len(set(seen)) == 6
+
+
+def test_segments_are_written_into_room_that_no_end_leaves_behind(tmp_path: Path) -> None:
+    with running(tmp_path) as server:
+        slot = Layout(server.data).slot(0)
+        wait_until((slot / SPARE_NAME).exists, "room")
+        wait_until(lambda: (slot / SPARE_NAME).stat().st_size == ROOM_BYTES_MIN, "all of it")
+        # What was synced last is offered a moment later.
+        time.sleep(0.1)
+        assert server.ask(POST).status == 200
+        (segment,) = all_segments(Layout(server.data))
+        assert (segment.state, segment.size) == (State.OPEN, ROOM_BYTES_MIN)
+        os.kill(server.workers()[0], signal.SIGKILL)
+        wait_until(lambda: all_segments(Layout(server.data))[0].state is State.SEALED, "recovered")
+        (segment,) = all_segments(Layout(server.data))
+        assert segment.size < 1000
+        assert server.ask(POST).status == 200
+        assert server.stop() == 0
+        assert [file.state for file in all_segments(Layout(server.data))] == [State.SEALED] * 2
+        assert max(file.size for file in all_segments(Layout(server.data))) < 1000
+        assert len(server.records()) == 2
+        assert sorted(path.suffix for path in slot.iterdir() if not path.name.startswith(".")) == [".zst"] * 2
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [("--durability", "page"), ("--spool-bytes-max", "63MiB")],
+    ids=["nothing waits for syncs", "a small spool"],
+)
+def test_no_room_is_made_where_it_is_of_no_use(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    with running(tmp_path, *flags) as server:
+        time.sleep(0.3)
+        assert server.ask(POST).status == 200
+        (segment,) = all_segments(Layout(server.data))
+        assert segment.size < 1000
+        assert not (Layout(server.data).slot(0) / SPARE_NAME).exists()
 
 
 @pytest.mark.parametrize("durability", ["fsync", "page"])

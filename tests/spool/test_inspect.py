@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from edge.layout import Layout
-from edge.segment.frame import SEGMENT_HEADER_BYTES
+from edge.segment.frame import SEGMENT_HEADER_BYTES, encode_room_header
 from edge.segment.name import SegmentName, State
 from edge.segment.scan import Damage
 from edge.spool.inspect import (
@@ -228,3 +228,13 @@ def test_a_segment_that_cannot_be_read_is_damage_to_those_who_look_and_an_error_
     for decide in (summarise, read, lambda file: list(frames(file))):
         with pytest.raises(IsADirectoryError):
             decide(file)
+
+
+@pytest.mark.parametrize("state", [State.OPEN, State.SUSPECT])
+def test_room_that_is_not_used_is_neither_a_tail_nor_damage(tmp_path: Path, state: State) -> None:
+    layout = Layout(tmp_path)
+    put(layout, 0, NAME, state, DATA + encode_room_header(9000) + bytes(9000 - 8))
+    found = summarise(only(layout))
+    assert (found.end, found.records, found.tail_bytes, found.damaged_bytes) == (len(DATA), 4, 0, 0)
+    assert summarise(only(layout), found.end).tail_bytes == 0
+    assert count_events(only(layout)) == 4

@@ -53,6 +53,19 @@ def test_zeroes_at_the_end_are_worth_nothing(slot: Slot) -> None:
     assert summarise(only(slot)).damaged_bytes == 0
 
 
+@pytest.mark.parametrize("suffix", [".open.zst", ".suspect.zst"])
+def test_room_at_the_end_is_worth_nothing(tmp_path: Path, suffix: str) -> None:
+    slot = Slot(tmp_path, room=300_000)
+    slot.commit("a", "b")
+    [path] = slot.files
+    path.rename(str(path).replace(".open.zst", suffix))
+    finding = mend(RealDisk(), only(slot), slot.layout.torn)
+    assert (finding.records, finding.kept_bytes + finding.cut_bytes, finding.skipped_bytes) == (2, 300_000, 0)
+    assert only(slot).state is State.SEALED
+    assert only(slot).path.stat().st_size == finding.kept_bytes
+    assert not slot.layout.torn.exists()
+
+
 def test_a_finished_segment_without_fault_is_left_alone(slot: Slot) -> None:
     slot.seal()
     [path] = slot.files

@@ -1,9 +1,11 @@
 import pytest
+import zstandard
 
-from edge.segment.frame import Compressor, Packed, encode_segment_header, parse_segment_header
+from edge.segment.frame import Compressor, Packed, encode_segment_header, is_room, parse_segment_header
 from edge.segment.name import State
 from edge.segment.scan import Frame, scan
 from edge.spool.open_segment import OpenSegment
+from edge.spool.spare import make_spare
 from tests.fakes import EIO, ENOSPC, Fault, FaultyDisk, MemoryDisk
 from tests.segments import CREATED_US, NAME, damage, found, records, segment
 
@@ -21,8 +23,10 @@ def disks() -> tuple[MemoryDisk, FaultyDisk]:
     return memory, FaultyDisk(memory)
 
 
-def opened(disk: FaultyDisk) -> OpenSegment:
-    return OpenSegment(disk, DIRECTORY, NAME, 3, CREATED_US)
+def opened(disk: FaultyDisk, room: int = 0) -> OpenSegment:
+    spare = make_spare(disk, DIRECTORY, room, lambda _: False) if room else None
+    disk.calls.clear()
+    return OpenSegment(disk, DIRECTORY, NAME, 3, CREATED_US, spare)
 
 
 def packed(lines: list[bytes]) -> Packed:
@@ -190,3 +194,103 @@ def test_abandoned_segment_is_sealed_or_set_aside_and_says_which(faults: dict[st
     segment.abandon()
     assert list(memory.tree()) == [left]
     assert damage(memory.read(left)) == []
+
+
+def frames_bytes(*groups: list[bytes]) -> int:
+    return len(segment(list(groups))[0]) - 48
+
+
+class TestRoom:
+    def test_commits_are_written_into_it_and_change_no_size(self) -> None:
+        memory, disk = disks()
+        segment = opened(disk, 4000)
+        assert disk.methods("create") == []
+        for group in GROUPS:
+            segment.append([packed(group)])
+            assert len(memory.read(OPEN)) == 4000
+            assert is_room(memory.read(OPEN)[segment.size :])
+        assert found(memory.read(OPEN)) == GROUPS
+        assert not segment.outgrown
+        segment.sync()
+        segment.sync_creation()
+        assert memory.after_power_loss().tree() == {OPEN: memory.read(OPEN)}
+
+    def test_zstd_reads_the_file_at_any_time(self) -> None:
+        memory, disk = disks()
+        segment = opened(disk, 4000)
+        written: list[bytes] = []
+        for group in GROUPS:
+            segment.append([packed(group)])
+            written += group
+            with zstandard.ZstdDecompressor().stream_reader(memory.read(OPEN), read_across_frames=True) as reader:
+                assert reader.read().splitlines(keepends=True) == written
+
+    def test_what_is_left_of_it_is_cut_off_before_the_name_says_sealed(self) -> None:
+        memory, disk = disks()
+        segment = opened(disk, 4000)
+        segment.append([packed(GROUPS[0])])
+        segment.seal()
+        assert disk.methods("truncate", "sync", "rename") == ["rename", "truncate", "sync", "rename"]
+        assert list(memory.after_power_loss().tree()) == [SEALED]
+        data = memory.after_power_loss().read(SEALED)
+        assert len(data) == segment.size
+        assert found(data) == GROUPS[:1]
+
+    @pytest.mark.parametrize("left", range(-9, 10))
+    def test_the_file_grows_where_it_ends(self, left: int) -> None:
+        memory, disk = disks()
+        segment = opened(disk, 48 + frames_bytes(GROUPS[0]) + left)
+        segment.append([packed(GROUPS[0])])
+        data = memory.read(OPEN)
+        assert len(data) == (segment.size + left if left >= 8 else segment.size)
+        assert segment.outgrown == (left <= 0)
+        segment.append([packed(GROUPS[1])])
+        assert found(memory.read(OPEN)) == GROUPS[:2]
+        assert len(memory.read(OPEN)) == segment.size
+        assert segment.outgrown
+        segment.seal()
+        assert found(memory.after_power_loss().read(SEALED)) == GROUPS[:2]
+
+    def test_a_segment_without_it_cannot_outgrow_it(self) -> None:
+        _, disk = disks()
+        segment = opened(disk)
+        segment.append([packed(GROUPS[0])])
+        assert not segment.outgrown
+
+    def test_a_write_that_fails_is_cut_back_with_the_room_behind_it(self) -> None:
+        memory, disk = disks()
+        segment = opened(disk, 4000)
+        segment.append([packed(GROUPS[0])])
+        size = segment.size
+        disk.fail_next("pwrite", Fault(short=30), Fault(ENOSPC))
+        with pytest.raises(OSError, match="space"):
+            segment.append([packed(GROUPS[1])])
+        assert len(memory.read(OPEN)) == size
+        segment.abandon()
+        data = memory.after_power_loss().read(SEALED)
+        assert (len(data), found(data)) == (size, GROUPS[:1])
+
+    def test_room_that_cannot_be_cut_off_is_left_for_recovery(self) -> None:
+        memory, disk = disks()
+        segment = opened(disk, 4000)
+        segment.append([packed(GROUPS[0])])
+        segment.sync()
+        segment.sync_creation()
+        disk.fail_next("truncate", Fault(EIO), Fault(EIO))
+        with pytest.raises(OSError, match="Input"):
+            segment.seal()
+        with pytest.raises(OSError, match="Input"):
+            segment.abandon()
+        assert list(memory.tree()) == [SUSPECT]
+        assert found(memory.after_power_loss().tree().popitem()[1]) == GROUPS[:1]
+        assert memory.open_descriptors == []
+
+    @pytest.mark.parametrize("method", ["rename", "pwrite"])
+    def test_a_segment_that_cannot_be_begun_leaves_nothing(self, method: str) -> None:
+        memory, disk = disks()
+        spare = make_spare(disk, DIRECTORY, 4000, lambda _: False)
+        disk.fail_next(method, Fault(EIO))
+        with pytest.raises(OSError, match="Input"):
+            OpenSegment(disk, DIRECTORY, NAME, 3, CREATED_US, spare)
+        assert memory.tree() == {}
+        assert memory.open_descriptors == []

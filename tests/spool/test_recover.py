@@ -8,7 +8,8 @@ import pytest
 
 from edge.checkpoints import Checkpoint, CheckpointFile, Position
 from edge.disk import RealDisk
-from edge.layout import Layout
+from edge.layout import SPARE_NAME, Layout
+from edge.segment.frame import encode_room_header
 from edge.segment.name import SegmentName, State
 from edge.spool.recover import Recovered, next_counter, open_slot, read_all, recover_slot
 from tests.fakes import EIO, ENOSPC, Fault, FaultyDisk, MemoryDisk
@@ -100,6 +101,37 @@ class TestSegment:
     def test_zeroes_at_the_end_are_cut_off_and_not_kept(self, zeroes: int) -> None:
         disk = memory({path(State.OPEN): DATA + bytes(zeroes)})
         assert recover_slot(disk, LAYOUT, 0) == Recovered(segments=1, records=4, torn_bytes=zeroes)
+        assert disk.tree() == {path(State.SEALED): DATA}
+
+    @pytest.mark.parametrize("state", [State.OPEN, State.SUSPECT])
+    def test_room_behind_the_last_frame_is_cut_off_and_is_nothing_torn(self, state: State) -> None:
+        disk = memory({path(state): DATA + encode_room_header(300_000) + bytes(300_000 - 8)})
+        assert recover_slot(disk, LAYOUT, 0) == Recovered(segments=1, records=4)
+        assert disk.after_power_loss().tree() == {path(State.SEALED): DATA}
+
+    def test_of_a_frame_torn_in_the_middle_of_room_what_was_written_is_kept(self) -> None:
+        disk = memory({path(State.OPEN): DATA[:-1] + bytes(300_000)})
+        recovered = recover_slot(disk, LAYOUT, 0)
+        assert (recovered.segments, recovered.records) == (1, 3)
+        torn = disk.read(torn_path(OFFSETS[2]))
+        assert torn.rstrip(b"\0") == DATA[OFFSETS[2] : -1].rstrip(b"\0")
+        assert len(DATA) - OFFSETS[2] - 1 <= len(torn) == recovered.torn_bytes < 10_000
+        assert disk.read(path(State.SEALED)) == DATA[: OFFSETS[2]]
+
+    def test_a_frame_behind_zeroes_is_found(self) -> None:
+        """A disk lost some blocks, of what may have been acknowledged."""
+        data = DATA[: OFFSETS[1]] + bytes(20_000) + DATA[OFFSETS[2] :] + encode_room_header(5000) + bytes(5000 - 8)
+        disk = memory({path(State.OPEN): data})
+        assert recover_slot(disk, LAYOUT, 0) == Recovered(segments=1, records=2, damaged_bytes=20_000)
+        assert disk.read(path(State.SEALED)) == data[:-5000]
+
+    def test_a_spare_nobody_used_is_deleted(self, caplog: pytest.LogCaptureFixture) -> None:
+        disk = memory({path(State.OPEN): DATA, f"{SLOT}/{SPARE_NAME}": bytes(5000)})
+        faulty = FaultyDisk(disk)
+        faulty.fail_next("unlink", Fault(EIO))
+        assert recover_slot(faulty, LAYOUT, 0) == Recovered(segments=1, records=4)
+        assert "spare cannot be deleted" in caplog.text
+        recover_slot(faulty, LAYOUT, 0)
         assert disk.tree() == {path(State.SEALED): DATA}
 
     @pytest.mark.parametrize("size", [0, 1, 47, 48])

@@ -36,6 +36,7 @@ from tests.fakes import (
     until,
 )
 from tests.segments import found
+from tests.spares import SmallSpares
 
 LAYOUT = Layout(Path("/data"))
 SLOT = str(LAYOUT.slot(0))
@@ -54,6 +55,7 @@ class Scene:
         before: Callable[["Scene"], None] = lambda _: None,
         segment_bytes_max: int = 64 * 1024 * 1024,
         wait_s: float = 0.001,
+        room: int = 0,
     ) -> None:
         self.inner = MemoryDisk()
         self.inner.makedirs(SLOT)
@@ -65,7 +67,9 @@ class Scene:
         self.waiters: dict[bytes, RecordingWaiter] = {}
         self.stored: list[bytes] = []
         settings = SpoolSettings(durability, segment_bytes_max=segment_bytes_max, wait_s=wait_s)
-        self.writer = writer_on(self.disk, SLOT, settings, self.clock, self.row, self.faults)
+        self.spares = SmallSpares(self.disk, SLOT, room)
+        spares = self.spares if room else None
+        self.writer = writer_on(self.disk, SLOT, settings, self.clock, self.row, self.faults, spares)
 
     def append(
         self, text: str, size: int = 0, then: Callable[[], None] = lambda: None, *, packed: bool = False
@@ -105,7 +109,13 @@ class Scene:
 
 
 def writer_on(
-    disk: Disk, directory: str, settings: SpoolSettings, clock: FakeClock, row: Row, faults: list[BaseException]
+    disk: Disk,
+    directory: str,
+    settings: SpoolSettings,
+    clock: FakeClock,
+    row: Row,
+    faults: list[BaseException],
+    spares: SmallSpares | None = None,
 ) -> SpoolWriter:
     incarnations = Random(9)
     return SpoolWriter(
@@ -119,6 +129,7 @@ def writer_on(
         clock.clock,
         row,
         faults.append,
+        spares,
     )
 
 
@@ -404,6 +415,66 @@ class TestCommit:
         assert scene.row.get("capture_events_ingested_total") == 2
         assert scene.row.get("edge_commits_total") == 1
         assert scene.row.get("edge_segment_write_errors_total") == 1
+
+
+class TestRoom:
+    def test_segments_are_written_into_it_and_end_where_it_does(self) -> None:
+        async def scenario(scene: Scene) -> None:
+            for text in "abcdefg":
+                await scene.told(scene.append(text, 400))
+                (name,) = (name for name in scene.inner.listdir(SLOT) if name.endswith(State.OPEN.value))
+                sizes.append(len(scene.inner.read(f"{SLOT}/{name}")))
+            await scene.writer.close()
+
+        sizes: list[int] = []
+        scene = run(scenario, FSYNC, room=800)
+        # The third one leaves it.
+        assert [size == 800 for size in sizes] == [True, True, False, True, True, False, True]
+        assert [len(frames) for frames in scene.files().values()] == [3, 3, 1]
+        assert scene.row.get("edge_segment_sealed_total", "size") == 2
+        assert scene.disk.methods("create") == ["create"] * 4
+        # Nothing is left of what nobody used.
+        assert len(scene.inner.tree()) == 3
+
+    def test_without_room_for_another_the_segment_grows(self) -> None:
+        async def scenario(scene: Scene) -> None:
+            scene.spares.size = 2000
+            for text in "abcde":
+                scene.disk.fail_next("create", Fault(ENOSPC))
+                await scene.told(scene.append(text, 400))
+            assert list(scene.files()) == ["5.open.zst"]
+            await scene.writer.close()
+
+        scene = run(scenario, FSYNC, room=800)
+        assert [len(frames) for frames in scene.files().values()] == [5]
+
+    def test_what_is_wanted_follows_from_what_came(self) -> None:
+        async def scenario(scene: Scene) -> None:
+            await scene.told(scene.append("a", 400_000))
+            scene.clock.advance(61)
+            await scene.told(scene.append("b", 1_600_000))
+            scene.spares.size = 4 * 1024 * 1024
+            scene.clock.advance(61)
+            await scene.told(scene.append("c", 400))
+            scene.clock.advance(61)
+            await scene.told(scene.append("d", 400))
+            await scene.writer.close()
+
+        scene = run(scenario, FSYNC, room=700_000)
+        first, second, third, fourth = scene.files().values()
+        assert len(first) == len(second) == len(third) == len(fourth) == 1
+        least = 1024 * 1024
+        # One to begin with, and one behind each that is opened: by then something is known of those before it.
+        assert scene.spares.wanted == [least, least, least, 4 * 700_000, least]
+
+    def test_one_that_waits_at_the_end_is_given_back(self) -> None:
+        async def scenario(scene: Scene) -> None:
+            assert scene.spares.ready
+            await scene.writer.close()
+
+        scene = run(scenario, FSYNC, room=800)
+        assert scene.inner.tree() == {}
+        assert scene.inner.open_descriptors == []
 
 
 class TestRoll:
@@ -940,12 +1011,16 @@ async def life(scene: Scene) -> None:
 
 
 FAULTS = [Fault(EIO), Fault(ENOSPC), Fault(short=0), Fault(short=1), Fault(short=60)]
+ROOM = 700
+in_every_way = pytest.mark.parametrize(
+    ("durability", "room"), [(FSYNC, 0), (FSYNC, ROOM), (PAGE, 0)], ids=["fsync", "fsync with room", "page"]
+)
 
 
-@both_modes
+@in_every_way
 @pytest.mark.parametrize("fault", FAULTS, ids=str)
 def test_whichever_call_fails_what_was_acknowledged_is_found_and_everybody_is_told_once(
-    durability: Durability, fault: Fault
+    durability: Durability, room: int, fault: Fault
 ) -> None:
     for n in count():
 
@@ -953,7 +1028,7 @@ def test_whichever_call_fails_what_was_acknowledged_is_found_and_everybody_is_to
             scene.disk.fail_nth(n, fault)
             await life(scene)
 
-        scene = run(scenario, durability, segment_bytes_max=2000)
+        scene = run(scenario, durability, segment_bytes_max=2000, room=room)
         assert all(len(waiter.told) == 1 for waiter in scene.waiters.values())
         assert len(scene.waiters) == 12
         for left in (scene.inner.after_kill(), scene.inner.after_power_loss(), scene.inner.after_power_loss(Random(n))):
@@ -977,7 +1052,8 @@ def snapshots(scene: Scene, power: bool) -> Iterator[tuple[list[bytes], MemoryDi
 
 
 @pytest.mark.parametrize("n", range(0, 60, 3))
-def test_crash_at_any_call_loses_nothing_acknowledged_in_fsync_mode_whatever_failed_before(n: int) -> None:
+@pytest.mark.parametrize("room", [0, ROOM])
+def test_crash_at_any_call_loses_nothing_acknowledged_in_fsync_mode_whatever_failed_before(n: int, room: int) -> None:
     """Killed, or without power, with an earlier call failed."""
     left: list[tuple[list[bytes], MemoryDisk]] = []
 
@@ -985,7 +1061,9 @@ def test_crash_at_any_call_loses_nothing_acknowledged_in_fsync_mode_whatever_fai
         scene.disk.fail_nth(n, Fault(EIO))
         await life(scene)
 
-    scene = run(scenario, FSYNC, before=lambda scene: left.extend(snapshots(scene, True)), segment_bytes_max=2000)
+    scene = run(
+        scenario, FSYNC, before=lambda scene: left.extend(snapshots(scene, True)), segment_bytes_max=2000, room=room
+    )
     assert len(left) > 3 * 25
     for stored, disk in left:
         records = recovered(disk)
