@@ -5,7 +5,8 @@ asked by itself: 4 KiB appended and fdatasync, again and again, on the same file
 What one such sync takes is the yardstick of the goal. A request waits longer for the same disk, were there nothing but the
 disk: for the sync under way to end, and for the next one. And of a disk that stands still for some milliseconds twice a
 second one sync in thousands knows, but every request that falls due meanwhile. What is left for a server to be better at
-says `durable-c`, asked at the rates of `fsync`: a few dozen lines of C that sync what a turn of theirs brought and answer.
+says `durable-c`, asked at the rates of `fsync`: some lines of C that sync what a turn of theirs brought, in room made
+beforehand as `fsync` has it, and answer.
 
 Rounds are short and many, and percentiles are medians over the rounds: a machine with neighbours stands still for tens of
 milliseconds now and then, which says nothing of the server. What that hides is in the last columns, over all rounds together.

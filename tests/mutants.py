@@ -155,7 +155,7 @@ MUTANTS: Final = (
     Mutant(
         "recovery takes room for a torn tail",
         "edge/spool/recover.py",
-        (("    if is_room(tail):\n", "    if False:\n"),),
+        (('return b"" if is_room(tail) else tail', "return tail"),),
     ),
     Mutant(
         "recovery leaves a spare",

@@ -1,9 +1,10 @@
 /* The floor without Python: epoll, recv, where the request ends, send of a ready-made answer.
  *
- *     floor-c PORT [FILE]
+ *     floor-c PORT [FILE ROOM_BYTES]
  *
- * With FILE, the floor of a server that answers for what it was sent: the requests of a turn are appended to it and synced
- * together, and answered then. Nothing is read meanwhile.
+ * With FILE, the floor of a server that answers for what it was sent: the requests of a turn are written to it and synced
+ * together, and answered then. Nothing is read meanwhile. The file is filled with so many zeroes first and written over from
+ * its beginning, again and again, so that a sync has nothing to wait for but the data; with 0 it grows.
  *
  * One request at a time on each connection, at most REQUEST_BYTES of it; anything else closes the connection.
  */
@@ -34,6 +35,7 @@ static struct { char *bytes; size_t size; } pieces[DESCRIPTORS];
 static char arrived[REQUEST_BYTES + 1];
 
 static int file = -1;
+static size_t room, position;
 static char group[GROUP_BYTES];
 static size_t group_size;
 static int waiting[TURN_EVENTS], waiters;
@@ -58,9 +60,33 @@ static void answer(int fd) {
     if (send(fd, ANSWER, sizeof ANSWER - 1, MSG_NOSIGNAL) != sizeof ANSWER - 1) drop(fd);
 }
 
+static void put(size_t size) {
+    if (write(file, group, size) != (ssize_t)size) { perror("floor-c: write"); exit(1); }
+    position += size;
+}
+
+static void rewind_file(void) {
+    if (lseek(file, 0, SEEK_SET)) { perror("floor-c: lseek"); exit(1); }
+    position = 0;
+}
+
 static void append(void) {
-    if (write(file, group, group_size) != (ssize_t)group_size) { perror("floor-c: write"); exit(1); }
+    if (room && position + group_size > room) rewind_file();
+    put(group_size);
     group_size = 0;
+}
+
+static void sync_file(void) {
+    if (fdatasync(file)) { perror("floor-c: fdatasync"); exit(1); }
+}
+
+static void open_file(const char *path, size_t size) {
+    if ((file = open(path, O_WRONLY | O_CREAT, 0600)) < 0) { perror("floor-c: open"); exit(1); }
+    if (size == 0) return;
+    while (position < size) put(GROUP_BYTES);
+    sync_file();
+    room = position;
+    rewind_file();
 }
 
 static void keep(int fd, size_t size) {
@@ -72,7 +98,7 @@ static void keep(int fd, size_t size) {
 
 static void commit(void) {
     append();
-    if (fdatasync(file)) { perror("floor-c: fdatasync"); exit(1); }
+    sync_file();
     for (int i = 0; i < waiters; i++) answer(waiting[i]);
     waiters = 0;
 }
@@ -99,8 +125,8 @@ static void receive(int fd) {
 }
 
 int main(int argc, char **argv) {
-    if (argc != 2 && argc != 3) { fprintf(stderr, "usage: floor-c PORT [FILE]\n"); return 2; }
-    if (argc == 3 && (file = open(argv[2], O_WRONLY | O_CREAT | O_APPEND, 0600)) < 0) { perror("floor-c: open"); return 1; }
+    if (argc != 2 && argc != 4) { fprintf(stderr, "usage: floor-c PORT [FILE ROOM_BYTES]\n"); return 2; }
+    if (argc == 4) open_file(argv[2], strtoul(argv[3], NULL, 10));
     int on = 1, listener = socket(AF_INET, SOCK_STREAM, 0), poll = epoll_create1(0);
     struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(atoi(argv[1])),
                                   .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};

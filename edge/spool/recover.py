@@ -22,11 +22,13 @@ from edge.disk import Disk, write_durably
 from edge.layout import LOCK_NAME, SPARE_NAME, Layout
 from edge.segment.frame import SEGMENT_HEADER_BYTES, is_room
 from edge.segment.name import SegmentName, State, parse_name
-from edge.segment.scan import Damage, scan, written_end
+from edge.segment.scan import Damage, scan
 
 log = logging.getLogger(__name__)
 
 _READ_BYTES: Final = 16 * 1024 * 1024
+_ZEROES_KEPT: Final = 4096
+"""Of those at the end of a torn tail, behind which there may be megabytes of them."""
 
 
 class Recovered(msgspec.Struct):
@@ -176,10 +178,8 @@ def _recover_segment(
 
 
 def written_tail(tail: bytes) -> bytes:
-    """What of the bytes behind the last good frame is not unused room, to a block."""
-    if is_room(tail):
-        return b""
-    return tail[: written_end(lambda size, at: tail[at : at + size], 0, len(tail))]
+    """What of the bytes behind the last good frame is not unused room. Zeroes may be its end, but not many."""
+    return b"" if is_room(tail) else tail[: len(tail.rstrip(b"\0")) + _ZEROES_KEPT]
 
 
 def cut_and_sync(disk: Disk, path: str, end: int | None) -> None:

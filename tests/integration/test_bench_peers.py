@@ -56,12 +56,13 @@ def test_durable_c_answers_what_it_has_synced(program: Callable[[str], str], tmp
     ):
         client.sendall(request)
         assert client.recv(4096).endswith(b'{"status":1}')
-        assert server.data.read_bytes() == request
+        assert server.data.stat().st_size == 64 * 1024 * 1024
+        assert server.data.read_bytes().rstrip(b"\0") == request
     # A pipe takes what is written and cannot be synced.
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    command = Command("pipe", tuple(each.replace("{data}", str(pipe)) for each in peer.command.arguments))
+    command = Command("pipe", (*(each.replace("{data}", str(pipe)) for each in peer.command.arguments[:-1]), "0"))
     with running(command, tmp_path / "lost", {CORE}) as server, pytest.raises(Failed, match="fdatasync: Invalid"):
         server.sample(payload, 1, 0.02)
     assert os.read(reader, 65536) == request

@@ -221,7 +221,8 @@ class Crash:
 
 
 def tear(layout: Layout, rng: random.Random) -> int:
-    """Add the beginning of a frame to every open segment that has one; the number of segments. Nobody writes them now."""
+    """Write the beginning of a frame behind the last one of every open segment that has one; the number of segments. Nobody
+    writes them now."""
     torn = 0
     for file in all_segments(layout):
         whole = [item for item in frames(file) if isinstance(item, Frame)]
@@ -229,7 +230,8 @@ def tear(layout: Layout, rng: random.Random) -> int:
             continue
         data = file.path.read_bytes()
         last = data[whole[-1].offset : whole[-1].end]
-        with file.path.open("ab") as segment:
+        with file.path.open("r+b") as segment:
+            segment.seek(whole[-1].end)
             segment.write(last[: rng.randrange(1, len(last))])
         torn += 1
     return torn

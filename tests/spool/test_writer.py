@@ -467,6 +467,21 @@ class TestRoom:
         # One to begin with, and one behind each that is opened: by then something is known of those before it.
         assert scene.spares.wanted == [least, least, least, 4 * 700_000, least]
 
+    def test_none_is_wanted_while_much_comes_fast(self) -> None:
+        async def scenario(scene: Scene) -> None:
+            await scene.told(scene.append("a", 40_000_000))
+            scene.clock.advance(1)
+            for text in "bc":
+                await scene.told(scene.append(text, 400))
+            scene.clock.advance(61)
+            await scene.told(scene.append("d", 400))
+            await scene.writer.close()
+
+        scene = run(scenario, FSYNC, segment_bytes_max=10_000_000, room=5_000_000)
+        # The first has room, and so has the second, as it was made before; the fourth, in its time, would have again.
+        assert [len(frames) for frames in scene.files().values()] == [1, 2, 1]
+        assert len(scene.spares.wanted) == 3
+
     def test_one_that_waits_at_the_end_is_given_back(self) -> None:
         async def scenario(scene: Scene) -> None:
             assert scene.spares.ready
