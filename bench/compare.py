@@ -6,7 +6,8 @@ meets all alike. Rounds are short and many: on a machine with neighbours the spe
 Read the ratios, not the microseconds.
 
     floor, floor-c    a canned answer on uvloop, and from C
-    durable-c         the same, and answers when what it was sent is on disk, as `fsync` does
+    durable-c         the same, and answers when what it was sent is on disk, as `fsync` does; only when it is asked for, as
+                      it writes as much as a disk takes, of which the next one's turn would have to wait
     page, fsync       this edge, one worker; only `fsync` has the event on disk when it answers
     page, A           beside F: this edge asked A, which says what the longer head costs
     peers             `bench/peers/`: unwrap, parse, check and append to a buffer; they answer before anything is written
@@ -275,7 +276,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--peers",
         type=one_of((*commands.PEERS, NO_PEERS)),
-        default=tuple(commands.PEERS),
+        default=tuple(name for name in commands.PEERS if name != commands.DURABLE_FLOOR),
         metavar=",".join(commands.PEERS),
     )
     parser.add_argument("--rounds", type=int, default=15, metavar="N")
