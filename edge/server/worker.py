@@ -37,7 +37,7 @@ from edge.server.protocol import CaptureConnection
 from edge.server.service import ServerSettings, Service
 from edge.spool.budget import Pressure
 from edge.spool.recover import Recovered, next_counter, open_slot
-from edge.spool.spare import ROOM_BYTES_MIN, SpareMaker
+from edge.spool.spare import SpareMaker
 from edge.spool.writer import Clock, Durability, SpoolSettings, SpoolWriter
 from edge.wire.forward import UpstreamSettings
 
@@ -140,7 +140,7 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, lock: int, bo
         Clock(time.monotonic, wall_us),
         row,
         _on_fault,
-        _spares(disk, directory, spec.spool),
+        SpareMaker(disk, directory) if spec.spool.durability is Durability.FSYNC else None,
     )
     forwarder = _forwarder(spec.upstream, row)
     ids = RecordIds(secrets.randbits(64), spec.skew_us)
@@ -176,11 +176,6 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, lock: int, bo
     refuse_signals()
     log.info("stopped, every accepted record is sealed")
     return 0
-
-
-def _spares(disk: RealDisk, directory: str, settings: SpoolSettings) -> SpareMaker | None:
-    useful = settings.durability is Durability.FSYNC and settings.room_bytes_max >= ROOM_BYTES_MIN
-    return SpareMaker(disk, directory) if useful else None
 
 
 def _forwarder(settings: UpstreamSettings | None, row: Row) -> "Forwarder | None":

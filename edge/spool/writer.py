@@ -35,7 +35,7 @@ from edge.segment.name import SegmentName
 from edge.spool.disk_thread import DiskThread
 from edge.spool.group import Group, PackedRecord, Pending, Waiter
 from edge.spool.open_segment import OpenSegment
-from edge.spool.spare import ROOM_BYTES_MIN, Spares, next_room
+from edge.spool.spare import Spares, next_room
 
 log = logging.getLogger(__name__)
 
@@ -127,7 +127,7 @@ class SpoolWriter:
         self._segment_since_s = 0.0
         self._spares = spares
         """Where segments have their room from, if they have any."""
-        self._next_room = ROOM_BYTES_MIN
+        self._next_room = next_room(0, 0.0, 0, settings.room_bytes_max)
         if spares is not None:
             spares.want(self._next_room)
 

@@ -60,19 +60,25 @@ def test_an_open_segment_is_read_as_it_grows(slot: Slot) -> None:
     reading.close()
 
 
+def assert_waits_for_b(slot: Slot, half: bytes, whole: bytes) -> None:
+    """Of a segment whose second frame is there in part, and then whole."""
+    [path] = slot.files
+    path.write_bytes(half)
+    reading = reader(slot)
+    assert names(next_chunk(reading)) == ["a"]
+    assert next_chunk(reading) is None
+    path.write_bytes(whole)
+    assert names(next_chunk(reading)) == ["b"]
+    reading.close()
+
+
 def test_half_a_frame_at_the_end_of_an_open_segment_is_waited_for(slot: Slot) -> None:
     slot.commit("a")
     slot.commit("b")
     path = slot.files[0]
     whole = path.read_bytes()
     for size in range(len(whole) - 1, len(whole) - 60, -7):
-        path.write_bytes(whole[:size])
-        reading = reader(slot)
-        assert names(next_chunk(reading)) == ["a"]
-        assert next_chunk(reading) is None
-        path.write_bytes(whole)
-        assert names(next_chunk(reading)) == ["b"]
-        reading.close()
+        assert_waits_for_b(slot, whole[:size], whole)
 
 
 class CountingDisk(RealDisk):
@@ -126,13 +132,7 @@ class TestRoom:
         slot.commit("b")
         whole = path.read_bytes()
         for size in range(before.index(ROOM_MAGIC), whole.index(ROOM_MAGIC), 7):
-            path.write_bytes(whole[:size] + before[size:])
-            reading = reader(slot)
-            assert names(next_chunk(reading)) == ["a"]
-            assert next_chunk(reading) is None
-            path.write_bytes(whole)
-            assert names(next_chunk(reading)) == ["b"]
-            reading.close()
+            assert_waits_for_b(slot, whole[:size] + before[size:], whole)
 
     def test_in_a_segment_that_was_set_aside_it_is_no_damage(self, tmp_path: Path) -> None:
         slot = Slot(tmp_path, room=100_000)

@@ -1,4 +1,5 @@
 import logging
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -131,10 +132,10 @@ def test_a_full_disk_has_no_room_made(caplog: pytest.LogCaptureFixture) -> None:
     maker = SpareMaker(memory, DIRECTORY)
     memory.capacity = 64 * ROOM_BYTES_MIN - 1
     maker.want(4 * ROOM_BYTES_MIN)
-    maker.close()
+    time.sleep(0.2)
+    assert not maker.ready
     assert memory.tree() == {}
     memory.capacity = 65 * ROOM_BYTES_MIN
-    maker = SpareMaker(memory, DIRECTORY)
     maker.want(4 * ROOM_BYTES_MIN)
     # A part of what is left, whatever is wanted.
     assert taken(maker).size == 65 * ROOM_BYTES_MIN // 64
