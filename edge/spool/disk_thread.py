@@ -1,9 +1,10 @@
 """One thread per worker for what may wait on the disk: jobs run in order, results come back to the event loop."""
 
 import asyncio
+import os
 import threading
+from collections import deque
 from collections.abc import Callable
-from queue import SimpleQueue
 
 from edge.process import refuse_signals
 
@@ -34,7 +35,10 @@ class DiskThread:
     def __init__(self, loop: asyncio.AbstractEventLoop, on_fault: Callable[[BaseException], None]) -> None:
         self._loop = loop
         self._on_fault = on_fault
-        self._jobs: SimpleQueue[tuple[Job, Done, _Awaited | None] | None] = SimpleQueue()
+        self._jobs: deque[tuple[Job, Done, _Awaited | None] | None] = deque()
+        # Not a lock, as `queue` has: writing to a descriptor lets go of the interpreter first, so that the thread that is woken
+        # can run. On one core it would else take turns with this one several times before it has the interpreter.
+        self._given = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
         self._thread = threading.Thread(target=self._run, name="edge-disk", daemon=True)
         self._thread.start()
 
@@ -42,7 +46,7 @@ class DiskThread:
         """`done` is called from within when the job, and those before it, are finished in `wait_s`, and else from a later turn
         of the loop."""
         awaited = _Awaited() if wait_s else None
-        self._jobs.put((job, done, awaited))
+        self._give((job, done, awaited))
         if awaited is None:
             return
         if not awaited.ready.acquire(timeout=wait_s):
@@ -53,12 +57,21 @@ class DiskThread:
 
     def close(self) -> None:
         """Run what was submitted, then end the thread."""
-        self._jobs.put(None)
+        self._give(None)
         self._thread.join()
+        os.close(self._given)
+
+    def _give(self, task: tuple[Job, Done, _Awaited | None] | None) -> None:
+        self._jobs.append(task)
+        os.eventfd_write(self._given, 1)
+
+    def _take(self) -> tuple[Job, Done, _Awaited | None] | None:
+        os.eventfd_read(self._given)
+        return self._jobs.popleft()
 
     def _run(self) -> None:
         refuse_signals()
-        while (task := self._jobs.get()) is not None:
+        while (task := self._take()) is not None:
             job, done, awaited = task
             try:
                 job()
