@@ -160,8 +160,9 @@ _of_this_thread: Final = _Decompressor()
 
 def frame_checksum(head: bytes, frame: bytes | memoryview, seed: int) -> int:
     """XXH3-64 over the header's bytes 8 to 47 and the zstd frame."""
-    # Put together first: a state to feed the parts to one by one costs more than the copy.
-    return xxhash.xxh3_64_intdigest(b"".join((head[_HASHED_FROM:_HASH_AT], frame)), seed)
+    state = xxhash.xxh3_64(head[_HASHED_FROM:_HASH_AT], seed)
+    state.update(frame)
+    return state.intdigest()
 
 
 def parse_frame_header(data: bytes | memoryview, offset: int) -> FrameHeader | None:

@@ -112,19 +112,31 @@ def sent_at_member(digits: bytes) -> bytes:
     return b',"sent_at":"%b"' % digits
 
 
+_FORMATTED_BYTES_MAX: Final = 4096
+"""Data above this is copied once, into the whole; the formatter copies it again whenever what it makes grows."""
+
+
 def encode_records(ids: RecordIds, at: int, fields: list[Field]) -> bytes:
     """The lines of many records received at one moment, as `encode_record` makes them one by one. Fills in the numbers.
 
     One call of the formatter for all costs a third of what one for each does.
     """
     texts = cast("list[bytes]", fields[DATA_FIELD::LINE_FIELDS])
+    count = len(texts)
+    fields[::LINE_FIELDS] = islice(ids.numbers, count)
+    head = b'{"id":"%b-%%d","at":%d,"token":%%b,"path":%%b,"ip":"%%b"%b' % (ids.prefix.encode(), at, ids.skew.encode())
+    if len(texts[0]) > _FORMATTED_BYTES_MAX:
+        fields[DATA_FIELD::LINE_FIELDS] = [b""] * count
+        pieces = [b"}\n"] * (3 * count)
+        pieces[::3] = ((head + b'%b,"data":%b\n') * count % tuple(fields)).split(b"\n")[:-1]
+        pieces[1::3] = [
+            text.translate(_LINE_BREAKS) if _LINE_FEED in text or _CARRIAGE_RETURN in text else text for text in texts
+        ]
+        return b"".join(pieces)
     together = b"".join(texts)
     if _LINE_FEED in together or _CARRIAGE_RETURN in together:
         fields[DATA_FIELD::LINE_FIELDS] = [text.translate(_LINE_BREAKS) for text in texts]
-    fields[::LINE_FIELDS] = islice(ids.numbers, len(texts))
-    head = b'{"id":"%b-%%d","at":%d,"token":%%b,"path":%%b,"ip":"%%b"%b' % (ids.prefix.encode(), at, ids.skew.encode())
-    line = head + b'%b,"data":%b}\n'
-    return line * len(texts) % tuple(fields)
+    return (head + b'%b,"data":%b}\n') * count % tuple(fields)
 
 
 def decode_record(line: bytes) -> Record:

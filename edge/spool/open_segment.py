@@ -50,7 +50,7 @@ class OpenSegment:
         self.size = SEGMENT_HEADER_BYTES
         """Bytes of whole commits."""
         try:
-            self._write(encode_segment_header(name, slot, created_us), 0)
+            self._write([encode_segment_header(name, slot, created_us)], 0)
         except OSError:
             disk.close(self._fd)
             disk.unlink(self._path(State.OPEN))
@@ -63,18 +63,17 @@ class OpenSegment:
         for sequence, packed in enumerate(frames, self._sequence):
             pieces += packed.header(sequence, previous, self.name.incarnation), packed.frame
             previous = FRAME_HEADER_BYTES + len(packed.frame)
-        data = b"".join(pieces)
         try:
-            self._write(data, self.size)
+            size = self._write(pieces, self.size)
         except OSError:
             self._cut_failed = True
             self._disk.truncate(self._fd, self.size)
             self._cut_failed = False
             raise
-        self.size += len(data)
+        self.size += size
         self._sequence += len(frames)
         self._previous_bytes = previous
-        return len(data)
+        return size
 
     @property
     def outgrown(self) -> bool:
@@ -124,13 +123,17 @@ class OpenSegment:
             raise
         return spare.fd
 
-    def _write(self, data: bytes, offset: int) -> None:
-        end = offset + len(data)
-        left = self.room - end
-        # Before every commit and behind it the file is a whole one to zstd tools.
-        write_all(self._disk, self._fd, data + encode_room_header(left) if left >= ROOM_HEADER_BYTES else data, offset)
+    def _write(self, pieces: list[bytes], offset: int) -> int:
+        """The bytes written, those that describe the room behind them left out."""
+        size = sum(map(len, pieces))
+        left = self.room - offset - size
+        if left >= ROOM_HEADER_BYTES:
+            # Before every commit and behind it the file is a whole one to zstd tools.
+            pieces.append(encode_room_header(left))
+        write_all(self._disk, self._fd, b"".join(pieces), offset)
         if 0 < left < ROOM_HEADER_BYTES:
-            self._disk.truncate(self._fd, end)
+            self._disk.truncate(self._fd, offset + size)
+        return size
 
     def _finish(self, state: State) -> None:
         if self.room > self.size and not self._cut_failed:

@@ -84,6 +84,21 @@ def test_every_record_of_a_writer_says_what_becomes_of_its_times(skew_us: int) -
     assert (b"skew_us" in lines[0]) == bool(skew_us)
 
 
+@pytest.mark.parametrize("first", [10, 5_000])
+@pytest.mark.parametrize("second", [10, 5_000])
+@pytest.mark.parametrize("line_break", ["", "\n", "\r"])
+def test_many_records_are_the_lines_of_each(first: int, second: int, line_break: str) -> None:
+    texts = [b"[%b]" % (b" " * first), b"[%b%b]" % (line_break.encode(), b" " * second), b"[3]"]
+    ids = RecordIds(1, 7)
+    lines = [encode_record(ids, AT, "t", "e", "::1", text) for text in texts]
+    fields: list[bytes | int] = []
+    for text in texts:
+        fields += 0, b'"t"', b'"e"', b"::1", b"", text
+    ids = RecordIds(1, 7)
+    assert encode_records(ids, AT, fields).splitlines(keepends=True) == lines
+    assert ids.next() == len(texts)
+
+
 def test_ids_count_up_behind_the_writers_incarnation() -> None:
     ids = RecordIds(1)
     found = [decode_record(encode_record(ids, AT, "t", "e", "", b"1")).id for _ in range(3)]
