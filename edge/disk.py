@@ -31,6 +31,10 @@ class Disk(Protocol):
         """Data and size are on stable storage when this returns. After an error what is on disk is unknown."""
         ...
 
+    def drop_cached(self, fd: int, offset: int, size: int) -> None:
+        """These bytes need not be kept in memory where they are on stable storage. A hint, which never fails."""
+        ...
+
     def sync_directory(self, path: str) -> None:
         """Creations, renames and removals in `path` are on stable storage when this returns."""
         ...
@@ -88,6 +92,10 @@ class RealDisk:
 
     def sync(self, fd: int) -> None:
         os.fdatasync(fd)
+
+    def drop_cached(self, fd: int, offset: int, size: int) -> None:
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(fd, offset, size, os.POSIX_FADV_DONTNEED)
 
     def sync_directory(self, path: str) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -311,6 +311,9 @@ class MemoryDisk:
         with self._mutex:
             self._open[fd][1].sync()
 
+    def drop_cached(self, fd: int, offset: int, size: int) -> None:
+        pass
+
     def sync_directory(self, path: str) -> None:
         with self._mutex:
             self._directory(path).sync()
@@ -420,6 +423,8 @@ class FaultyDisk:
         self.inner = inner
         self.calls: list[Call] = []
         self.failed: list[Call] = []
+        self.dropped: list[tuple[int, int]] = []
+        """Offset and size of what need not be kept in memory."""
         self._before = before
         """Called before every call: a test looks here at what a crash at this moment would leave."""
         self._nth: dict[int, Fault] = {}
@@ -514,6 +519,10 @@ class FaultyDisk:
                 self.inner.forget(fd)
             raise
         self.inner.sync(fd)
+
+    def drop_cached(self, fd: int, offset: int, size: int) -> None:
+        self.dropped.append((offset, size))
+        self.inner.drop_cached(fd, offset, size)
 
     def sync_directory(self, path: str) -> None:
         self._call("sync_directory", path)

@@ -38,6 +38,27 @@ class TestRealDisk:
         with closing(DISK.open(path, write=True)) as fd:
             DISK.pwrite(fd, b"x", 0)
 
+    def test_what_need_not_be_cached_is_what_the_file_system_lets_go_of_when_asked(self, tmp_path: Path) -> None:
+        def cached(fd: int) -> bool:
+            try:
+                return os.preadv(fd, [bytearray(4096)], 4096, os.RWF_NOWAIT) == 4096
+            except BlockingIOError:
+                return False
+
+        with (
+            closing(DISK.create(str(tmp_path / "ours"))) as ours,
+            closing(DISK.create(str(tmp_path / "asked"))) as asked,
+        ):
+            for fd in (ours, asked):
+                DISK.pwrite(fd, bytes(16384), 0)
+                DISK.sync(fd)
+                assert cached(fd)
+            os.posix_fadvise(asked, 0, 16384, os.POSIX_FADV_DONTNEED)
+            DISK.drop_cached(ours, 0, 16384)
+            assert cached(ours) == cached(asked)
+            assert DISK.pread(ours, 16384, 0) == bytes(16384)
+        DISK.drop_cached(ours, 0, 1)
+
     def test_room_is_that_of_the_file_system_whether_the_path_is_there_or_not(self, tmp_path: Path) -> None:
         available, total = DISK.room(str(tmp_path))
         assert 0 < available <= total

@@ -40,6 +40,7 @@ class OpenSegment:
         self._directory = directory
         self._sequence = 0
         self._previous_bytes = 0
+        self._dropped = self._dropped_next = 0
         self._sync_failed = False
         self._cut_failed = False
         self._closed = False
@@ -91,6 +92,16 @@ class OpenSegment:
             # At once: until the name says so, a successor could take what only the page cache holds for stable.
             self._set_aside()
             raise
+
+    def drop_behind(self) -> None:
+        """What had been appended at the last call, and was synced since, leaves the page cache.
+
+        Whoever ships it has read it by now or is far behind, and new pages cost more than those that become free.
+        """
+        size = self._dropped_next - self._dropped
+        if size:
+            self._disk.drop_cached(self._fd, self._dropped, size)
+        self._dropped, self._dropped_next = self._dropped_next, self.size
 
     def sync_creation(self) -> None:
         """The file's name is on stable storage when this returns."""

@@ -12,8 +12,8 @@ Durability:
   wait for the next commit in any case, and is read in one turn this way instead of in many. Segments are written into room
   that was made for them (`spare.py`), and end where it does if there is room for the next one.
 - `page`: waiters are told after the write. Small groups are written on the loop, a write to the page cache being cheaper than
-  a change of thread; the thread syncs once a second, and until then the records are kept in memory so that a failed sync
-  can be answered by writing them again into a new segment.
+  a change of thread; the thread syncs once a second, or behind so many bytes, and until then the records are kept in memory so
+  that a failed sync can be answered by writing them again into a new segment.
 
 When the disk refuses: the group's waiters are told that it was not stored, the segment is finished and never touched again,
 commits are refused for a second, and the next one opens a new segment. Records of `page` mode that lost their sync are
@@ -71,6 +71,8 @@ class SpoolSettings(msgspec.Struct, frozen=True):
     """Age, from its first record, at which a segment is rolled."""
     sync_interval_s: float = 1.0
     """`page` mode: how long records may be in the page cache only."""
+    unsynced_bytes_max: int = 8 * 1024 * 1024
+    """`page` mode: a sync behind so many compressed bytes does not wait for that, which bounds the memory they are kept in."""
     wait_s: float = 0.001
     """`fsync` mode: how long the loop waits for the commit of a small group, unless the last sync took longer."""
     room_bytes_max: int = segment_bytes_max
@@ -157,6 +159,7 @@ class SpoolWriter:
 
         # `page` mode only: records that were acknowledged and are not yet on stable storage.
         self._unsynced: list[Packed] = []
+        self._unsynced_bytes = 0
         self._owed: list[Packed] = []
         """Those of a segment whose sync failed; written again before anything else."""
         self._sync_due_s = 0.0
@@ -294,6 +297,7 @@ class SpoolWriter:
                 pass  # all of it is synced
             elif self._segment is not None:
                 self._unsynced += written
+                self._unsynced_bytes += sum(len(packed.frame) for packed in written)
             else:
                 # The segment's sync failed while this was being written to it.
                 self._owed += written
@@ -326,6 +330,8 @@ class SpoolWriter:
             self._gather()
         else:
             self._commit_soon()
+        if self._unsynced_bytes >= self._settings.unsynced_bytes_max:
+            self._sync_later()
 
     def _gather(self) -> None:
         self._gathers_next = False
@@ -414,7 +420,7 @@ class SpoolWriter:
         assert segment is not None
         age_s = self._clock.monotonic_s() - self._segment_since_s
         self._next_room = next_room(segment.size, age_s, segment.room, self._settings.room_bytes_max)
-        retained, self._unsynced = self._unsynced, []
+        retained = self._take_unsynced()
 
         def sealed(error: OSError | None) -> None:
             if error is None:
@@ -427,13 +433,14 @@ class SpoolWriter:
     def _sync_later(self) -> None:
         segment = self._segment
         assert segment is not None
-        retained, self._unsynced = self._unsynced, []
+        retained = self._take_unsynced()
         self._sync_due_s = self._clock.monotonic_s() + self._settings.sync_interval_s
 
         def sync() -> None:
             started = self._clock.monotonic_s()
             segment.sync()
             segment.sync_creation()
+            segment.drop_behind()
             self._sync_histogram.observe(int((self._clock.monotonic_s() - started) * 1e6))
 
         def synced(error: OSError | None) -> None:
@@ -441,6 +448,11 @@ class SpoolWriter:
                 self._lost_sync(segment, retained, error)
 
         self._submit(sync, synced)
+
+    def _take_unsynced(self) -> list[Packed]:
+        retained, self._unsynced = self._unsynced, []
+        self._unsynced_bytes = 0
+        return retained
 
     def _lost_sync(self, segment: OpenSegment, retained: list[Packed], error: OSError) -> None:
         log.error("a sync failed, %d frames are written again: %s", len(retained), error)
@@ -453,7 +465,7 @@ class SpoolWriter:
         retained: list[Packed] = []
         if segment is self._segment:
             self._segment = None
-            retained, self._unsynced = self._unsynced, []
+            retained = self._take_unsynced()
         self._row.add("edge_segment_sealed_total", 1, "error")
 
         def abandoned(error: OSError | None) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
-from itertools import count
+from itertools import count, pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -56,6 +56,7 @@ class Scene:
         segment_bytes_max: int = 64 * 1024 * 1024,
         wait_s: float = 0.001,
         room: int = 0,
+        unsynced_bytes_max: int = 1024 * 1024,
     ) -> None:
         self.inner = MemoryDisk()
         self.inner.makedirs(SLOT)
@@ -66,7 +67,9 @@ class Scene:
         self.faults: list[BaseException] = []
         self.waiters: dict[bytes, RecordingWaiter] = {}
         self.stored: list[bytes] = []
-        settings = SpoolSettings(durability, segment_bytes_max=segment_bytes_max, wait_s=wait_s)
+        settings = SpoolSettings(
+            durability, segment_bytes_max=segment_bytes_max, unsynced_bytes_max=unsynced_bytes_max, wait_s=wait_s
+        )
         self.spares = SmallSpares(self.disk, SLOT, room)
         spares = self.spares if room else None
         self.writer = writer_on(self.disk, SLOT, settings, self.clock, self.row, self.faults, spares)
@@ -902,6 +905,44 @@ class TestPageMode:
         scene = run(scenario, PAGE)
         assert len(scene.stored) == 2
         assert recovered(scene.inner.after_power_loss()).keys() == set(scene.stored)
+
+    @pytest.mark.parametrize("size", [600, INLINE_BYTES_MAX + 10])
+    def test_much_is_synced_without_waiting_for_the_time(self, size: int) -> None:
+        async def scenario(scene: Scene) -> None:
+            await scene.told(scene.append("a", 100))
+            await scene.quiet()
+            assert calls_by(scene, "sync") == []
+            for number in range(2):
+                await scene.told(scene.append(f"much {number}", size))
+                await scene.quiet()
+                assert len(calls_by(scene, "sync")) == number + 1
+            await scene.told(scene.append("b", 100))
+            await scene.quiet()
+            assert len(calls_by(scene, "sync")) == 2
+            assert recovered(scene.inner.after_power_loss()).keys() >= set(scene.stored[:3])
+            scene.disk.fail_next("sync", Fault(EIO))
+            await scene.told(scene.append("much", size))
+            await scene.quiet()
+            assert recovered(scene.inner.after_power_loss()).keys() == set(scene.stored)
+            await scene.writer.close()
+
+        run(scenario, PAGE, unsynced_bytes_max=300)
+
+    def test_what_was_there_at_the_sync_before_the_last_is_not_kept_in_memory(self) -> None:
+        async def scenario(scene: Scene) -> None:
+            ends = [0]
+            for number in range(4):
+                await scene.told(scene.append(str(number), 100))
+                assert scene.writer._segment is not None
+                ends.append(scene.writer._segment.size)
+                scene.clock.advance(1.1)
+                scene.writer.tick()
+                await scene.quiet()
+                assert scene.disk.dropped == [(begin, end - begin) for begin, end in pairwise(ends[:-1])]
+            await scene.writer.close()
+
+        scene = run(scenario, PAGE)
+        assert len(scene.disk.dropped) == 3
 
     @pytest.mark.parametrize("method", ["sync", "rename", "sync_directory"])
     def test_seal_that_fails_at_a_roll_loses_nothing(self, method: str) -> None:
