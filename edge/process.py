@@ -31,6 +31,10 @@ RETIRE: Final = signal.SIGUSR1
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, RETIRE)
 
+_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": str(32 * 1024 * 1024), "MALLOC_TRIM_THRESHOLD_": str(64 * 1024 * 1024)}
+"""What glibc arrives at by itself behind large blocks that were freed: memory that bodies and frames had is kept for the next
+ones, instead of given back and taken again page by page."""
+
 S = TypeVar("S", bound=msgspec.Struct)
 
 
@@ -59,7 +63,12 @@ class Child:
         command = [sys.executable, "-P", "-m", module, str(spec_fd), str(ready_write_fd)]
         try:
             # -P: modules come from the installation, not from whatever folder the parent was started in.
-            self.process = subprocess.Popen(command, pass_fds=[spec_fd, ready_write_fd, *fds], stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                command,
+                pass_fds=[spec_fd, ready_write_fd, *fds],
+                stdin=subprocess.DEVNULL,
+                env={**_MEMORY, **os.environ},
+            )
         finally:
             os.close(spec_fd)
             os.close(ready_write_fd)

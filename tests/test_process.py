@@ -69,6 +69,22 @@ def test_a_child_inherits_what_it_is_given_and_nothing_else(tmp_path: Path) -> N
     assert len(msgspec.json.decode(seen.read_bytes(), type=list[int])) == 6
 
 
+def test_a_child_keeps_memory_as_the_environment_says_and_else_as_we_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = tmp_path / "seen"
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "12345")
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    monkeypatch.setenv("OURS", "1")
+    started = child(Spec("environment", str(seen)))
+    assert started.process.wait(PATIENCE_S) == 0
+    started.close()
+    found = msgspec.json.decode(seen.read_bytes(), type=dict[str, str])
+    assert found["MALLOC_TRIM_THRESHOLD_"] == "12345"
+    assert int(found["MALLOC_MMAP_THRESHOLD_"]) == 32 * 1024 * 1024
+    assert found["OURS"] == "1"
+
+
 def test_a_lifeline_ends_with_the_process_that_holds_it() -> None:
     """Whatever way that process ends."""
     lifeline = Lifeline()
@@ -117,6 +133,8 @@ def _main(arguments: list[str]) -> int:
         Path(spec.seen).write_bytes(msgspec.json.encode(spec))
     if spec.what == "list":
         Path(spec.seen).write_bytes(msgspec.json.encode([int(fd) for fd in os.listdir("/proc/self/fd")]))
+    if spec.what == "environment":
+        Path(spec.seen).write_bytes(msgspec.json.encode(dict(os.environ)))
     if spec.what == "wait for TERM":
         signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(7))
         accept_signals()
