@@ -56,10 +56,11 @@ class DiskThread:
         done(awaited.error)
 
     def close(self) -> None:
-        """Run what was submitted, then end the thread."""
+        """Run what was submitted, then end the thread. A job that comes later raises `OSError`."""
         self._give(None)
         self._thread.join()
-        os.close(self._given)
+        given, self._given = self._given, -1
+        os.close(given)
 
     def _give(self, task: tuple[Job, Done, _Awaited | None] | None) -> None:
         self._jobs.append(task)

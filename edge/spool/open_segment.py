@@ -41,6 +41,7 @@ class OpenSegment:
         self._sequence = 0
         self._previous_bytes = 0
         self._dropped = self._dropped_next = 0
+        """Where `drop_behind` went to, and where it goes to when it is called again."""
         self._sync_failed = False
         self._cut_failed = False
         self._closed = False
