@@ -112,7 +112,7 @@ MUTANTS: Final = (
     Mutant(
         "no header before the room that is left",
         "edge/spool/open_segment.py",
-        (("if left >= ROOM_HEADER_BYTES else data", "if left < 0 else data"),),
+        (("        if left >= ROOM_HEADER_BYTES:\n", "        if left < 0:\n"),),
     ),
     Mutant(
         "a spare is offered before it is synced",
@@ -180,7 +180,7 @@ MUTANTS: Final = (
     Mutant(
         "no salt in the checksum",
         "edge/segment/frame.py",
-        (("(head[_HASHED_FROM:_HASH_AT], frame)), seed)", "(head[_HASHED_FROM:_HASH_AT], frame)), 0)"),),
+        (("xxh3_64(head[_HASHED_FROM:_HASH_AT], seed)", "xxh3_64(head[_HASHED_FROM:_HASH_AT], 0)"),),
     ),
     Mutant(
         "no checksum of a frame",
