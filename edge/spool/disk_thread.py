@@ -56,7 +56,7 @@ class DiskThread:
         done(awaited.error)
 
     def close(self) -> None:
-        """Run what was submitted, then end the thread. A job that comes later raises `OSError`."""
+        """Run what was submitted, then end the thread. A job that comes later raises `ValueError`."""
         self._give(None)
         self._thread.join()
         given, self._given = self._given, -1

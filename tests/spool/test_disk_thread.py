@@ -143,5 +143,7 @@ def test_close_runs_what_was_submitted_and_ends_the_thread() -> None:
         thread.close()
         assert ran == list(range(10))
         assert threading.active_count() == before
+        with pytest.raises(ValueError, match="file descriptor"):
+            thread.submit(lambda: None, lambda _: None)
 
     asyncio.run(scenario())
