@@ -161,6 +161,14 @@ class EdgeProcess:
     def metrics(self) -> str:
         return _request(self.host, self.admin_port, "GET", "/metrics", None, {}).body.decode()
 
+    def wait_for_sample(self, sample: str, within_s: float) -> None:
+        """Until the metrics have this line. What is delivered is there to see a moment before it is counted."""
+        deadline = time.monotonic() + within_s
+        while sample not in (lines := self.metrics().splitlines()):
+            like = [line for line in lines if line.startswith(sample.partition("{")[0])]
+            assert time.monotonic() < deadline, f"expected {sample!r} within {within_s} s, found {like}"
+            time.sleep(_POLL_S)
+
     def status(self) -> dict[str, Any]:
         """`edge status --json`."""
         found: dict[str, Any] = json.loads(self.verb("status", "--json"))
