@@ -170,7 +170,7 @@ def make_backlog(data: Path, segments: int) -> None:
         line = encode_record(ids, at_us, payloads.TOKEN, "e", "203.0.113.7", bodies[number % len(bodies)])
         name = SegmentName(number, 0xBE7C4 + number)
         packed = compressor.pack(line, 1, 1, at_us)
-        pair = packed.header(0, 0, name.incarnation) + packed.frame
+        pair = packed.header(0, 0, name.incarnation) + b"".join(packed.pieces)
         (directory / name.file_name(State.SEALED)).write_bytes(encode_segment_header(name, 0, at_us) + pair)
 
 

@@ -423,6 +423,8 @@ class FaultyDisk:
         self.inner = inner
         self.calls: list[Call] = []
         self.failed: list[Call] = []
+        self.written: list[int] = []
+        """Bytes of each write."""
         self.dropped: list[tuple[int, int]] = []
         """Offset and size of what need not be kept in memory."""
         self._before = before
@@ -497,6 +499,7 @@ class FaultyDisk:
         fault = self._call("pwrite", self._paths[fd])
         if fault is not None and fault.short is not None:
             data = data[: fault.short]
+        self.written.append(len(data))
         return self.inner.pwrite(fd, data, offset) if data else 0
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:

@@ -33,7 +33,7 @@ def records(count: int, first: int = 0, text: str = "") -> list[bytes]:
 def pair(lines: Sequence[bytes], seed: int, sequence: int = 0, previous_bytes: int = 0) -> bytes:
     """A frame pair."""
     packed = Compressor().pack(b"".join(lines), len(lines), len(lines), CREATED_US)
-    return packed.header(sequence, previous_bytes, seed) + packed.frame
+    return packed.header(sequence, previous_bytes, seed) + b"".join(packed.pieces)
 
 
 def segment(groups: Sequence[Sequence[bytes]], name: SegmentName = NAME, slot: int = 0) -> tuple[bytes, list[int]]:

@@ -41,6 +41,7 @@ Room that was made beforehand and is not used yet stands behind the last pair of
 import struct
 import sys
 import threading
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -122,8 +123,9 @@ class SegmentHeader(msgspec.Struct, frozen=True):
 class Packed(msgspec.Struct, gc=False, frozen=True):
     """Compressed records on their way into a segment, any segment: only the pair's header depends on which."""
 
-    frame: bytes
-    """The zstd frame."""
+    pieces: Sequence[bytes]
+    """The zstd frame, in order."""
+    frame_bytes: int
     records: int
     events: int
     raw_bytes: int
@@ -131,9 +133,9 @@ class Packed(msgspec.Struct, gc=False, frozen=True):
 
     def header(self, sequence: int, previous_bytes: int, seed: int) -> bytes:
         """The pair's first part, for a place in the segment whose incarnation is `seed`."""
-        counts = (self.records, len(self.frame), self.raw_bytes, sequence, self.oldest_us, previous_bytes, self.events)
+        counts = (self.records, self.frame_bytes, self.raw_bytes, sequence, self.oldest_us, previous_bytes, self.events)
         head = _FRAME.pack(FRAME_MAGIC, FRAME_HEADER_BYTES - 8, VERSION, 0, *counts, 0, 0)[:_HASH_AT]
-        return head + frame_checksum(head, self.frame, seed).to_bytes(8, "little")
+        return head + frame_checksum(head, self.pieces, seed).to_bytes(8, "little")
 
 
 class Compressor:
@@ -142,10 +144,14 @@ class Compressor:
     def __init__(self) -> None:
         self._zstd = ZstdCompressor(options=_COMPRESSION)
 
+    def compress(self, lines: bytes) -> bytes:
+        """The zstd frame by itself."""
+        return self._zstd.compress(lines, ZstdCompressor.FLUSH_FRAME)
+
     def pack(self, lines: bytes, records: int, events: int, oldest_us: int) -> Packed:
         """`lines` holds `records` newline-terminated lines."""
-        frame = self._zstd.compress(lines, ZstdCompressor.FLUSH_FRAME)
-        return Packed(frame, records, events, len(lines), oldest_us)
+        frame = self.compress(lines)
+        return Packed((frame,), len(frame), records, events, len(lines), oldest_us)
 
 
 class _Decompressor(threading.local):
@@ -158,10 +164,11 @@ class _Decompressor(threading.local):
 _of_this_thread: Final = _Decompressor()
 
 
-def frame_checksum(head: bytes, frame: bytes | memoryview, seed: int) -> int:
+def frame_checksum(head: bytes, pieces: Sequence[bytes | memoryview], seed: int) -> int:
     """XXH3-64 over the header's bytes 8 to 47 and the zstd frame."""
     state = xxhash.xxh3_64(head[_HASHED_FROM:_HASH_AT], seed)
-    state.update(frame)
+    for piece in pieces:
+        state.update(piece)
     return state.intdigest()
 
 

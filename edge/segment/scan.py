@@ -74,7 +74,7 @@ def _frame_at(view: memoryview, position: int, seed: int, base: int) -> Frame | 
         return None
     start = position + FRAME_HEADER_BYTES
     end = position + header.pair_bytes
-    if frame_checksum(bytes(view[position:start]), view[start:end], seed) != header.checksum:
+    if frame_checksum(bytes(view[position:start]), (view[start:end],), seed) != header.checksum:
         return None
     return Frame(base + position, base + end, header, view[start:end])
 

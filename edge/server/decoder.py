@@ -123,7 +123,7 @@ class Decoder:
         if not record:
             return outcome, b"", b""
         outcome.raw_bytes = len(record)
-        return outcome, answer, self._compressor.pack(record, 1, outcome.events, job.received_us).frame
+        return outcome, answer, self._compressor.compress(record)
 
     def _captured(self, job: Job, body: bytes, outcome: Outcome) -> tuple[bytes, bytes]:
         """The record and the body of capture v1's answer, both empty for a rejection; the rest is noted in `outcome`."""

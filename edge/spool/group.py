@@ -38,8 +38,7 @@ class PackedRecord(msgspec.Struct, gc=False):
     """Behind how many of its group's `lines` it comes."""
 
     def packed(self) -> Packed:
-        # Above a MiB `join` lets other threads run.
-        return Packed(b"".join(self.pieces), 1, self.events, self.raw_bytes, self.received_us)
+        return Packed(self.pieces, self.frame_bytes, 1, self.events, self.raw_bytes, self.received_us)
 
 
 class Group(msgspec.Struct, gc=False):

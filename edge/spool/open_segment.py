@@ -6,6 +6,8 @@ left in the page cache is unknown.
 
 import contextlib
 import errno
+from collections.abc import Iterator
+from typing import Final
 
 from edge.disk import Disk, write_all
 from edge.segment.frame import (
@@ -18,6 +20,9 @@ from edge.segment.frame import (
 )
 from edge.segment.name import SegmentName, State
 from edge.spool.spare import Spare, discard
+
+_RUN_BYTES: Final = 1024 * 1024
+"""Written at once. A frame that came in pieces is not put together: it may be as large as a body."""
 
 
 class OpenSegment:
@@ -63,8 +68,9 @@ class OpenSegment:
         pieces: list[bytes] = []
         previous = self._previous_bytes
         for sequence, packed in enumerate(frames, self._sequence):
-            pieces += packed.header(sequence, previous, self.name.incarnation), packed.frame
-            previous = FRAME_HEADER_BYTES + len(packed.frame)
+            pieces.append(packed.header(sequence, previous, self.name.incarnation))
+            pieces += packed.pieces
+            previous = FRAME_HEADER_BYTES + packed.frame_bytes
         try:
             size = self._write(pieces, self.size)
         except OSError:
@@ -142,7 +148,13 @@ class OpenSegment:
         if left >= ROOM_HEADER_BYTES:
             # Before every commit and behind it the file is a whole one to zstd tools.
             pieces.append(encode_room_header(left))
-        write_all(self._disk, self._fd, b"".join(pieces), offset)
+        if size <= _RUN_BYTES:
+            write_all(self._disk, self._fd, b"".join(pieces), offset)
+        else:
+            at = offset
+            for run in _runs(pieces):
+                write_all(self._disk, self._fd, run, at)
+                at += len(run)
         if 0 < left < ROOM_HEADER_BYTES:
             self._disk.truncate(self._fd, offset + size)
         return size
@@ -171,3 +183,17 @@ class OpenSegment:
 
     def _path(self, state: State) -> str:
         return f"{self._directory}/{self.name.file_name(state)}"
+
+
+def _runs(pieces: list[bytes]) -> Iterator[bytes]:
+    """The pieces, put together as far as is cheap."""
+    run: list[bytes] = []
+    run_bytes = 0
+    for piece in pieces:
+        run.append(piece)
+        run_bytes += len(piece)
+        if run_bytes >= _RUN_BYTES:
+            yield b"".join(run)
+            run, run_bytes = [], 0
+    if run:
+        yield b"".join(run)

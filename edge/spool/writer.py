@@ -297,7 +297,7 @@ class SpoolWriter:
                 pass  # all of it is synced
             elif self._segment is not None:
                 self._unsynced += written
-                self._unsynced_bytes += sum(len(packed.frame) for packed in written)
+                self._unsynced_bytes += sum(packed.frame_bytes for packed in written)
             else:
                 # The segment's sync failed while this was being written to it.
                 self._owed += written

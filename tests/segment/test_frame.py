@@ -36,13 +36,17 @@ def header_of(pair_bytes: bytes) -> FrameHeader:
     return header
 
 
+def compressed(lines: bytes = LINES) -> bytes:
+    return Compressor().compress(lines)
+
+
 class TestFrame:
     def test_header_says_what_follows(self) -> None:
         frame = packed()
         header = header_of(frame.header(5, 321, SEED))
         assert header == FrameHeader(
             records=3,
-            frame_bytes=len(frame.frame),
+            frame_bytes=len(compressed()),
             raw_bytes=len(LINES),
             sequence=5,
             oldest_us=CREATED_US,
@@ -50,19 +54,19 @@ class TestFrame:
             events=7,
             checksum=header.checksum,
         )
-        assert header.pair_bytes == FRAME_HEADER_BYTES + len(frame.frame)
-        assert decode_lines(frame.frame, header) == LINES.splitlines()
+        assert header.pair_bytes == FRAME_HEADER_BYTES + len(compressed())
+        assert decode_lines(compressed(), header) == LINES.splitlines()
 
     def test_checksum_covers_header_and_frame_and_is_seeded_by_the_segment(self) -> None:
         frame = packed()
         head = frame.header(5, 321, SEED)
-        covered = head[8:48] + frame.frame
+        covered = head[8:48] + compressed()
         assert header_of(head).checksum == xxhash.xxh3_64_intdigest(covered, SEED)
-        assert header_of(head).checksum == frame_checksum(head, frame.frame, SEED)
+        assert header_of(head).checksum == frame_checksum(head, frame.pieces, SEED)
         assert header_of(frame.header(5, 321, SEED + 1)).checksum != header_of(head).checksum
 
     def test_frame_is_readable_by_itself_with_its_content_checked(self) -> None:
-        frame = packed().frame
+        frame = compressed()
         parameters = zstandard.get_frame_parameters(frame)
         assert parameters.has_checksum
         assert parameters.content_size == len(LINES)
@@ -70,7 +74,7 @@ class TestFrame:
 
     def test_text_in_which_nothing_repeats_is_coded_all_the_same(self) -> None:
         digits = random.Random(1).randbytes(20_000).hex().encode()
-        assert len(packed(digits, 1).frame) < 0.55 * len(digits)
+        assert len(compressed(digits)) < 0.55 * len(digits)
 
     @pytest.mark.parametrize(
         ("offset", "value"),
@@ -97,13 +101,13 @@ class TestFrame:
     @pytest.mark.parametrize(
         ("frame", "records", "raw_bytes"),
         [
-            pytest.param(packed().frame, 2, len(LINES), id="more lines than it says"),
-            pytest.param(packed().frame, 4, len(LINES), id="fewer lines than it says"),
-            pytest.param(packed().frame, 3, len(LINES) + 1, id="shorter than it says"),
-            pytest.param(packed().frame, 3, len(LINES) - 1, id="longer than it says"),
-            pytest.param(packed(LINES[:-1]).frame, 2, len(LINES) - 1, id="last line without newline"),
-            pytest.param(packed().frame + b"\0", 3, len(LINES), id="bytes behind the frame"),
-            pytest.param(packed().frame[:-1], 3, len(LINES), id="cut frame"),
+            pytest.param(compressed(), 2, len(LINES), id="more lines than it says"),
+            pytest.param(compressed(), 4, len(LINES), id="fewer lines than it says"),
+            pytest.param(compressed(), 3, len(LINES) + 1, id="shorter than it says"),
+            pytest.param(compressed(), 3, len(LINES) - 1, id="longer than it says"),
+            pytest.param(compressed(LINES[:-1]), 2, len(LINES) - 1, id="last line without newline"),
+            pytest.param(compressed() + b"\0", 3, len(LINES), id="bytes behind the frame"),
+            pytest.param(compressed()[:-1], 3, len(LINES), id="cut frame"),
             pytest.param(b"not a zstd frame", 3, len(LINES), id="no zstd frame"),
             pytest.param(b"", 0, 0, id="nothing"),
             pytest.param(zstandard.ZstdCompressor(write_content_size=False).compress(LINES), 3, 24, id="no size"),
@@ -147,7 +151,7 @@ class TestSegmentHeader:
 
 class TestRoom:
     def test_it_is_a_frame_that_zstd_passes_over(self) -> None:
-        data = packed().frame + encode_room_header(500) + bytes(492)
+        data = compressed() + encode_room_header(500) + bytes(492)
         with zstandard.ZstdDecompressor().stream_reader(data, read_across_frames=True) as reader:
             assert reader.read() == LINES
 

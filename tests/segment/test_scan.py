@@ -161,9 +161,9 @@ def test_standard_tools_read_a_segment(tmp_path: Path) -> None:
 def test_frame_that_claims_more_than_there_is_is_refused_even_with_a_fitting_checksum() -> None:
     packed = Compressor().pack(GROUPS[0][0], 1, 1, 0)
     head = bytearray(packed.header(0, 0, NAME.incarnation))
-    head[12:16] = (len(packed.frame) + 1).to_bytes(4, "little")
-    head[48:56] = frame_checksum(bytes(head), packed.frame, NAME.incarnation).to_bytes(8, "little")
-    assert found(DATA[:SEGMENT_HEADER_BYTES] + head + packed.frame) == []
+    head[12:16] = (packed.frame_bytes + 1).to_bytes(4, "little")
+    head[48:56] = frame_checksum(bytes(head), packed.pieces, NAME.incarnation).to_bytes(8, "little")
+    assert found(DATA[:SEGMENT_HEADER_BYTES] + head + packed.pieces[0]) == []
 
 
 @pytest.mark.parametrize("size", [60, 4096, 4097, 50_000, 1_000_000])

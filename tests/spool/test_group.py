@@ -16,7 +16,7 @@ def packed(lines: list[bytes]) -> list[Packed]:
 
 
 def content(frames: list[Packed]) -> list[bytes]:
-    return [zstandard.ZstdDecompressor().decompress(frame.frame) for frame in frames]
+    return [zstandard.ZstdDecompressor().decompress(b"".join(frame.pieces)) for frame in frames]
 
 
 def test_small_group_is_one_frame_in_order_of_arrival() -> None:
@@ -83,7 +83,7 @@ def test_record_above_the_limit_is_a_frame_of_its_own() -> None:
 
 
 def came_packed(line: bytes, place: int, events: int = 5) -> PackedRecord:
-    frame = Compressor().pack(line, 1, events, 1).frame
+    frame = Compressor().compress(line)
     return PackedRecord([frame[:7], frame[7:]], len(frame), len(line), events, 1, WAITER, place)
 
 

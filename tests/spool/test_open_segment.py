@@ -1,3 +1,5 @@
+import random
+
 import pytest
 import zstandard
 
@@ -55,6 +57,48 @@ def test_frames_of_one_append_are_one_write() -> None:
     before = len(disk.methods("pwrite"))
     segment.append([packed(group) for group in GROUPS])
     assert len(disk.methods("pwrite")) == before + 1
+
+
+def in_pieces(size: int) -> Packed:
+    """A frame of noise, more than `size` bytes, in the pieces it may come in."""
+    line = random.Random(size).randbytes(size).hex().encode() + b"\n"
+    frame = Compressor().compress(line)
+    pieces = [frame[at : at + 100_000] for at in range(0, len(frame), 100_000)]
+    return Packed(pieces, len(frame), 1, 1, len(line), CREATED_US)
+
+
+def test_large_frame_in_pieces_is_never_put_together() -> None:
+    memory, disk = disks()
+    segment = opened(disk)
+    large = in_pieces(4_000_000)
+    disk.written.clear()
+    written = segment.append([packed(GROUPS[0]), large, packed(GROUPS[1])])
+    assert sum(disk.written) == written > 4_000_000
+    assert len(disk.written) >= 4
+    assert max(disk.written) < 1_200_000
+    data = memory.read(OPEN)
+    assert len(data) == segment.size == 48 + written
+    [first, noise, last] = found(data)
+    assert (first, last) == (GROUPS[0], GROUPS[1])
+    assert len(noise[0]) == large.raw_bytes
+
+
+@pytest.mark.parametrize("room", [0, 16_000_000], ids=["growing", "in a room"])
+@pytest.mark.parametrize("whole", [0, 1, 3])
+def test_large_frame_that_fails_between_its_writes_leaves_nothing(whole: int, room: int) -> None:
+    memory, disk = disks()
+    segment = opened(disk, room)
+    segment.append([packed(GROUPS[0])])
+    size = segment.size
+    before = memory.read(OPEN)[:size]
+    disk.fail_next("pwrite", *[None] * whole, Fault(ENOSPC))
+    with pytest.raises(OSError, match="space"):
+        segment.append([in_pieces(4_000_000)])
+    assert segment.size == size
+    assert memory.read(OPEN) == before
+    segment.abandon()
+    assert memory.after_power_loss().tree() == {SEALED: before}
+    assert memory.open_descriptors == []
 
 
 def test_sealing_syncs_then_renames_then_syncs_the_directory() -> None:

@@ -88,7 +88,7 @@ class Scene:
 
         waiter = self.waiters[line] = RecordingWaiter(told)
         if packed:
-            frame = Compressor().pack(line, 1, 1, self.clock.wall_us).frame
+            frame = Compressor().compress(line)
             self.writer.append_packed(PackedRecord([frame], len(frame), len(line), 1, self.clock.wall_us, waiter))
         else:
             self.writer.append(line, 1, self.clock.wall_us, waiter)
