@@ -13,6 +13,7 @@ import asyncio
 import gzip
 import json
 import logging
+import os
 import re
 import socket
 import subprocess
@@ -34,6 +35,7 @@ import zstandard
 
 from edge.disk import RealDisk
 from edge.metrics import Board
+from edge.process import MEMORY
 from edge.segment.record import RecordIds
 from edge.server.protocol import CaptureConnection
 from edge.server.service import ServerSettings, Service
@@ -263,6 +265,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--only", metavar="NAME", help="cases whose name begins so")
     parser.add_argument("--probe", action="store_true", help="also ask a worker process meanwhile, in wall time")
     args = parser.parse_args(argv)
+    if not MEMORY.keys() <= os.environ.keys():
+        # As a worker has it; glibc reads it when a process begins.
+        return subprocess.call([sys.executable, "-m", "bench", "stalls", *argv], env={**MEMORY, **os.environ})
     logging.disable(logging.CRITICAL)
     cases = [case for case in CASES if args.only is None or case.name.startswith(args.only)]
     with tempfile.TemporaryDirectory(dir=".") as folder:

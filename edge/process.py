@@ -31,7 +31,7 @@ RETIRE: Final = signal.SIGUSR1
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, RETIRE)
 
-_MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": str(32 * 1024 * 1024), "MALLOC_TRIM_THRESHOLD_": str(64 * 1024 * 1024)}
+MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": str(32 * 1024 * 1024), "MALLOC_TRIM_THRESHOLD_": str(64 * 1024 * 1024)}
 """What glibc arrives at by itself behind large blocks that were freed: memory that bodies and frames had is kept for the next
 ones, instead of given back and taken again page by page."""
 
@@ -67,7 +67,7 @@ class Child:
                 command,
                 pass_fds=[spec_fd, ready_write_fd, *fds],
                 stdin=subprocess.DEVNULL,
-                env={**_MEMORY, **os.environ},
+                env={**MEMORY, **os.environ},
             )
         finally:
             os.close(spec_fd)

@@ -115,6 +115,16 @@ MUTANTS: Final = (
         (("        if left >= ROOM_HEADER_BYTES:\n", "        if left < 0:\n"),),
     ),
     Mutant(
+        "a large frame is written over itself",
+        "edge/spool/open_segment.py",
+        (("                at += len(run)\n", ""),),
+    ),
+    Mutant(
+        "what was written last is kept until there is something else to write",
+        "edge/spool/disk_thread.py",
+        (("            del task, job, done\n", ""),),
+    ),
+    Mutant(
         "a spare is offered before it is synced",
         "edge/spool/spare.py",
         (("            disk.sync(fd)\n", ""),),

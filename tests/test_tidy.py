@@ -12,7 +12,7 @@ EDGE = ROOT / "edge"
 ORDER = (
     {"segment"},
     {"wire"},
-    {"disk", "layout", "metrics", "config", "logs", "process"},
+    {"blocks", "disk", "layout", "metrics", "config", "logs", "process"},
     {"checkpoints"},
     {"spool"},
     {"drain", "status"},

@@ -123,7 +123,7 @@ class SegmentHeader(msgspec.Struct, frozen=True):
 class Packed(msgspec.Struct, gc=False, frozen=True):
     """Compressed records on their way into a segment, any segment: only the pair's header depends on which."""
 
-    pieces: Sequence[bytes]
+    pieces: Sequence[bytes | memoryview]
     """The zstd frame, in order."""
     frame_bytes: int
     records: int

@@ -1,11 +1,13 @@
-"""A request's body while it arrives: in the parser's pieces, then in a few buffers."""
+"""A request's body while it arrives: in the parser's pieces, then in one buffer, and behind that in blocks."""
 
 from typing import Final
 
+from edge.blocks import Blocks, let_go
 from edge.server.heavy import Body
 
-_BLOCK_BYTES: Final = 1024 * 1024
-"""A body that comes in pieces is held in blocks of about this size: growing one costs a copy of it at times."""
+_BUFFER_BYTES: Final = 4 * 1024 * 1024
+"""A body that comes in pieces is held in one buffer up to about this size: growing it costs a copy of it at times. What is more
+of it is held in blocks, which cost the system more."""
 
 
 class ArrivingBody:
@@ -17,20 +19,20 @@ class ArrivingBody:
         self.pieces: list[bytes] = []
         """Of the packet being parsed, for `append`."""
         self._gathered = bytearray()
-        self._blocks: Body = []
-        """What was gathered before that."""
+        self._blocks = Blocks()
+        """What is behind that."""
 
     @property
     def gathered_bytes(self) -> int:
-        return len(self._gathered) + sum(map(len, self._blocks))
+        return len(self._gathered) + self._blocks.size
 
     def gather(self) -> int:
         """Few buffers for what came so far, as a list of small pieces takes many times their size; the bytes they hold."""
-        self._gathered += b"".join(self.pieces)
-        self.pieces.clear()
-        if len(self._gathered) >= _BLOCK_BYTES:
-            self._blocks.append(self._gathered)
-            self._gathered = bytearray()
+        data = self.take_pieces()
+        if len(self._gathered) < _BUFFER_BYTES:
+            self._gathered += data
+        else:
+            self._blocks.append(data)
         return self.gathered_bytes
 
     def take_pieces(self) -> bytes:
@@ -41,20 +43,22 @@ class ArrivingBody:
 
     def whole(self, one_piece_bytes_max: int) -> bytes | Body:
         """In one piece, unless it comes in several and is larger than that."""
-        if self._gathered or self._blocks:
-            self.gather()
-            if self._blocks or len(self._gathered) > one_piece_bytes_max:
-                blocks = [*self._blocks, self._gathered]
-                self._gathered = bytearray()
-                return blocks
-            return bytes(self._gathered)
-        pieces = self.pieces
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if not self._gathered:
+            pieces = self.pieces
+            return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        size = self.gather()
+        body = [memoryview(self._gathered), *self._blocks.views()]
+        self._gathered = bytearray()
+        if self._blocks.size:
+            self._blocks = Blocks()
+        return b"".join(body) if size <= one_piece_bytes_max else body
 
     def clear(self) -> None:
         self.pieces.clear()
         self._gathered.clear()
-        self._blocks = []
+        if self._blocks.size:
+            let_go(self._blocks.views())
+            self._blocks = Blocks()
 
 
 def body_size(body: bytes | Body) -> int:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from edge.blocks import let_go
 from edge.server.body import body_size
 from edge.server.decoder import Job, Outcome
 from edge.server.exchange import Exchange
@@ -46,9 +47,11 @@ def _judge(exchange: Exchange, request: Request, pieces: Body | None) -> None:
             return
         captured = capture(request, exchange.route, service.limits, service.ids, service.choose_key)
     except Heavy:
-        _hand_over(exchange, request, [request.body] if pieces is None else pieces)
+        _hand_over(exchange, request, [memoryview(request.body)] if pieces is None else pieces)
         return
     except Rejected as rejected:
+        if pieces is not None:
+            let_go(pieces)
         if rejected.reason is Reason.NO_DATA and exchange.v1 is None and empty_poll(request):
             exchange.terse = is_terse(request, exchange.route)
             exchange.answer_specially(service)
@@ -81,6 +84,7 @@ def _hand_over(exchange: Exchange, request: Request, body: Body) -> None:
     size = body_size(body)
     overload = Reason.OVERLOADED if service.heavy.full else service.overload(size, replay=exchange.route.replay)
     if overload is not None:
+        let_go(body)
         exchange.refuse(overload, REFUSALS[overload].detail)
         connection.flush()
         return
@@ -109,7 +113,7 @@ class Decoding(msgspec.Struct, gc=False):
     received_us: int
     body_bytes: int
 
-    def decoded(self, outcome: Outcome, answer: bytes, frame: list[bytes]) -> None:
+    def decoded(self, outcome: Outcome, answer: bytes, frame: list[memoryview]) -> None:
         service = self.connection.service
         exchange = self.exchange
         service.inflight_bytes -= self.body_bytes

@@ -17,6 +17,7 @@ from typing import Final, Protocol
 
 import msgspec
 
+from edge.blocks import Blocks, let_go
 from edge.metrics import Row
 from edge.process import Child
 from edge.server.decoder import JOB_LENGTHS, OUTCOME_LENGTHS, DecoderSpec, Job, Outcome, encode_registry
@@ -38,14 +39,14 @@ IDLE_S: Final = 60.0
 _PIECE_BYTES: Final = 256 * 1024
 """Sent or received in one go, before the loop turns to others: some 50 µs."""
 
-Body = list[bytes | bytearray]
-"""A body in the pieces it came in."""
+Body = list[memoryview]
+"""A body in pieces."""
 
 
 class Waiter(Protocol):
     """Who wants to know. Called exactly one of the two, once, not from within `take`."""
 
-    def decoded(self, outcome: Outcome, answer: bytes, frame: list[bytes]) -> None: ...
+    def decoded(self, outcome: Outcome, answer: bytes, frame: list[memoryview]) -> None: ...
 
     def not_decoded(self, reason: Reason) -> None: ...
 
@@ -85,7 +86,7 @@ class HeavyRequests:
         self._unsent: deque[memoryview] = deque()
         self._wanted: list[int] = []
         """Bytes of the parts that are to come, the next one first."""
-        self._parts: list[list[bytes]] = []
+        self._parts: list[Blocks] = []
         # that are ending
         self._ended: list[Child] = []
 
@@ -110,7 +111,9 @@ class HeavyRequests:
         if self._child is not None:
             self._child.poll_ready()
         while self._waiting and now_s - self._waiting[0].since_s >= WAITING_S:
-            self._waiting.popleft().waiter.not_decoded(Reason.OVERLOADED)
+            late = self._waiting.popleft()
+            let_go(late.body)
+            late.waiter.not_decoded(Reason.OVERLOADED)
         if self._current is not None:
             if now_s - self._current.since_s >= DECODING_S:
                 self._lose("did not finish a request in time", Reason.OVERLOADED)
@@ -143,6 +146,7 @@ class HeavyRequests:
         try:
             decoder = self._socket or self._start()
         except OSError as error:
+            let_go(request.body)
             self._lose(f"could not be started: {error}", Reason.INTERNAL)
             return
         job = request.job
@@ -151,11 +155,11 @@ class HeavyRequests:
             job.registry = b"" if self.registry is None else encode_registry(self.registry)
         head = msgspec.msgpack.encode(job)
         self._unsent.append(memoryview(JOB_LENGTHS.pack(len(head), request.body_bytes) + head))
-        self._unsent.extend(memoryview(piece) for piece in request.body if piece)
+        self._unsent.extend(piece for piece in request.body if piece)
         # What was sent is not held any longer.
         request.body = []
         self._wanted = [OUTCOME_LENGTHS.size]
-        self._parts = [[]]
+        self._parts = [Blocks(OUTCOME_LENGTHS.size)]
         asyncio.get_running_loop().add_writer(decoder, self._send, decoder)
 
     def _start(self) -> socket.socket:
@@ -190,26 +194,26 @@ class HeavyRequests:
             asyncio.get_running_loop().remove_writer(decoder)
 
     def _receive(self, decoder: socket.socket) -> None:
-        size = self._wanted[0] if self._wanted else 1
+        part = self._parts[-1] if self._wanted else Blocks(1)
         try:
-            piece = decoder.recv(min(size, _PIECE_BYTES))
+            size = decoder.recv_into(part.room()[:_PIECE_BYTES])
         except BlockingIOError:
             return
         except OSError:
-            piece = b""
-        if not piece:
+            size = 0
+        if not size:
             self._lose("ended", Reason.INTERNAL)
             return
         assert self._current is not None, "expected no word that was not asked for"
-        self._parts[-1].append(piece)
-        self._wanted[0] -= len(piece)
+        part.took(size)
+        self._wanted[0] -= size
         if self._wanted[0]:
             return
         if len(self._parts) == 1:
-            self._wanted += OUTCOME_LENGTHS.unpack(b"".join(self._parts[0]))
+            self._wanted += OUTCOME_LENGTHS.unpack(b"".join(part.views()))
         while self._wanted and not self._wanted[0]:
             self._wanted.pop(0)
-            self._parts.append([])
+            self._parts.append(Blocks(self._wanted[0] if self._wanted else 0))
         if not self._wanted:
             self._finish(self._current)
 
@@ -218,7 +222,7 @@ class HeavyRequests:
         self._parts = []
         self._current = None
         self._idle_since_s = self._now_s
-        outcome = _decode_outcome(b"".join(head))
+        outcome = _decode_outcome(b"".join(head.views()))
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._next)
         if outcome.doubt is not None:
@@ -226,7 +230,7 @@ class HeavyRequests:
         if outcome.fault:
             request.waiter.not_decoded(Reason.INTERNAL)
         else:
-            request.waiter.decoded(outcome, b"".join(answer), frame)
+            request.waiter.decoded(outcome, b"".join(answer.views()), frame.views())
 
     def _lose(self, how: str, reason: Reason) -> None:
         """The decoder is of no more use, and there is no telling what became of the request it had."""
@@ -260,6 +264,7 @@ class HeavyRequests:
         if self._child is not None:
             self._ended.append(self._child)
             self._child = None
+        let_go([*self._unsent, *(view for part in self._parts for view in part.views())])
         self._unsent.clear()
         self._wanted = []
         self._parts = []

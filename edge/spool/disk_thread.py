@@ -82,6 +82,8 @@ class DiskThread:
                 self._loop.call_soon_threadsafe(self._on_fault, error)
             else:
                 self._tell(done, None, awaited)
+            # Or what was written would be kept until there is something else to do.
+            del task, job, done
 
     def _tell(self, done: Done, error: OSError | None, awaited: _Awaited | None) -> None:
         if awaited is not None and awaited.decided.acquire(blocking=False):

@@ -27,7 +27,7 @@ Pending = tuple[bytes, int, int, int, Waiter]
 class PackedRecord(msgspec.Struct, gc=False):
     """A record that was compressed elsewhere, with who waits for it."""
 
-    pieces: list[bytes]
+    pieces: list[memoryview]
     """The zstd frame, as it arrived."""
     frame_bytes: int
     raw_bytes: int

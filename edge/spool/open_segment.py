@@ -65,7 +65,7 @@ class OpenSegment:
 
     def append(self, frames: list[Packed]) -> int:
         """Write the frames; the bytes written. After an error the file is cut back to the last whole commit."""
-        pieces: list[bytes] = []
+        pieces: list[bytes | memoryview] = []
         previous = self._previous_bytes
         for sequence, packed in enumerate(frames, self._sequence):
             pieces.append(packed.header(sequence, previous, self.name.incarnation))
@@ -141,7 +141,7 @@ class OpenSegment:
             raise
         return spare.fd
 
-    def _write(self, pieces: list[bytes], offset: int) -> int:
+    def _write(self, pieces: list[bytes | memoryview], offset: int) -> int:
         """The bytes written, those that describe the room behind them left out."""
         size = sum(map(len, pieces))
         left = self.room - offset - size
@@ -185,9 +185,9 @@ class OpenSegment:
         return f"{self._directory}/{self.name.file_name(state)}"
 
 
-def _runs(pieces: list[bytes]) -> Iterator[bytes]:
+def _runs(pieces: list[bytes | memoryview]) -> Iterator[bytes]:
     """The pieces, put together as far as is cheap."""
-    run: list[bytes] = []
+    run: list[bytes | memoryview] = []
     run_bytes = 0
     for piece in pieces:
         run.append(piece)

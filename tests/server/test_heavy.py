@@ -4,6 +4,8 @@ import asyncio
 import gzip
 import json
 import os
+import random
+import re
 import signal
 import zlib
 from base64 import b64encode
@@ -45,6 +47,9 @@ V1_HEADERS: Final = (
     *("PostHog-Request-Id: 0198c0de-0000-7000-8000-000000000001", "User-Agent: posthog-python/7.0.0"),
     *("PostHog-Request-Timestamp: 2026-03-19T14:30:00Z", "Content-Type: application/json"),
 )
+
+
+MIB: Final = 1024 * 1024
 
 
 def batch(token: str, events: int = 3500) -> bytes:
@@ -184,6 +189,29 @@ def test_a_body_in_many_pieces_arrives_whole(all_heavy: Server) -> None:
     assert all_heavy.ask(head + chunks + b"0\r\n\r\n").status == 200
     assert all_heavy.ask(request("/batch/", text)).status == 200
     assert [record.data for record in all_heavy.records_of("phc_pieces")] == [text, text]
+
+
+@pytest.mark.parametrize("durability", ["page", "fsync"])
+def test_a_large_body_is_held_once_and_not_kept(tmp_path: Path, durability: str) -> None:
+    noise = random.Random(1).randbytes(8 * MIB).hex().encode()
+    body = b'{"api_key":"phc_large","event":"e","distinct_id":"u","properties":{"p":"%b"}}' % noise
+    with running(tmp_path, "--durability", durability) as server:
+        (worker,) = server.workers()
+        # Whatever is made once is there before.
+        assert server.ask(request("/batch/", batch("phc_first"))).status == 200
+        before = memory_bytes(worker, "VmHWM")
+        for _ in range(3):
+            assert server.ask(request("/batch/", body)).status == 200
+        # The frame is half as large, and there when the body is not any more.
+        assert memory_bytes(worker, "VmHWM") - before < 1.5 * len(body)
+        # malloc keeps what little it gave.
+        wait_until(lambda: memory_bytes(worker, "VmRSS") - before < 0.6 * len(body), "the memory to be given back")
+
+
+def memory_bytes(pid: int, what: str) -> int:
+    found = re.search(rf"{what}:\s+([0-9]+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert found is not None
+    return int(found[1]) * 1024
 
 
 def test_others_are_served_while_one_waits_and_its_own_requests_keep_their_order(all_heavy: Server) -> None:
@@ -335,7 +363,7 @@ class Told:
         self.reason: Reason | None = None
         self.event = asyncio.Event()
 
-    def decoded(self, outcome: Outcome, answer: bytes, frame: list[bytes]) -> None:
+    def decoded(self, outcome: Outcome, answer: bytes, frame: list[memoryview]) -> None:
         self.outcome = outcome
         self.event.set()
 
@@ -346,7 +374,7 @@ class Told:
 
 def one(waiter: Told) -> HeavyRequest:
     body = ONE % (b"a", b"e")
-    return HeavyRequest(Job("e", "POST", b"", {}, "127.0.0.1", 1, "a", 1, ""), [body], len(body), waiter)
+    return HeavyRequest(Job("e", "POST", b"", {}, "127.0.0.1", 1, "a", 1, ""), [memoryview(body)], len(body), waiter)
 
 
 @pytest.fixture

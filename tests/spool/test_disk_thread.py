@@ -1,6 +1,7 @@
 import asyncio
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -46,6 +47,24 @@ def test_error_of_the_disk_is_handed_to_done_and_the_thread_goes_on() -> None:
         await until(lambda: len(done) == 2)
         thread.close()
         assert done == [error, None]
+
+    asyncio.run(scenario())
+
+
+class Held:
+    """What a job was to write."""
+
+
+@pytest.mark.parametrize("wait_s", [0.0, 5.0], ids=["told later", "waited for"])
+def test_what_a_job_had_is_let_go_of_when_it_is_finished(wait_s: float) -> None:
+    async def scenario() -> None:
+        thread = DiskThread(asyncio.get_running_loop(), fault)
+        held = Held()
+        there = weakref.ref(held)
+        thread.submit(lambda held=held: None, lambda _, held=held: None, wait_s)  # type: ignore[misc]
+        del held
+        await until(lambda: there() is None)
+        thread.close()
 
     asyncio.run(scenario())
 

@@ -84,7 +84,7 @@ def test_record_above_the_limit_is_a_frame_of_its_own() -> None:
 
 def came_packed(line: bytes, place: int, events: int = 5) -> PackedRecord:
     frame = Compressor().compress(line)
-    return PackedRecord([frame[:7], frame[7:]], len(frame), len(line), events, 1, WAITER, place)
+    return PackedRecord([memoryview(frame)[:7], memoryview(frame)[7:]], len(frame), len(line), events, 1, WAITER, place)
 
 
 def test_records_that_came_packed_keep_their_place() -> None:

@@ -89,7 +89,9 @@ class Scene:
         waiter = self.waiters[line] = RecordingWaiter(told)
         if packed:
             frame = Compressor().compress(line)
-            self.writer.append_packed(PackedRecord([frame], len(frame), len(line), 1, self.clock.wall_us, waiter))
+            self.writer.append_packed(
+                PackedRecord([memoryview(frame)], len(frame), len(line), 1, self.clock.wall_us, waiter)
+            )
         else:
             self.writer.append(line, 1, self.clock.wall_us, waiter)
         return waiter
