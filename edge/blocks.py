@@ -18,7 +18,7 @@ class Blocks:
     __slots__ = ("_expected", "_last", "_used", "_whole", "size")
 
     def __init__(self, expected: int = 0) -> None:
-        """`expected`: bytes to come, if that is known, so that no block is made for a few."""
+        """`expected`: bytes to come, if that is known, so that there is no room for more."""
         self._expected = expected
         self._whole: list[memoryview] = []
         self._last = memoryview(b"")
@@ -56,6 +56,7 @@ class Blocks:
 def _memory(expected: int) -> memoryview:
     if 0 < expected < BLOCK_BYTES:
         return memoryview(bytearray(expected))
+    # All pages at once: one by one, as they are written to, takes twice as long.
     return memoryview(mmap.mmap(-1, BLOCK_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE))
 
 

@@ -19,12 +19,12 @@ class ArrivingBody:
         self.pieces: list[bytes] = []
         """Of the packet being parsed, for `append`."""
         self._gathered = bytearray()
-        self._blocks = Blocks()
-        """What is behind that."""
+        self._blocks: Blocks | None = None
+        """What is behind that. Few bodies have it, and there is one of these for every connection."""
 
     @property
     def gathered_bytes(self) -> int:
-        return len(self._gathered) + self._blocks.size
+        return len(self._gathered) + (0 if self._blocks is None else self._blocks.size)
 
     def gather(self) -> int:
         """Few buffers for what came so far, as a list of small pieces takes many times their size; the bytes they hold."""
@@ -32,6 +32,7 @@ class ArrivingBody:
         if len(self._gathered) < _BUFFER_BYTES:
             self._gathered += data
         else:
+            self._blocks = self._blocks or Blocks()
             self._blocks.append(data)
         return self.gathered_bytes
 
@@ -47,18 +48,16 @@ class ArrivingBody:
             pieces = self.pieces
             return pieces[0] if len(pieces) == 1 else b"".join(pieces)
         size = self.gather()
-        body = [memoryview(self._gathered), *self._blocks.views()]
-        self._gathered = bytearray()
-        if self._blocks.size:
-            self._blocks = Blocks()
+        body = [memoryview(self._gathered), *([] if self._blocks is None else self._blocks.views())]
+        self._gathered, self._blocks = bytearray(), None
         return b"".join(body) if size <= one_piece_bytes_max else body
 
     def clear(self) -> None:
         self.pieces.clear()
         self._gathered.clear()
-        if self._blocks.size:
+        if self._blocks is not None:
             let_go(self._blocks.views())
-            self._blocks = Blocks()
+            self._blocks = None
 
 
 def body_size(body: bytes | Body) -> int:

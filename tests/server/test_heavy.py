@@ -208,6 +208,17 @@ def test_a_large_body_is_held_once_and_not_kept(tmp_path: Path, durability: str)
         wait_until(lambda: memory_bytes(worker, "VmRSS") - before < 0.6 * len(body), "the memory to be given back")
 
 
+def test_a_large_body_of_a_client_that_goes_away_is_not_kept(tmp_path: Path) -> None:
+    body = request("/batch/", b" " * 18 * MIB)
+    with running(tmp_path) as server:
+        (worker,) = server.workers()
+        before = memory_bytes(worker, "VmRSS")
+        with Client(server.address) as client:
+            client.send(body[: 16 * MIB])
+            wait_until(lambda: memory_bytes(worker, "VmRSS") - before > 15 * MIB, "the worker to hold what was sent")
+        wait_until(lambda: memory_bytes(worker, "VmRSS") - before < 8 * MIB, "the memory to be given back")
+
+
 def memory_bytes(pid: int, what: str) -> int:
     found = re.search(rf"{what}:\s+([0-9]+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found is not None
