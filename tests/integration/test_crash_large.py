@@ -3,6 +3,7 @@ once, and what is there of the frame is cut off."""
 
 import json
 import random
+import shutil
 import threading
 import time
 import uuid
@@ -97,6 +98,8 @@ def test_a_kill_in_the_middle_of_a_large_frame_costs_only_what_nobody_was_promis
     assert len(names) == len(set(names))
     assert acknowledged <= set(names)
     assert all(sent[name] == xxhash.xxh3_64_hexdigest(noise.encode()) for name, noise in delivered)
+    # Some hundred megabytes, which only a failure needs.
+    shutil.rmtree(edge.data)
 
 
 def _torn(edge: EdgeProcess) -> int:
