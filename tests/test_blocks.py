@@ -1,15 +1,13 @@
-import asyncio
-import gc
 import mmap
+import threading
 import weakref
+from typing import Final
 
 import pytest
 
-from edge.blocks import BLOCK_BYTES, Blocks, let_go
+from edge.blocks import BLOCK_BYTES, Blocks, give_back
 
-
-class Held:
-    """Something that can be told to be gone."""
+EVERYTHING: Final = 1_000_000
 
 
 @pytest.mark.parametrize("size", [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 3 * BLOCK_BYTES])
@@ -40,8 +38,8 @@ def test_a_block_is_a_mapping_of_its_own_and_a_few_bytes_are_none() -> None:
     known, unknown = Blocks(2 * BLOCK_BYTES + 10), Blocks()
     for blocks in (known, unknown):
         blocks.append(bytes(2 * BLOCK_BYTES + 10))
-    kinds = [[type(view.obj) for view in blocks.views()] for blocks in (known, unknown)]
-    assert kinds == [[mmap.mmap, mmap.mmap, bytearray], [mmap.mmap, mmap.mmap, mmap.mmap]]
+    mappings = [[isinstance(view.obj, mmap.mmap) for view in blocks.views()] for blocks in (known, unknown)]
+    assert mappings == [[True, True, False], [True, True, True]]
 
 
 def test_more_than_was_expected_is_held_as_well() -> None:
@@ -51,20 +49,53 @@ def test_more_than_was_expected_is_held_as_well() -> None:
     assert b"".join(blocks.views()) == data
 
 
-def test_one_is_let_go_in_each_turn_of_the_loop() -> None:
-    async def turns() -> list[int]:
-        held = [Held() for _ in range(4)]
-        there = [weakref.ref(each) for each in held]
-        let_go(held)
-        del held
-        counts = []
-        for _ in range(5):
-            await asyncio.sleep(0)
-            counts.append(sum(ref() is not None for ref in there))
-        return counts
+def filled(count: int) -> tuple[list[memoryview], list["weakref.ref[object]"]]:
+    """The views of so many blocks, and what tells whether the system has them back; nothing else waits."""
+    give_back(EVERYTHING)
+    blocks = Blocks()
+    blocks.append(bytes(count * BLOCK_BYTES))
+    views = blocks.views()
+    return views, [weakref.ref(view.obj) for view in views]
 
-    gc.disable()
-    try:
-        assert asyncio.run(turns()) == [2, 1, 0, 0, 0]
-    finally:
-        gc.enable()
+
+def mapped(blocks: list["weakref.ref[object]"]) -> int:
+    return sum(block() is not None for block in blocks)
+
+
+def test_what_nobody_has_goes_back_a_few_at_a_time() -> None:
+    views, blocks = filled(20)
+    kept = views[-1][:10]
+    del views
+    assert mapped(blocks) == 20
+    counts = []
+    for _ in range(4):
+        give_back()
+        counts.append(mapped(blocks))
+    assert counts == [12, 4, 1, 1]
+    assert bytes(kept) == bytes(10)
+    del kept
+    give_back()
+    assert mapped(blocks) == 0
+
+
+def test_whatever_thread_lets_go_of_it_gives_nothing_back() -> None:
+    views, blocks = filled(3)
+    thread = threading.Thread(target=views.clear)
+    thread.start()
+    thread.join()
+    assert mapped(blocks) == 3
+    give_back()
+    assert mapped(blocks) == 0
+
+
+def test_those_that_wait_are_never_more_than_were_in_use() -> None:
+    give_back(EVERYTHING)
+    all_blocks: list[weakref.ref[object]] = []
+    for _ in range(20):
+        blocks = Blocks()
+        blocks.append(bytes(10 * BLOCK_BYTES))
+        all_blocks += [weakref.ref(view.obj) for view in blocks.views()]
+        assert mapped(all_blocks) <= 20
+    del blocks
+    give_back(EVERYTHING)
+    assert mapped(all_blocks) == 0

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from edge.blocks import Blocks, let_go
+from edge.blocks import Blocks
 from edge.server.heavy import Body
 
 _BUFFER_BYTES: Final = 4 * 1024 * 1024
@@ -55,9 +55,7 @@ class ArrivingBody:
     def clear(self) -> None:
         self.pieces.clear()
         self._gathered.clear()
-        if self._blocks is not None:
-            let_go(self._blocks.views())
-            self._blocks = None
+        self._blocks = None
 
 
 def body_size(body: bytes | Body) -> int:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edge.blocks import let_go
 from edge.server.body import body_size
 from edge.server.decoder import Job, Outcome
 from edge.server.exchange import Exchange
@@ -50,8 +49,6 @@ def _judge(exchange: Exchange, request: Request, pieces: Body | None) -> None:
         _hand_over(exchange, request, [memoryview(request.body)] if pieces is None else pieces)
         return
     except Rejected as rejected:
-        if pieces is not None:
-            let_go(pieces)
         if rejected.reason is Reason.NO_DATA and exchange.v1 is None and empty_poll(request):
             exchange.terse = is_terse(request, exchange.route)
             exchange.answer_specially(service)
@@ -84,7 +81,6 @@ def _hand_over(exchange: Exchange, request: Request, body: Body) -> None:
     size = body_size(body)
     overload = Reason.OVERLOADED if service.heavy.full else service.overload(size, replay=exchange.route.replay)
     if overload is not None:
-        let_go(body)
         exchange.refuse(overload, REFUSALS[overload].detail)
         connection.flush()
         return

@@ -17,7 +17,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from edge.blocks import Blocks, let_go
+from edge.blocks import Blocks
 from edge.metrics import Row
 from edge.process import Child
 from edge.server.decoder import JOB_LENGTHS, OUTCOME_LENGTHS, DecoderSpec, Job, Outcome, encode_registry
@@ -111,9 +111,7 @@ class HeavyRequests:
         if self._child is not None:
             self._child.poll_ready()
         while self._waiting and now_s - self._waiting[0].since_s >= WAITING_S:
-            late = self._waiting.popleft()
-            let_go(late.body)
-            late.waiter.not_decoded(Reason.OVERLOADED)
+            self._waiting.popleft().waiter.not_decoded(Reason.OVERLOADED)
         if self._current is not None:
             if now_s - self._current.since_s >= DECODING_S:
                 self._lose("did not finish a request in time", Reason.OVERLOADED)
@@ -146,7 +144,6 @@ class HeavyRequests:
         try:
             decoder = self._socket or self._start()
         except OSError as error:
-            let_go(request.body)
             self._lose(f"could not be started: {error}", Reason.INTERNAL)
             return
         job = request.job
@@ -264,7 +261,6 @@ class HeavyRequests:
         if self._child is not None:
             self._ended.append(self._child)
             self._child = None
-        let_go([*self._unsent, *(view for part in self._parts for view in part.views())])
         self._unsent.clear()
         self._wanted = []
         self._parts = []

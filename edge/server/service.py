@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import msgspec
 
+from edge.blocks import give_back
 from edge.metrics import Histogram, Row
 from edge.segment.record import RecordIds
 from edge.server.heads import OrdinaryReader
@@ -140,6 +141,7 @@ class Service:
             if connection.deadline_s <= now_s:
                 connection.expire()
         self.heavy.tick(now_s)
+        give_back()
         self.tally()
         self.row.add("edge_connections_total", self.connected)
         self.connected = 0

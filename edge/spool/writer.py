@@ -22,13 +22,12 @@ written and synced with it before anything more is acknowledged. A disk that han
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
 import msgspec
 
-from edge.blocks import let_go
 from edge.disk import Disk
 from edge.metrics import Histogram, Row, slot
 from edge.segment.frame import Compressor, Packed
@@ -295,8 +294,7 @@ class SpoolWriter:
             if error is not None:
                 self._owed = owed + self._owed
             elif owed:
-                # All of it is synced.
-                _let_go(written)
+                pass  # all of it is synced
             elif self._segment is not None:
                 self._unsynced += written
                 self._unsynced_bytes += sum(packed.frame_bytes for packed in written)
@@ -358,8 +356,6 @@ class SpoolWriter:
 
     def _stored(self, group: Group) -> None:
         self.pending_bytes -= group.raw_bytes
-        if group.packed and self._settings.durability is Durability.FSYNC:
-            _let_go(group.packed)
         if not group.waiters:
             # Nothing but what was owed, or nobody was left waiting.
             return
@@ -375,7 +371,6 @@ class SpoolWriter:
 
     def _refused(self, group: Group) -> None:
         self.pending_bytes -= group.raw_bytes
-        _let_go(group.packed)
         for waiter in group.waiters:
             waiter.not_stored()
 
@@ -429,7 +424,6 @@ class SpoolWriter:
 
         def sealed(error: OSError | None) -> None:
             if error is None:
-                _let_go(retained)
                 self._row.add("edge_segment_sealed_total", 1, reason)
             else:
                 self._lost_sync(segment, retained, error)
@@ -450,9 +444,7 @@ class SpoolWriter:
             self._sync_histogram.observe(int((self._clock.monotonic_s() - started) * 1e6))
 
         def synced(error: OSError | None) -> None:
-            if error is None:
-                _let_go(retained)
-            else:
+            if error is not None:
                 self._lost_sync(segment, retained, error)
 
         self._submit(sync, synced)
@@ -506,8 +498,3 @@ class SpoolWriter:
                 self._quiet = self._loop.create_future()
                 await self._quiet
             await asyncio.sleep(0)
-
-
-def _let_go(frames: Sequence[Packed | PackedRecord]) -> None:
-    """Of what may be large bit by bit."""
-    let_go([piece for frame in frames if len(frame.pieces) > 1 for piece in frame.pieces])
