@@ -8,8 +8,8 @@
   code runs per header.
 - Everything else is left to the connection, with a parser of its own and every rule there is (`server/protocol.py`).
 
-Each way accepts a part of what the next one does, but for blanks before a value, and reads it alike; what it does not take the
-next one gets, untouched.
+Each way accepts a part of what the next one does, but for blanks before a value and control characters in a cookie, and reads
+it alike; what it does not take the next one gets, untouched.
 """
 
 import re
@@ -83,7 +83,30 @@ _DATA_QUERY: Final = rb"\?(?:%b&){0,8}+data=(?P<data>[^&]++)(?:&%b){0,8}+(?:&%b(
     *(_SILENT_FIELD, _SILENT_FIELD, _SENT_AT, _SILENT_FIELD),
 )
 """To compare with one byte is faster than with a class; whoever decodes the data sees whether it went too far."""
-_JSON_OR_GZIP_AHEAD: Final = rb"(?=[\[{\x1f])"
+_CHANGING: Final = frozenset(
+    (b"content-length", b"cookie", *FORWARDING_HEADERS, b"traceparent", b"x-amzn-trace-id", b"x-request-id")
+)
+"""Headers of which every client, or every request, has another value."""
+_OTHERS_MAX: Final = 16
+"""Requests that begin otherwise than is remembered, until the last of them is remembered instead."""
+
+
+_COOKIE: Final = rb"(?P<cookie>.*+)\n"
+"""Four times as fast as with a class of bytes; `_is_cookie` sees whether it went too far."""
+
+
+def _behind_name(name: bytes) -> bytes:
+    key = name.lower()
+    return _COOKIE if key == b"cookie" else _VALUES.get(key, _VALUE) + rb"\r\n"
+
+
+def _is_cookie(value: bytes) -> bool:
+    """Whether what is on a line is a value and a carriage return.
+
+    Control characters but CR, LF and NUL, which it may hold against the rules, are of no consequence in a value that nobody
+    reads (RFC 9110 section 5.5).
+    """
+    return value.find(b"\r") == len(value) - 1 and 0 not in value
 
 
 class Shape(msgspec.Struct):
@@ -118,43 +141,98 @@ Plain = tuple[str, Route, bytes | None, bytes, bytes, bytes]
 what is not there."""
 
 
-class Familiar:
-    """Reads the POSTs whose head has these names, in this order, and whose body begins as JSON or gzip does.
+class _Form:
+    """Reads the requests whose head has certain names, in their order: those of an ordinary request."""
 
-    Made of an ordinary POST's names only.
-    """
+    __slots__ = ("_cookie", "_match", "_parts")
 
-    __slots__ = ("_match", "_parts")
-
-    request_line: ClassVar = _METHOD + _PATH + _QUERY + re.escape(_VERSION)
-    behind: ClassVar = _JSON_OR_GZIP_AHEAD
-    parts: ClassVar = ("path", "sent_at", "length", "origin", "forwarded_for")
+    request_line: ClassVar[bytes]
+    behind: ClassVar[bytes]
+    parts: ClassVar[tuple[str, ...]]
 
     def __init__(self, names: Sequence[bytes]) -> None:
-        lines = [re.escape(name) + b": " + _VALUES.get(name.lower(), _VALUE) + rb"\r\n" for name in names]
-        # The last group is empty, and stands for what no header has.
-        head = re.compile(self.request_line + b"".join(lines) + rb"\r\n" + self.behind + b"()")
+        head, self._parts = self._expression(self.request_line, names)
         self._match = head.match
-        self._parts = tuple(head.groupindex.get(part, head.groups) for part in self.parts)
+        self._cookie = head.groupindex.get("cookie", 0)
+
+    def _expression(self, begin: bytes, names: Sequence[bytes]) -> tuple[re.Pattern[bytes], tuple[int, ...]]:
+        """Of what begins so and goes on with headers of these names; and which of its groups the parts are."""
+        lines = [re.escape(name) + b": " + _behind_name(name) for name in names]
+        # The last group is empty, and stands for what no header has.
+        head = re.compile(begin + b"".join(lines) + rb"\r\n" + self.behind + b"()")
+        return head, tuple(head.groupindex.get(part, head.groups) for part in self.parts)
+
+
+class FamiliarPost(_Form):
+    """POSTs whose body begins as JSON or gzip does.
+
+    Most heads are those of the request before, up to the first value that every request has another of. Such a one is read from
+    there on.
+    """
+
+    __slots__ = (
+        "_begin",
+        "_changing",
+        "_cookie_behind",
+        "_match_behind",
+        "_origin",
+        "_others",
+        "_parts_behind",
+        "_route",
+    )
+
+    request_line = _METHOD + _PATH + _QUERY + re.escape(_VERSION)
+    behind = rb"(?P<body>[\[{\x1f](?s:.*+))"
+    parts = ("length", "origin", "forwarded_for", "body", "path", "sent_at")
+
+    def __init__(self, names: Sequence[bytes]) -> None:
+        super().__init__(names)
+        changing = next(index for index, name in enumerate(names) if name.lower() in _CHANGING)
+        behind, parts = self._expression(_behind_name(names[changing]), names[changing + 1 :])
+        self._match_behind = behind.match
+        self._cookie_behind = behind.groupindex.get("cookie", 0)
+        self._parts_behind = parts[:4]
+        self._changing = b"\r\n" + names[changing] + b": "
+        self._begin = self._changing
+        self._route = next(iter(PLAIN_ROUTES.values()))
+        self._origin = b""
+        """How a request began, and what it had; at first how none begins."""
+        self._others = _OTHERS_MAX
+        """Requests since that began otherwise."""
 
     def read(self, packet: bytes) -> Plain | None:
         """The request that `packet` is; `None` when it is not one whole request of this form.
 
         The caller bounds the packet, by what a head and a body may have.
         """
+        begin = self._begin
+        if packet.startswith(begin):
+            head = self._match_behind(packet, len(begin))
+            if head is None or (self._cookie_behind and not _is_cookie(head[self._cookie_behind])):
+                return None
+            length, origin, forwarded_for, body = head.group(*self._parts_behind)
+            if int(length) != len(body):
+                return None
+            return "POST", self._route, None, origin or self._origin, forwarded_for, body
         head = self._match(packet)
-        if head is None:
+        if head is None or (self._cookie and not _is_cookie(head[self._cookie])):
             return None
-        path, sent_at, length, origin, forwarded_for = head.group(*self._parts)
-        body = packet[head.end() :]
+        length, origin, forwarded_for, body, path, sent_at = head.group(*self._parts)
         route = PLAIN_ROUTES.get(path)
         if route is None or int(length) != len(body):
             return None
+        if sent_at is None:
+            self._others += 1
+            if self._others > _OTHERS_MAX:
+                self._begin = packet[: packet.index(self._changing) + len(self._changing)]
+                self._route = route
+                self._origin = origin
+                self._others = 0
         return "POST", route, sent_at, origin, forwarded_for, body
 
 
-class FamiliarGet(Familiar):
-    """The same for GETs with the event in their query's `data`, and with something behind it there.
+class FamiliarGet(_Form):
+    """GETs with the event in their query's `data`, and with something behind it there.
 
     Made of an ordinary GET's names only, none of which speaks of a body.
     """
@@ -166,14 +244,18 @@ class FamiliarGet(Familiar):
     parts = ("path", "sent_at", "data", "origin", "forwarded_for")
 
     def read(self, packet: bytes) -> Plain | None:
+        """As that of a POST."""
         head = self._match(packet)
-        if head is None:
+        if head is None or (self._cookie and not _is_cookie(head[self._cookie])):
             return None
         path, sent_at, data, origin, forwarded_for = head.group(*self._parts)
         route = PLAIN_ROUTES.get(path)
         if route is None or (text := read_plain_data(data)) is None:
             return None
         return "GET", route, sent_at, origin, forwarded_for, text
+
+
+Familiar = FamiliarPost | FamiliarGet
 
 
 Ordinary = tuple[str, Route, bytes, Shape, Headers, bytes]
@@ -273,7 +355,7 @@ class OrdinaryReader:
         if shape is None:
             return None
         if shape.familiar is None and shape.seen >= _FAMILIAR_AFTER:
-            self._learn_by_heart(shape, Familiar)
+            self._learn_by_heart(shape, FamiliarPost)
         return "POST", route, query, shape, headers, body
 
     def _get(self, packet: bytes) -> Ordinary | None:
@@ -321,7 +403,7 @@ class OrdinaryReader:
         shape.seen += 1
         return shape
 
-    def _learn_by_heart(self, shape: Shape, kind: type[Familiar]) -> None:
+    def _learn_by_heart(self, shape: Shape, kind: type[FamiliarPost | FamiliarGet]) -> None:
         # An address that is not in `X-Forwarded-For` takes all headers to find.
         if self._learnable and bool(shape.x_forwarded_for) == shape.forwarded:
             self._learnable -= 1
