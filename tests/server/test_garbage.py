@@ -8,6 +8,7 @@ import pytest
 
 START: Final = """
 import gc
+import weakref
 from edge.metrics import Board
 from edge.server import garbage
 row = Board.create(1).rows[0]
@@ -50,9 +51,12 @@ living = [Node() for _ in range(5000)]
 for node in living:
     node.itself = node
 gc.freeze()
+first = weakref.ref(living[0])
 del living, node
+kept.tick(garbage.LOOK_S / 2, 0)
+assert first() is not None
 kept.tick(2 * garbage.LOOK_S, 0)
-assert nodes() == 0
+assert first() is None
 kept.tick(2 * garbage.LOOK_S + 1, 0)
 """,
     "what connections account for is left alone": """
@@ -62,6 +66,12 @@ gc.freeze()
 before = gc.get_stats()[2]["collections"]
 kept.tick(2 * garbage.LOOK_S, 5000)
 assert gc.get_stats()[2]["collections"] == before
+""",
+    "nothing goes from object to object to count them": """
+def walk():
+    raise AssertionError
+gc.get_freeze_count = gc.get_objects = walk
+kept.tick(2 * garbage.LOOK_S, 5000)
 """,
     "what stays after a full collection is accounted for from then on": """
 garbage.UNACCOUNTED_MAX = 1000
