@@ -37,6 +37,7 @@ from edge.disk import RealDisk
 from edge.metrics import Board
 from edge.process import MEMORY
 from edge.segment.record import RecordIds
+from edge.server.garbage import Garbage
 from edge.server.protocol import CaptureConnection
 from edge.server.service import ServerSettings, Service
 from edge.spool.writer import Clock, Durability, SpoolSettings, SpoolWriter
@@ -247,11 +248,14 @@ class Worker(threading.Thread):
         self.meter = Meter(loop)
         stop = asyncio.Event()
         self._leave = lambda: loop.call_soon_threadsafe(stop.set)
+        garbage = Garbage(row)
         self._listening.set()
         while not stop.is_set():
             await asyncio.sleep(TICK_S)
             service.tick(time.monotonic())
             writer.tick()
+            garbage.tick(time.monotonic(), len(service.connections))
+        garbage.close()
         self.meter.close()
         server.close()
         service.heavy.close()

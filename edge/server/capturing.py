@@ -69,7 +69,7 @@ def _judge_v1(exchange: Exchange, answer: V1Answer, request: Request) -> None:
     service = exchange.connection.service
     decoded_bytes_max = service.settings.v1_decoded_bytes_max
     captured = capture_batch(request, exchange.route, decoded_bytes_max, service.ids, service.choose_key, service.light)
-    answer.body = captured.body
+    answer.body = (captured.body,)
     service.count_layers(captured.layers)
     service.append(captured.record, captured.events, request.received_us, exchange)
 
@@ -109,7 +109,7 @@ class Decoding(msgspec.Struct, gc=False):
     received_us: int
     body_bytes: int
 
-    def decoded(self, outcome: Outcome, answer: bytes, frame: list[memoryview]) -> None:
+    def decoded(self, outcome: Outcome, answer: list[memoryview], frame: list[memoryview]) -> None:
         service = self.connection.service
         exchange = self.exchange
         service.inflight_bytes -= self.body_bytes

@@ -3,6 +3,7 @@
 Most answers are ready-made and written as soon as the commit is there. The others, by what is noted here, are rendered then.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -29,7 +30,9 @@ class Exchange(msgspec.Struct, gc=False):
     """The `Route`; `None` only for requests that are refused, which no reader of it meets."""
     method: str
     origin: bytes = b""
-    response: bytes | None = None
+    response: bytes | memoryview | None = None
+    rest: Sequence[bytes | memoryview] = ()
+    """What follows it, in pieces."""
     special: bool = False
     """The answer is not the ready-made one: any of the following."""
     close: bool = False
@@ -61,6 +64,7 @@ class Exchange(msgspec.Struct, gc=False):
         service.count_answer(self.method, self.route.name, 204 if self.beacon else 200)
         if self.v1 is not None:
             self.response = service.v1_success(self.origin, self.v1, close=self.close)
+            self.rest = self.v1.body[1:]
             return
         self.response = service.special_success(
             self.origin, close=self.close, head=self.head, beacon=self.beacon, terse=self.terse

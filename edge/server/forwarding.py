@@ -34,8 +34,9 @@ class Forwarding:
         close: bool,
         continue_due: bool,
     ) -> None:
-        self.response: bytes | None = None
+        self.response: bytes | memoryview | None = None
         """Set when nothing more is to come; empty where the answer is already written."""
+        self.rest: Sequence[bytes | memoryview] = ()
         self.close = close
         self.special = True
         self._connection = connection

@@ -46,7 +46,7 @@ Body = list[memoryview]
 class Waiter(Protocol):
     """Who wants to know. Called exactly one of the two, once, not from within `take`."""
 
-    def decoded(self, outcome: Outcome, answer: bytes, frame: list[memoryview]) -> None: ...
+    def decoded(self, outcome: Outcome, answer: list[memoryview], frame: list[memoryview]) -> None: ...
 
     def not_decoded(self, reason: Reason) -> None: ...
 
@@ -227,7 +227,7 @@ class HeavyRequests:
         if outcome.fault:
             request.waiter.not_decoded(Reason.INTERNAL)
         else:
-            request.waiter.decoded(outcome, b"".join(answer.views()), frame.views())
+            request.waiter.decoded(outcome, answer.views(), frame.views())
 
     def _lose(self, how: str, reason: Reason) -> None:
         """The decoder is of no more use, and there is no telling what became of the request it had."""

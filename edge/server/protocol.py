@@ -639,14 +639,18 @@ class CaptureConnection(asyncio.Protocol):
         queue = self.queue
         close = False
         while queue:
-            if (response := queue[0].response) is None:
-                first = queue[0]
-                if type(first) is Forwarding:
-                    first.begin()
-                if (response := first.response) is None:
-                    break
-            close = queue.pop(0).close
+            first = queue[0]
+            if type(first) is Forwarding and first.response is None:
+                first.begin()
+            if (response := first.response) is None:
+                break
             transport.write(response)
+            if first.rest:
+                # What is large goes out a piece in a turn of the loop.
+                first.response, *first.rest = first.rest
+                asyncio.get_running_loop().call_soon(self.flush)
+                break
+            close = queue.pop(0).close
         if close:
             if self._lingering or not self._refused:
                 self._linger()

@@ -47,17 +47,31 @@ def render(
     close: bool = False,
     head: bool = False,
 ) -> bytes:
-    """One response. `cors` and `extra` are complete header lines; `head` leaves the body out and its length in."""
-    return b"HTTP/1.1 %d %b\r\n%bcontent-length: %d\r\n%b%bdate: %b\r\n%b\r\n%b" % (
+    """One response. `head` leaves the body out and its length in."""
+    written = render_head(status, len(body), cors, date, content_type=content_type, extra=extra, close=close)
+    return written if head else written + body
+
+
+def render_head(
+    status: int,
+    body_bytes: int,
+    cors: bytes,
+    date: bytes,
+    *,
+    content_type: bytes = _JSON,
+    extra: bytes = b"",
+    close: bool = False,
+) -> bytes:
+    """What stands before a body of so many bytes. `cors` and `extra` are complete header lines."""
+    return b"HTTP/1.1 %d %b\r\n%bcontent-length: %d\r\n%b%bdate: %b\r\n%b\r\n" % (
         status,
         HTTPStatus(status).phrase.encode(),
-        b"content-type: " + content_type + b"\r\n" if body else b"",
-        len(body),
+        b"content-type: " + content_type + b"\r\n" if body_bytes else b"",
+        body_bytes,
         cors,
         extra,
         date,
         b"connection: close\r\n" if close else b"",
-        b"" if head else body,
     )
 
 

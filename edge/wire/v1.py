@@ -15,7 +15,7 @@ type costs its event, not its neighbours.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from typing import Final
 
@@ -192,8 +192,8 @@ class V1Answer(msgspec.Struct, gc=False):
 
     headers: bytes
     """Complete header lines."""
-    body: bytes = b""
-    """Of the success, once it is known."""
+    body: Sequence[bytes | memoryview] = ()
+    """Of the success, in order, once it is known: some megabytes at most, and never put together."""
 
 
 def capture_batch(

@@ -192,6 +192,22 @@ def test_a_body_in_many_pieces_arrives_whole(all_heavy: Server) -> None:
 
 
 @pytest.mark.parametrize("durability", ["page", "fsync"])
+def test_an_answer_in_many_pieces_arrives_whole_and_in_its_place(tmp_path: Path, durability: str) -> None:
+    target, headers, body = "/i/v1/analytics/events", V1_HEADERS, v1_batch(60_000)
+    route, _ = find_route(target.encode())
+    assert route is not None
+    expected = capture_batch(as_request(target, body, headers, "POST"), route, 50 * MIB, RecordIds(1)).body
+    assert len(expected) > 3 * MIB
+    one = request("/e/", ONE % (b"behind", b"e"))
+    with running(tmp_path, "--durability", durability) as server, server.connect() as client:
+        client.send(one + request(target, body, headers) + one)
+        wait_until(lambda: server.metrics()["edge_batch_events_count"] == 3, "all to be stored, and nobody to read")
+        assert [client.answer().body for _ in range(3)] == [b'{"status":1}', expected, b'{"status":1}']
+        assert client.ask(request(target, body, (*headers, "Connection: close"))).body == expected
+        assert client.is_closed()
+
+
+@pytest.mark.parametrize("durability", ["page", "fsync"])
 def test_a_large_body_is_held_once_and_not_kept(tmp_path: Path, durability: str) -> None:
     noise = random.Random(1).randbytes(8 * MIB).hex().encode()
     body = b'{"api_key":"phc_large","event":"e","distinct_id":"u","properties":{"p":"%b"}}' % noise
@@ -374,7 +390,7 @@ class Told:
         self.reason: Reason | None = None
         self.event = asyncio.Event()
 
-    def decoded(self, outcome: Outcome, answer: bytes, frame: list[memoryview]) -> None:
+    def decoded(self, outcome: Outcome, answer: list[memoryview], frame: list[memoryview]) -> None:
         self.outcome = outcome
         self.event.set()
 
