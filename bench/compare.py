@@ -29,12 +29,12 @@ from statistics import median
 from typing import Final
 
 from bench import payloads
-from bench.cpu import pinned, two_cores
+from bench.cpu import core_speed, pinned, two_cores
 from bench.hot import one_of
 from bench.payloads import Payload
 from bench.peers import commands
 from bench.peers.commands import Missing, Peer
-from bench.results import Goal, Result, Table, Value, environment, options, paired_ratio
+from bench.results import Goal, Result, Table, Value, environment, options, paired_ratio, speed_of_core
 from bench.servers import Failed, Sample, Server, edge, floor, running
 
 MODES: Final = ("page", "fsync")
@@ -72,6 +72,8 @@ class Run:
     samples: Samples
     failures: Mapping[str, str]
     """Of the servers that did not start or did not answer everything: what happened."""
+    core_speeds: Sequence[float] = ()
+    """Of the servers' core at the beginning of every round, megabytes inflated per second."""
 
     @property
     def title(self) -> str:
@@ -144,6 +146,7 @@ def _measure(
 ) -> Run:
     samples: dict[str, list[Sample]] = {}
     failures: dict[str, str] = {}
+    core_speeds: list[float] = []
     with ExitStack() as stack:
         servers: list[Server] = []
         asked: dict[str, Payload] = {}
@@ -160,6 +163,7 @@ def _measure(
                 servers.append(server)
                 samples[label] = []
         for round_index in range(args.rounds):
+            core_speeds.append(core_speed(core))
             first = round_index % len(servers) if servers else 0
             for server in servers[first:] + servers[:first]:
                 try:
@@ -168,7 +172,7 @@ def _measure(
                     failures[server.label] = str(failure)
                     del samples[server.label]
                     servers = [other for other in servers if other is not server]
-    return Run(payload, connections, samples, failures)
+    return Run(payload, connections, samples, failures, core_speeds)
 
 
 def _sample(server: Server, payload: Payload, connections: int, seconds: float) -> Sample:
@@ -206,8 +210,9 @@ def _row(label: str, run: Run) -> dict[str, Value]:
 
 
 def remarks(run: Run) -> list[str]:
-    """What to know about the rows of a run: who failed, and who was not busy enough to be believed."""
-    found = [f"{run.title}: {failure.splitlines()[0]}" for failure in run.failures.values()]
+    """What to know about the rows of a run: how fast the core was, who failed, and who was not busy enough to be believed."""
+    found = [f"{run.title}: {speed_of_core(run.core_speeds)}"] if run.core_speeds else []
+    found += [f"{run.title}: {failure.splitlines()[0]}" for failure in run.failures.values()]
     idle = [
         f"{label} {busy:.0%}"
         for label, taken in run.samples.items()

@@ -25,9 +25,9 @@ from statistics import median
 from typing import Final
 
 from bench import payloads
-from bench.cpu import pinned, two_cores
+from bench.cpu import core_speed, pinned, two_cores
 from bench.payloads import Payload
-from bench.results import filesystem_of, paired_ratio
+from bench.results import filesystem_of, paired_ratio, speed_of_core
 from bench.servers import Command, Failed, Sample, checkout, edge, floor, running
 
 MODES: Final = ("page", "fsync")
@@ -68,9 +68,10 @@ def _run(args: argparse.Namespace, commands: Sequence[Command], scratch: Path) -
     for name in args.payloads:
         payload = payloads.build(name, "127.0.0.1:8000")
         with pinned({load_core}):
-            measured[name] = _measure(payload, commands, scratch / name, server_core, args)
+            measured[name], core_speeds = _measure(payload, commands, scratch / name, server_core, args)
         print()
         print("\n".join(table(payload, measured[name])))
+        print(f"  {speed_of_core(core_speeds)}")
         if name in args.goal:
             reached = paired_ratio(measured[name]["page"], measured[name]["floor"])
             met = reached <= args.goal[name]
@@ -85,17 +86,19 @@ def _run(args: argparse.Namespace, commands: Sequence[Command], scratch: Path) -
 
 def _measure(
     payload: Payload, commands: Sequence[Command], folder: Path, core: int, args: argparse.Namespace
-) -> Samples:
+) -> tuple[Samples, list[float]]:
     samples: Samples = {command.label: [] for command in commands}
+    core_speeds = []
     with ExitStack() as stack:
         servers = [stack.enter_context(running(command, folder, {core})) for command in commands]
         for server in servers:
             server.sample(payload, args.connections, WARM_SECONDS)
         for round_index in range(args.rounds):
+            core_speeds.append(core_speed(core))
             first = round_index % len(servers)
             for server in servers[first:] + servers[:first]:
                 samples[server.label].append(server.sample(payload, args.connections, args.seconds))
-    return samples
+    return samples, core_speeds
 
 
 def table(payload: Payload, samples: Mapping[str, Sequence[Sample]]) -> list[str]:

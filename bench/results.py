@@ -149,6 +149,11 @@ def paired_ratio(samples: Sequence[Sample], base: Sequence[Sample]) -> float:
     return median(one.us_per_request / other.us_per_request for one, other in zip(samples, base, strict=True))
 
 
+def speed_of_core(rounds: Sequence[float]) -> str:
+    """What `core_speed` found at the beginning of every round: microseconds of runs with other speeds are not comparable."""
+    return f"the servers' core inflated {median(rounds):.0f} MB/s ({min(rounds):.0f}-{max(rounds):.0f})"
+
+
 def filesystem_of(path: Path) -> str:
     """The type of the file system that holds `path`, such as `ext4` or `tmpfs`; `unknown` where no mount has its device."""
     device = path.stat().st_dev

@@ -117,8 +117,10 @@ def test_failed_servers_and_idle_ones_are_named() -> None:
         64,
         {"floor": samples(8.0), "nginx": samples(9.0, busy=0.7)},
         {"rust": "rust: A: 3 errors, the first: HTTP/1.1 500\n    a traceback"},
+        (400.0, 300.4, 500.0, 380.0),
     )
     assert remarks(idle) == [
+        f"{idle.title}: the servers' core inflated 390 MB/s (300-500)",
         f"{idle.title}: rust: A: 3 errors, the first: HTTP/1.1 500",
         f"{idle.title}: busy less than 80%, so that their cost reads high: nginx 70%",
     ]

@@ -3,11 +3,12 @@ import subprocess
 import sys
 import textwrap
 import threading
+import zlib
 from collections.abc import Iterator
 
 import pytest
 
-from bench.cpu import CpuMeter, TaskSum, pinned, two_cores
+from bench.cpu import _DEFLATED, _TIMES, CpuMeter, TaskSum, core_speed, pinned, two_cores
 
 # Burns 50 ms of CPU on the word "burn", ends on the word "end", starts one more of itself on the word "child".
 # Every word is answered when it is done.
@@ -154,3 +155,12 @@ def test_a_single_core_is_shared() -> None:
     core, _ = two_cores()
     with pinned({core}):
         assert two_cores() == (core, core)
+
+
+def test_a_core_is_as_fast_as_its_clock_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([1_000, 1_000 + 250_000_000])
+    monkeypatch.setattr("bench.cpu.time.thread_time_ns", lambda: next(times))
+    allowed = os.sched_getaffinity(0)
+    inflated = _TIMES * len(zlib.decompress(_DEFLATED))
+    assert core_speed(min(allowed)) == pytest.approx(inflated / 1e6 / 0.25)
+    assert os.sched_getaffinity(0) == allowed
