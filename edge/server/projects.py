@@ -2,12 +2,22 @@
 
 A file that cannot be read or used changes nothing: the last good one stays, which the log and `edge_projects_stale` say. A
 worker that has none yet looks no key up. So no state of the file costs an event that was taken before.
+
+To read one takes some thirty microseconds a project, so beside a loop that others wait for it is done by a process of its own,
+`python -m edge.server.projects FILE`, which answers with what it found.
 """
 
 import logging
 import os
-from collections.abc import Mapping
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
 from typing import Final
+
+import msgspec
 
 from edge.metrics import Row
 from edge.wire.capture import Choose
@@ -18,6 +28,25 @@ from edge.wire.routes import Route
 log = logging.getLogger(__name__)
 
 FILE_BYTES_MAX: Final = 16 * MIB
+READ_S: Final = 120.0
+"""Until a reader is taken to hang, and killed. The largest file takes it some seconds."""
+RETRY_S: Final = 10.0
+"""Behind a reader that failed, until the same file is read again."""
+_NICER: Final = 10
+"""A reader takes a core from the workers only where there is one to spare."""
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """What became of reading a file: one of both."""
+
+    registry: Registry | None = None
+    error: str = ""
+    again: bool = False
+    """It may not be the file's fault."""
+
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(Reading).decode
 
 
 def load_projects(path: str) -> Registry:
@@ -35,25 +64,59 @@ def load_projects(path: str) -> Registry:
         raise ProjectsError(f"{path}: {error}") from error
 
 
-class Projects:
-    """Keeps up with one file. `tick` a few times a second."""
+def read_here(path: str) -> Reading:
+    try:
+        return Reading(load_projects(path))
+    except ProjectsError as error:
+        return Reading(error=str(error))
 
-    def __init__(self, path: str, row: Row) -> None:
+
+def read_elsewhere(path: str) -> Reading:
+    """The same in a process of its own, for which it waits."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "edge.server.projects", path],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=READ_S,
+            check=True,
+        )
+        return _decode(done.stdout)
+    except (OSError, subprocess.SubprocessError, msgspec.DecodeError) as error:
+        return Reading(error=f"{path} could not be read: {error}", again=True)
+
+
+class Projects:
+    """Keeps up with one file. `tick` a few times a second. The first time it reads at once: nobody waits yet."""
+
+    def __init__(self, path: str, row: Row, clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._row = row
-        self._seen: tuple[int, ...] | str = ()
+        self._clock = clock
         self._registry: Registry | None = None
-        self.tick()
+        self._again_s: float | None = None
+        """When the file is read again though it is the same."""
+        self._reader: threading.Thread | None = None
+        self._found: Reading | None = None
+        """By the reader."""
+        self._seen: tuple[int, ...] | str = self._state()
+        self._take(read_here(path))
 
     def tick(self) -> tuple[Choose | None, frozenset[str] | None]:
         """Read the file if it is another than before.
 
         What is to choose keys from here on, `None` for nobody; and the keys that need no choice, `None` for all.
         """
+        if self._found is not None:
+            found, self._found, self._reader = self._found, None, None
+            self._take(found)
         state = self._state()
-        if state != self._seen:
+        again = self._again_s is not None and self._clock() >= self._again_s
+        if self._reader is None and (state != self._seen or again):
             self._seen = state
-            self._load()
+            self._again_s = None
+            self._reader = threading.Thread(target=self._read, name="projects", daemon=True)
+            self._reader.start()
         registry = self.registry
         if registry is None:
             return None, None
@@ -74,14 +137,18 @@ class Projects:
         # Written in place, replaced by rename, or behind a symbolic link that was.
         return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
-    def _load(self) -> None:
-        try:
-            registry = load_projects(self._path)
-        except ProjectsError as error:
+    def _read(self) -> None:
+        self._found = read_elsewhere(self._path)
+
+    def _take(self, found: Reading) -> None:
+        registry = found.registry
+        if registry is None:
             kept = "no key is looked up" if self._registry is None else "the last good file stays in force"
-            log.error("%s; %s", error, kept)
+            log.error("%s; %s", found.error, kept)
             self._row.add("edge_projects_loads_total", 1, "failed")
             self._row.set("edge_projects_stale", 1)
+            if found.again:
+                self._again_s = self._clock() + RETRY_S
             return
         self._registry = registry
         self._row.add("edge_projects_loads_total", 1, "ok")
@@ -102,3 +169,16 @@ class Projects:
         if choice.doubt is not None:
             self._row.add("edge_projects_dry_run_total", 1, choice.doubt.value)
         return choice.token
+
+
+def main(arguments: list[str]) -> int:
+    (path,) = arguments
+    # Not even when whoever asked is gone.
+    signal.alarm(int(READ_S))
+    os.nice(_NICER)
+    sys.stdout.buffer.write(_encode(read_here(path)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -2,13 +2,15 @@
 
 import json
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
-from edge.server.projects import load_projects
+from edge.metrics import Board
+from edge.server.projects import RETRY_S, Projects, load_projects, read_elsewhere, read_here
 from edge.wire.projects import ProjectsError, hash_key
-from tests.server.running import Answer, Server, edge, running, wait_until
+from tests.server.running import Answer, Server, command_line, descendants, edge, running, wait_until
 from tests.server.test_capture_v1 import request as v1_request
 from tests.wire.test_v1 import batch, event
 
@@ -159,6 +161,69 @@ def test_the_last_good_file_stays_in_force_when_it_becomes_unreadable(
         wait_until(lambda: loads(server, "ok") == 2, "the file is read again")
         assert (ask(server, "phc_one").status, ask(server, "phc_two").status) == (401, 200)
         assert server.metrics()['edge_projects_stale{worker="0"}'] == 0
+
+
+def a_pipe(file: Path) -> str:
+    """In the file's place; whoever reads it waits until somebody has written. What the file held."""
+    text = file.read_text()
+    file.unlink()
+    os.mkfifo(file)
+    return text
+
+
+def readers(parent: int) -> list[int]:
+    return [pid for pid in descendants(parent) if "edge.server.projects" in command_line(pid)]
+
+
+def test_nobody_waits_for_a_file_that_takes_long_to_read(tmp_path: Path, file: Path) -> None:
+    write(file, "enforce", "phc_one")
+    with running(tmp_path, "--projects", str(file)) as server:
+        text = a_pipe(file)
+        wait_until(lambda: readers(server.process.pid), "the file is being read")
+        assert (ask(server, "phc_one").status, ask(server, "phc_two").status) == (200, 401)
+        assert loads(server, "ok") == 1
+        file.write_text(text.replace("phc_one", "phc_two"))
+        wait_until(lambda: loads(server, "ok") == 2, "the file is read again")
+        assert (ask(server, "phc_one").status, ask(server, "phc_two").status) == (401, 200)
+        assert server.stop() == 0
+
+
+def test_a_reader_that_dies_changes_nothing_and_is_followed_by_another(file: Path) -> None:
+    write(file, "enforce", "phc_one")
+    row = Board.create(1).rows[0]
+    now_s = 0.0
+    projects = Projects(str(file), row, lambda: now_s)
+
+    def keys() -> frozenset[str] | None:
+        return projects.tick()[1]
+
+    text = a_pipe(file)
+    assert keys() == frozenset({"phc_one"})
+    wait_until(lambda: readers(os.getpid()), "the file is being read")
+    os.kill(readers(os.getpid())[0], signal.SIGKILL)
+    wait_until(lambda: keys() and row.get("edge_projects_stale"), "the reader's death")
+    assert row.get("edge_projects_loads_total", "failed") == 1
+    now_s = RETRY_S - 1
+    assert keys() == frozenset({"phc_one"})
+    assert not readers(os.getpid())
+    now_s = RETRY_S
+    assert keys() == frozenset({"phc_one"})
+    file.write_text(text.replace("phc_one", "phc_two"))
+    wait_until(lambda: keys() == frozenset({"phc_two"}), "the file is read again")
+    assert not row.get("edge_projects_stale")
+
+
+def test_a_reader_finds_what_the_process_itself_would(file: Path) -> None:
+    write(
+        file, "dry_run", "phc_one", "phc_\u00e9", more='[[inject]]\nhost = "e.example"\npath = "/e"\nkey = "phc_one"\n'
+    )
+    assert read_elsewhere(str(file)) == read_here(str(file))
+    write(file, "dry_run", "phc_one", "phc_two", more='[[inject]]\nhost = "e.example"\npath = "/e"\nkey = "phc_one"\n')
+    found = read_elsewhere(str(file))
+    assert found == read_here(str(file))
+    assert found.registry is not None
+    assert found.registry.injected == {("e.example", "e"): "phc_one"}
+    assert found.registry.personal == {hash_key(PERSONAL): None}
 
 
 def test_a_worker_that_never_saw_a_good_file_looks_no_key_up(tmp_path: Path, file: Path) -> None:
