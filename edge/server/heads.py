@@ -56,10 +56,13 @@ _PARTS_OF_GET: Final = 3
 
 
 _FAMILIAR_AFTER: Final = 16
-"""Requests of one shape before it is worth the millisecond that an expression takes to make."""
+"""Requests of one shape before it is worth the two milliseconds that its expressions take to make."""
 _RECENT_MAX: Final = 4
-_LEARNED_MAX: Final = 4
-"""Expressions made between two sweeps of the worker: an attacker's ever new shapes must not become its main work."""
+_LEARNED_MAX: Final = 1
+"""Shapes learned between two sweeps of the worker: an attacker's ever new ones must not become its main work."""
+_LEARNED_BYTES_MAX: Final = 512
+"""Of the lines of a shape, values left out. To learn one takes some microseconds a byte, for which everybody waits; browsers
+behind a balancer and a content network have 400."""
 
 # What the parser takes as well, and in a few places less. An alternative that is empty costs less than to repeat none or once.
 _VALUE: Final = rb"[ -~]*+"
@@ -405,7 +408,8 @@ class OrdinaryReader:
 
     def _learn_by_heart(self, shape: Shape, kind: type[FamiliarPost | FamiliarGet]) -> None:
         # An address that is not in `X-Forwarded-For` takes all headers to find.
-        if self._learnable and bool(shape.x_forwarded_for) == shape.forwarded:
+        small = shape.lines_bytes <= _LEARNED_BYTES_MAX
+        if small and self._learnable and bool(shape.x_forwarded_for) == shape.forwarded:
             self._learnable -= 1
             shape.familiar = kind(tuple(self._headers))
             self.recent = (shape.familiar, *self.recent[: _RECENT_MAX - 1])

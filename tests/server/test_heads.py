@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from edge.server.heads import (
     _FAMILIAR_AFTER,
+    _LEARNED_BYTES_MAX,
     _LEARNED_MAX,
     _OTHERS_MAX,
     _SHAPES_MAX,
@@ -475,6 +476,17 @@ def test_a_shape_becomes_familiar_and_only_so_many_at_a_time() -> None:
     assert [learned(number) is not None for number in range(_LEARNED_MAX + 1)] == [True] * _LEARNED_MAX + [False]
     reads.sweep()
     assert learned(_LEARNED_MAX)
+
+
+def test_a_shape_that_takes_long_to_learn_is_not_learned() -> None:
+    for size, learns in ((400, True), (_LEARNED_BYTES_MAX, False)):
+        reads = reader()
+        found: Familiar | None = None
+        for _ in range(2 * _FAMILIAR_AFTER):
+            read = reads.read(packet(b"POST /e/ HTTP/1.1", b"Host: h", b"N" * size + b": v"))
+            assert read is not None
+            found = read[3].familiar
+        assert (found is not None) == learns
 
 
 def test_a_shape_whose_address_takes_all_headers_to_find_never_does() -> None:
