@@ -1,7 +1,7 @@
 """What connections share, without connections: the clock is the test's, the disk is real and not written to."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from edge.disk import RealDisk
 from edge.metrics import Board, Row
 from edge.segment.record import RecordIds
 from edge.server.protocol import CaptureConnection
-from edge.server.service import HEAD_PACKET_BYTES_MAX, RETRY_AFTER_S, ServerSettings, Service
+from edge.server.service import _EXPIRED_TOGETHER, HEAD_PACKET_BYTES_MAX, RETRY_AFTER_S, ServerSettings, Service
 from edge.spool.writer import Clock, SpoolSettings, SpoolWriter
 from edge.wire.rejections import Reason
 
@@ -70,6 +70,23 @@ def connect(service: Service) -> tuple[CaptureConnection, Transport]:
     connection, transport = CaptureConnection(service), Transport()
     connection.connection_made(transport)
     return connection, transport
+
+
+def test_connections_that_expire_together_are_closed_some_in_a_turn(writer: SpoolWriter, row: Row) -> None:
+    due: list[Callable[[], None]] = []
+    service = Service(ServerSettings(), writer, row, RecordIds(1), lambda: WALL_NS, due.append)
+    service.tick(100.0)
+    connected = [connect(service) for _ in range(_EXPIRED_TOGETHER * 2 + 1)]
+    service.tick(100.0 + service.settings.idle_timeout_s)
+    left = [(connection, transport) for connection, transport in connected if not transport.closed]
+    assert len(left) == len(connected) - _EXPIRED_TOGETHER
+    # None is told twice, and one that was heard of meanwhile is left alone.
+    service.tick(100.25 + service.settings.idle_timeout_s)
+    assert len(due) == 1
+    left[0][0].deadline_s = service.idle_deadline_s
+    while due:
+        due.pop()()
+    assert [transport for _, transport in connected if not transport.closed] == [left[0][1]]
 
 
 def test_answers_are_dated(service: Service) -> None:
