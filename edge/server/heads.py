@@ -92,8 +92,6 @@ _CHANGING: Final = frozenset(
 """Headers of which every client, or every request, has another value."""
 _OTHERS_MAX: Final = 16
 """Requests that begin otherwise than is remembered, until the last of them is remembered instead."""
-
-
 _COOKIE: Final = rb"(?P<cookie>.*+)\n"
 """Four times as fast as with a class of bytes; `_is_cookie` sees whether it went too far."""
 
@@ -154,16 +152,18 @@ class _Form:
     parts: ClassVar[tuple[str, ...]]
 
     def __init__(self, names: Sequence[bytes]) -> None:
-        head, self._parts = self._expression(self.request_line, names)
+        head, self._parts = self._expression(self.request_line, names, self.parts)
         self._match = head.match
         self._cookie = head.groupindex.get("cookie", 0)
 
-    def _expression(self, begin: bytes, names: Sequence[bytes]) -> tuple[re.Pattern[bytes], tuple[int, ...]]:
+    def _expression(
+        self, begin: bytes, names: Sequence[bytes], parts: Sequence[str]
+    ) -> tuple[re.Pattern[bytes], tuple[int, ...]]:
         """Of what begins so and goes on with headers of these names; and which of its groups the parts are."""
         lines = [re.escape(name) + b": " + _behind_name(name) for name in names]
         # The last group is empty, and stands for what no header has.
         head = re.compile(begin + b"".join(lines) + rb"\r\n" + self.behind + b"()")
-        return head, tuple(head.groupindex.get(part, head.groups) for part in self.parts)
+        return head, tuple(head.groupindex.get(part, head.groups) for part in parts)
 
 
 class FamiliarPost(_Form):
@@ -186,15 +186,17 @@ class FamiliarPost(_Form):
 
     request_line = _METHOD + _PATH + _QUERY + re.escape(_VERSION)
     behind = rb"(?P<body>[\[{\x1f](?s:.*+))"
-    parts = ("length", "origin", "forwarded_for", "body", "path", "sent_at")
+    parts_behind: ClassVar = ("length", "origin", "forwarded_for", "body")
+    parts = (*parts_behind, "path", "sent_at")
 
     def __init__(self, names: Sequence[bytes]) -> None:
         super().__init__(names)
         changing = next(index for index, name in enumerate(names) if name.lower() in _CHANGING)
-        behind, parts = self._expression(_behind_name(names[changing]), names[changing + 1 :])
+        behind, self._parts_behind = self._expression(
+            _behind_name(names[changing]), names[changing + 1 :], self.parts_behind
+        )
         self._match_behind = behind.match
         self._cookie_behind = behind.groupindex.get("cookie", 0)
-        self._parts_behind = parts[:4]
         self._changing = b"\r\n" + names[changing] + b": "
         self._begin = self._changing
         self._route = next(iter(PLAIN_ROUTES.values()))

@@ -19,7 +19,7 @@ from edge.wire.capture import Choose
 from edge.wire.client_ip import is_trusted, normalise_ip, parse_networks
 from edge.wire.rejections import REFUSALS, Reason
 from edge.wire.request import MIB, Light, Limits
-from edge.wire.responses import cors_headers, render_beacon, render_head, render_success
+from edge.wire.responses import cors_headers, render, render_beacon, render_success
 from edge.wire.v1 import V1Answer
 
 if TYPE_CHECKING:
@@ -199,9 +199,10 @@ class Service:
 
     def v1_success(self, origin: bytes, answer: V1Answer, *, close: bool) -> bytes:
         """The head and the first piece of the body."""
-        size = sum(map(len, answer.body))
-        head = render_head(200, size, cors_headers(origin), self.date, extra=answer.headers, close=close)
-        return b"".join((head, *answer.body[:1]))
+        first, *more = answer.body
+        more_bytes = sum(map(len, more))
+        cors = cors_headers(origin)
+        return render(200, bytes(first), cors, self.date, extra=answer.headers, close=close, more_bytes=more_bytes)
 
     def retry_after(self) -> int:
         return random.randint(*RETRY_AFTER_S)

@@ -46,32 +46,22 @@ def render(
     extra: bytes = b"",
     close: bool = False,
     head: bool = False,
+    more_bytes: int = 0,
 ) -> bytes:
-    """One response. `head` leaves the body out and its length in."""
-    written = render_head(status, len(body), cors, date, content_type=content_type, extra=extra, close=close)
-    return written if head else written + body
+    """One response. `cors` and `extra` are complete header lines; `head` leaves the body out and its length in.
 
-
-def render_head(
-    status: int,
-    body_bytes: int,
-    cors: bytes,
-    date: bytes,
-    *,
-    content_type: bytes = _JSON,
-    extra: bytes = b"",
-    close: bool = False,
-) -> bytes:
-    """What stands before a body of so many bytes. `cors` and `extra` are complete header lines."""
-    return b"HTTP/1.1 %d %b\r\n%bcontent-length: %d\r\n%b%bdate: %b\r\n%b\r\n" % (
+    `more_bytes` of the body are sent behind it by the caller.
+    """
+    return b"HTTP/1.1 %d %b\r\n%bcontent-length: %d\r\n%b%bdate: %b\r\n%b\r\n%b" % (
         status,
         HTTPStatus(status).phrase.encode(),
-        b"content-type: " + content_type + b"\r\n" if body_bytes else b"",
-        body_bytes,
+        b"content-type: " + content_type + b"\r\n" if body else b"",
+        len(body) + more_bytes,
         cors,
         extra,
         date,
         b"connection: close\r\n" if close else b"",
+        b"" if head else body,
     )
 
 
