@@ -6,7 +6,7 @@
   is read.
   One parser per worker reads those; its callbacks are functions written in C (`dict.setdefault`, `list.append`), so no Python
   code runs per header.
-- Everything else is left to the connection, with a parser of its own and every rule there is (`server/protocol.py`).
+- Everything else is left to the connection, with a parser of its own and every rule there is (`server/arrival.py`).
 
 Each way accepts a part of what the next one does, but for blanks before a value and control characters in a cookie, and reads
 it alike; what it does not take the next one gets, untouched.

@@ -1,6 +1,7 @@
 """Turns without a loop: the test ends them. The disk is real; what is stored is read back."""
 
 import asyncio
+import gc
 import json
 import zlib
 from base64 import b64encode
@@ -280,6 +281,28 @@ def test_a_client_that_is_gone_harms_nobody(scene: Scene) -> None:
     assert not transport.written
     assert other_transport.written.startswith(b"HTTP/1.1 200 OK")
     scene.close()
+
+
+def test_what_a_client_sent_before_it_was_gone_is_stored_and_nothing_keeps_its_connection(scene: Scene) -> None:
+    chunked = b"POST /e/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n"
+    body = event("its own parser's")
+    gc.collect()
+    gc.disable()
+    try:
+        for packet in (
+            post(event("ordinary")),
+            chunked % (len(body), body),
+            b"GET /_readiness HTTP/1.1\r\nHost: h\r\n",
+        ):
+            connection, _ = scene.client()
+            connection.data_received(packet)
+            connection.connection_lost(None)
+            scene.turn()
+            del connection
+        assert not [found for found in gc.get_objects() if isinstance(found, CaptureConnection)]
+    finally:
+        gc.enable()
+    assert names(scene.records()) == ["ordinary", "its own parser's"]
 
 
 def test_the_connection_is_not_closed_as_idle_while_its_packet_waits(scene: Scene) -> None:
