@@ -109,6 +109,7 @@ class CaptureConnection(asyncio.Protocol):
         self.transport = None
         self.hindered |= _GONE
         if self.packet:
+            # It may be for the connection's own parser, which would come to life again behind this.
             self.service.turn.take()
         self._lose_forwardings()
         if self._arrival is not None:
@@ -354,10 +355,10 @@ class CaptureConnection(asyncio.Protocol):
         elif self.hindered & (_UPSTREAM_NOT_TAKING | _DECODING):
             # An upstream's time has its own limit, and so has the decoder's.
             self.deadline_s = self.service.idle_deadline_s
-        elif self.state == IDLE or self._arrival is None or not self._arrival.named:
+        elif self.state == IDLE or not self._own_parser().named:
             self._close()
         else:
-            self._arrival.refuse_and_close(Reason.REQUEST_TIMEOUT)
+            self._own_parser().refuse_and_close(Reason.REQUEST_TIMEOUT)
 
     def stop(self) -> bool:
         """The worker stops: whether the connection had nothing under way and was closed."""
