@@ -145,8 +145,10 @@ def drive(payload: str, turns: int, turn_requests: int = TURN_REQUESTS) -> None:
     from edge.disk import RealDisk
     from edge.metrics import Board
     from edge.segment.record import RecordIds
+    from edge.server.admission import ServerSettings
     from edge.server.protocol import CaptureConnection
-    from edge.server.service import ServerSettings, Service
+    from edge.server.service import Service
+    from edge.server.turn import Turn
     from edge.spool.writer import Clock, Durability, SpoolSettings, SpoolWriter
 
     requests = payloads.build(payload).requests
@@ -171,7 +173,8 @@ def drive(payload: str, turns: int, turn_requests: int = TURN_REQUESTS) -> None:
         )
         service = Service(ServerSettings(), writer, row, RecordIds(1), time.time_ns, loop.call_soon)
         service.tick(time.monotonic())
-        connections = [CaptureConnection(service) for _ in range(turn_requests)]
+        turn = Turn(service, loop.call_soon)
+        connections = [CaptureConnection(service, turn) for _ in range(turn_requests)]
         for connection in connections:
             connection.connection_made(_Transport())  # type: ignore[arg-type]
         index = 0

@@ -37,9 +37,11 @@ from edge.disk import RealDisk
 from edge.metrics import Board
 from edge.process import MEMORY
 from edge.segment.record import RecordIds
+from edge.server.admission import ServerSettings
 from edge.server.garbage import Garbage
 from edge.server.protocol import CaptureConnection
-from edge.server.service import ServerSettings, Service
+from edge.server.service import Service
+from edge.server.turn import Turn
 from edge.spool.writer import Clock, Durability, SpoolSettings, SpoolWriter
 
 GOAL_MS: Final = 5.0
@@ -243,7 +245,8 @@ class Worker(threading.Thread):
         writer = SpoolWriter(loop, RealDisk(), self._folder, 0, 1, lambda: 1, settings, clock, row, _raise)
         service = Service(ServerSettings(), writer, row, RecordIds(1), time.time_ns, loop.call_soon)
         service.tick(time.monotonic())
-        server = await loop.create_server(lambda: CaptureConnection(service), "127.0.0.1", 0)
+        turn = Turn(service, loop.call_soon)
+        server = await loop.create_server(lambda: CaptureConnection(service, turn), "127.0.0.1", 0)
         self.address = server.sockets[0].getsockname()
         self.meter = Meter(loop)
         stop = asyncio.Event()

@@ -32,7 +32,7 @@ from edge.config import (
     unknown_variables,
 )
 from edge.segment.record import SKEW_KEPT
-from edge.server.service import ServerSettings
+from edge.server.admission import ServerSettings
 from edge.spool.writer import SpoolSettings
 from edge.wire.request import Limits
 

@@ -1,7 +1,8 @@
 """The shape of the code, kept by a test: imports point down, the core stays pure, every module has its tests."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -50,12 +51,24 @@ def imports(tree: ast.AST) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, "expected absolute imports"
             assert node.module is not None
-            yield from ([f"edge.{alias.name}" for alias in node.names] if node.module == "edge" else [node.module])
+            yield node.module
+            # A name taken from a package may be a module of it.
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def parts_imported(tree: ast.AST) -> set[str]:
-    parts = {module.split(".")[1] for module in imports(tree) if module.startswith("edge.")}
-    return parts - {"__version__"}
+    return {module.split(".")[1] for module in imports(tree) if module.startswith("edge.")} - {"__version__"}
+
+
+def circle_of(texts: Mapping[str, str]) -> list[str]:
+    """Modules that know each other in a circle, be it for a type only; `texts` by module. Empty when there is none."""
+    known = {module: texts.keys() & set(imports(ast.parse(text))) for module, text in texts.items()}
+    try:
+        TopologicalSorter(known).prepare()
+    except CycleError as error:
+        circle: list[str] = error.args[1]
+        return circle
+    return []
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=name_of)
@@ -63,6 +76,11 @@ def test_imports_point_down(path: Path) -> None:
     own = part_of(path)
     for part in parts_imported(ast.parse(path.read_text())):
         assert part == own or RANK[part] <= RANK[own], f"{own} knows {part}"
+
+
+def test_no_modules_know_each_other_in_a_circle() -> None:
+    modules = {".".join(("edge", *path.relative_to(EDGE).with_suffix("").parts)): path.read_text() for path in SOURCES}
+    assert circle_of(modules) == []
 
 
 @pytest.mark.parametrize("path", [path for path in SOURCES if part_of(path) in ("segment", "wire")], ids=name_of)
@@ -114,6 +132,17 @@ MISTAKES = {
 @pytest.mark.parametrize(("text", "parts"), MISTAKES.values(), ids=MISTAKES)
 def test_imports_are_found_wherever_they_stand(text: str, parts: set[str]) -> None:
     assert parts_imported(ast.parse(text)) == parts
+
+
+def test_circles_are_found() -> None:
+    texts = {
+        "edge.a": "if TYPE_CHECKING:\n    from edge.b.c import C",
+        "edge.b.c": "from edge.b import d",
+        "edge.b.d": "def f():\n    import edge.a",
+        "edge.e": "from edge.a import A",
+    }
+    assert set(circle_of(texts)) == {"edge.a", "edge.b.c", "edge.b.d"}
+    assert circle_of({**texts, "edge.b.d": ""}) == []
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from edge.layout import Layout
 from edge.metrics import Board, Row
 from edge.process import EXIT_TRY_AGAIN, Child, Lifeline
 from edge.server.admin import AdminServer, Check, Probes
+from edge.server.admission import ServerSettings
 from edge.server.projects import load_projects
-from edge.server.service import ServerSettings
 from edge.server.supervisor import Job, Supervisor, listen
 from edge.server.worker import WorkerSpec
 from edge.spool.budget import CHECK_S, BudgetSettings, DiskBudget, Pressure

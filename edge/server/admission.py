@@ -1,11 +1,42 @@
-"""Every rule for a request's head, before its body is read: pure, from what the parser found in it."""
+"""The limits of a worker's connections, and the rules for a request's head, before its body is read: pure, from what the parser
+found in it."""
 
 import msgspec
 
 from edge.server.heads import Headers
-from edge.server.service import ServerSettings
 from edge.wire.rejections import Reason
+from edge.wire.request import MIB, Limits
 from edge.wire.routes import Kind, Route, allow
+
+
+class ServerSettings(msgspec.Struct, frozen=True):
+    """Limits of one worker's connections. Sizes in bytes, times in seconds."""
+
+    body_bytes_max: int = 20 * MIB
+    replay_body_bytes_max: int = 64 * MIB
+    v1_body_bytes_max: int = 10 * MIB
+    v1_decoded_bytes_max: int = 50 * MIB
+    """Body of capture v1 on the wire, and decompressed."""
+    decoded: Limits = Limits()
+    inline_bytes_max: int = 384 * 1024
+    """Larger bodies, and those that become larger, are decoded by a process of its own."""
+    target_bytes_max: int = 64 * 1024
+    """Request target on capture routes, where GET carries the payload."""
+    other_target_bytes_max: int = 8 * 1024
+    header_bytes_max: int = 32 * 1024
+    headers_max: int = 100
+    header_timeout_s: float = 10.0
+    body_timeout_s: float = 60.0
+    idle_timeout_s: float = 620.0
+    """Above what balancers keep, so that they close first."""
+    write_timeout_s: float = 30.0
+    pipeline_max: int = 16
+    inflight_bytes_max: int = 256 * MIB
+    """Bodies being read and records waiting for their commit, per worker."""
+    connections_max: int = 10_000
+    """Per worker."""
+    trusted_proxies: str = "127.0.0.0/8,::1/128"
+    """Networks in CIDR notation, comma-separated."""
 
 
 class Head(msgspec.Struct, gc=False):

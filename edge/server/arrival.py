@@ -6,15 +6,16 @@ answer and the connection stays usable.
 """
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import httptools
 
 from edge.server.admission import Head, body_bytes_max, judge_head
 from edge.server.body import ArrivingBody, body_size
 from edge.server.exchange import Exchange
-from edge.server.forwarding import Forwarding
+from edge.server.forwarding import Client, Forwarding
 from edge.server.heads import KEPT, Headers, Ordinary, by_lower_name
+from edge.server.heavy import Body
 from edge.wire.forward import Order, hides_capture, is_sdk_path, origin_form, request_fields
 from edge.wire.quiet import Quiet, quiet_answer
 from edge.wire.rejections import REFUSALS, Reason
@@ -23,7 +24,6 @@ from edge.wire.routes import OTHER, Kind, Route, find_route
 from edge.wire.v1 import V1Answer, request_id_header
 
 if TYPE_CHECKING:
-    from edge.server.protocol import CaptureConnection
     from edge.server.upstream import Forwarder
 
 log = logging.getLogger(__name__)
@@ -39,6 +39,38 @@ _CHUNK_OVERHEAD_BYTES_MAX: Final = 64 * 1024
 """Chunk sizes, extensions and trailers of a body; on top of eight times its bytes, which one-byte chunks need."""
 
 _SEVERAL_HOSTS: Final = b""
+
+
+class Source(Client, Protocol):
+    """What an arriving request asks of its connection."""
+
+    state: int
+    """`IDLE`, `HEAD` or `BODY`."""
+    timed: int
+    """The state that the deadline was set for."""
+    deadline_s: float
+    lingering: bool
+    """No request is taken any more; what still comes is thrown away."""
+    peer: str
+    trusted: bool
+
+    def receive(self, data: bytes) -> None:
+        """Read on."""
+
+    def set_deadline(self) -> None:
+        """That of the state."""
+
+    def invite_body(self) -> None:
+        """The client waits for a word before it sends the body."""
+
+    def uninvite_body(self) -> None:
+        """The body is coming, or need not."""
+
+    def store(self, exchange: Exchange, query: bytes, headers: Headers, body: bytes | Body) -> None:
+        """A request for capture is complete."""
+
+    def bound_pipeline(self) -> None:
+        """One more request waits for its answer."""
 
 
 class Arrival:
@@ -70,7 +102,7 @@ class Arrival:
         "refused",
     )
 
-    def __init__(self, connection: "CaptureConnection") -> None:
+    def __init__(self, connection: Source) -> None:
         service = connection.service
         self._connection = connection
         self._service = service

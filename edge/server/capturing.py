@@ -1,22 +1,18 @@
 """What becomes of a complete request for capture: into the next commit, to the decoder, or refused."""
 
 import logging
-from typing import TYPE_CHECKING
 
 import msgspec
 
 from edge.server.body import body_size
 from edge.server.decoder import Job, Outcome
-from edge.server.exchange import Exchange
+from edge.server.exchange import Connection, Exchange
 from edge.server.heavy import Body, HeavyRequest
 from edge.spool.group import PackedRecord
 from edge.wire.capture import capture, empty_poll, is_terse
 from edge.wire.rejections import REFUSALS, Reason, Rejected
 from edge.wire.request import Heavy, Request
 from edge.wire.v1 import V1Answer, capture_batch
-
-if TYPE_CHECKING:
-    from edge.server.protocol import CaptureConnection
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +100,7 @@ def _hand_over(exchange: Exchange, request: Request, body: Body) -> None:
 class Decoding(msgspec.Struct, gc=False):
     """What a connection waits for from the decoder."""
 
-    connection: "CaptureConnection"
+    connection: Connection
     exchange: Exchange
     received_us: int
     body_bytes: int

@@ -3,29 +3,64 @@
 Most answers are ready-made and written as soon as the commit is there. The others, by what is noted here, are rendered then.
 """
 
+import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
 from edge.metrics import METHODS
 from edge.server.heads import Headers
+from edge.server.service import Service
 from edge.wire.rejections import REFUSALS, Reason
 from edge.wire.responses import cors_headers, render_preflight, render_refusal, render_text
 from edge.wire.routes import OTHER, Kind
 from edge.wire.v1 import V1Answer, error_body, error_headers
 
-if TYPE_CHECKING:
-    from edge.server.protocol import CaptureConnection
-    from edge.server.service import Service
-
 _ROBOTS: Final = "User-agent: *\nDisallow: /\n"
+
+
+class Due(Protocol):
+    """A place among a connection's answers."""
+
+    response: bytes | memoryview | None
+    """Complete, or its first piece; `None` while it is not there."""
+    rest: Sequence[bytes | memoryview]
+    special: bool
+    close: bool
+    """The last one."""
+
+
+class Connection(Protocol):
+    """What a request asks of the connection it came on."""
+
+    service: Service
+    transport: asyncio.Transport | None
+    queue: list[Due]
+    """Answers that are due, in order."""
+    hindered: int
+    """Not 0: an answer has to wait."""
+
+    def flush(self) -> None:
+        """Send the answers that are there."""
+
+    def ends_with(self, due: Due) -> bool:
+        """Whether no request came after this one."""
+
+    def end(self) -> None:
+        """Take no more requests, and close behind the last answer."""
+
+    def await_decoder(self) -> None:
+        """The decoder has the last request."""
+
+    def go_on(self) -> None:
+        """It has answered."""
 
 
 class Exchange(msgspec.Struct, gc=False):
     """The waiter of one request's commit."""
 
-    connection: "CaptureConnection"
+    connection: Connection
     route: Any
     """The `Route`; `None` only for requests that are refused, which no reader of it meets."""
     method: str
@@ -58,7 +93,7 @@ class Exchange(msgspec.Struct, gc=False):
             self.response = answer
         connection.flush()
 
-    def answer_specially(self, service: "Service") -> None:
+    def answer_specially(self, service: Service) -> None:
         assert self.route is not None
         self.close = self.close or self.is_last(service)
         service.count_answer(self.method, self.route.name, 204 if self.beacon else 200)
@@ -94,7 +129,7 @@ class Exchange(msgspec.Struct, gc=False):
         self.response = render_text(200, text, cors, service.date, close=self.close, head=self.head)
         service.count_answer(self.method, self.route.name, 200)
 
-    def is_last(self, service: "Service") -> bool:
+    def is_last(self, service: Service) -> bool:
         """The worker stops, and nothing waits behind this answer."""
         return service.stopping and self.connection.ends_with(self)
 

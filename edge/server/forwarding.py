@@ -5,19 +5,37 @@ behind it on the connection waits. Its own errors have the edge's form; an answe
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from edge.metrics import METHODS
+from edge.server.exchange import Connection, Due
 from edge.wire.forward import Framing, Order, answer_head, is_sdk_path
 from edge.wire.rejections import REFUSALS, Reason
 from edge.wire.responses import CONTINUE, cors_headers, render_refusal
 from edge.wire.routes import OTHER
 
 if TYPE_CHECKING:
-    from edge.server.protocol import CaptureConnection
     from edge.server.upstream import Forwarder
 
 _LAST_CHUNK: Final = b"0\r\n\r\n"
+
+
+class Client(Connection, Protocol):
+    """What a forwarded request asks of its connection besides."""
+
+    def is_last(self, due: Due) -> bool:
+        """Whether the worker stops, and no request came after this one."""
+
+    def pause_body(self) -> None:
+        """The upstream does not take what comes."""
+
+    def resume_body(self) -> None: ...
+
+    def throw_body_away(self, due: Due, *, at_once: bool) -> None:
+        """The answer was complete before the request was; `at_once`: close without reading the rest."""
+
+    def abort(self) -> None:
+        """End the connection with a reset."""
 
 
 class Forwarding:
@@ -25,7 +43,7 @@ class Forwarding:
 
     def __init__(
         self,
-        connection: "CaptureConnection",
+        connection: Client,
         forwarder: "Forwarder",
         order: Order,
         *,

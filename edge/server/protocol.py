@@ -9,11 +9,12 @@ from typing import Final, cast
 
 from edge.server import capturing
 from edge.server.arrival import BODY, IDLE, Arrival
-from edge.server.exchange import Exchange
+from edge.server.exchange import Due, Exchange
 from edge.server.forwarding import Forwarding
 from edge.server.heads import Familiar, Headers
 from edge.server.heavy import Body
 from edge.server.service import Service
+from edge.server.turn import Turn
 from edge.wire.client_ip import forwarded_ip
 from edge.wire.rejections import REFUSALS, Reason
 from edge.wire.request import Request
@@ -58,10 +59,12 @@ class CaptureConnection(asyncio.Protocol):
         "timed",
         "transport",
         "trusted",
+        "turn",
     )
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, turn: Turn) -> None:
         self.service = service
+        self.turn = turn
         self.transport: asyncio.Transport | None = None
         self.peer = ""
         self.trusted = False
@@ -75,7 +78,7 @@ class CaptureConnection(asyncio.Protocol):
         self.state = IDLE
         """What of a request is arriving there."""
         # what goes out
-        self.queue: list[Exchange | Forwarding] = []
+        self.queue: list[Due] = []
         """Requests whose answers are due, in order."""
         self.hindered = _GONE
         """Why an answer is not written at once, or the client not read; 0 when neither."""
@@ -110,7 +113,7 @@ class CaptureConnection(asyncio.Protocol):
         self.hindered |= _GONE
         if self.packet:
             # It may be for the connection's own parser, which would come to life again behind this.
-            self.service.turn.take()
+            self.turn.take()
         self._lose_forwardings()
         if self._arrival is not None:
             # It knows this connection, and they would keep each other.
@@ -125,7 +128,7 @@ class CaptureConnection(asyncio.Protocol):
         Most often it is gone altogether, which shows only when something is written to it, and an upstream is not kept at work
         for nobody.
         """
-        self.service.turn.take()
+        self.turn.take()
         self._lose_forwardings()
         if not self.queue:
             return False
@@ -149,12 +152,12 @@ class CaptureConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.packet:
-            self.service.turn.take()
+            self.turn.take()
         if self.state != IDLE or self.lingering:
             self.receive(data)
         else:
             self.packet = data
-            self.service.turn.arrive(self)
+            self.turn.arrive(self)
 
     def capture(self, method: str, route: Route, query: bytes, headers: Headers, body: bytes) -> None:
         """Take a whole POST or GET of a kept connection that was read elsewhere."""
@@ -279,9 +282,9 @@ class CaptureConnection(asyncio.Protocol):
         if len(self.queue) >= self.service.settings.pipeline_max:
             self._pause(_PIPELINE_FULL)
 
-    def ends_with(self, exchange: Exchange | Forwarding) -> bool:
+    def ends_with(self, due: Due) -> bool:
         """Whether no request came after this one."""
-        return bool(self.queue) and self.queue[-1] is exchange
+        return bool(self.queue) and self.queue[-1] is due
 
     def _pause(self, why: int) -> None:
         if not self.hindered & _PAUSED and self.transport is not None:
@@ -305,14 +308,14 @@ class CaptureConnection(asyncio.Protocol):
             self._resume(_UPSTREAM_NOT_TAKING)
             self.set_deadline()
 
-    def throw_body_away(self, forwarding: Forwarding, *, at_once: bool) -> None:
+    def throw_body_away(self, due: Due, *, at_once: bool) -> None:
         """The answer was complete before the request was; `at_once`: close without reading the rest."""
-        if self._arrival is not None and self._arrival.forwarding is forwarding:
+        if self._arrival is not None and self._arrival.forwarding is due:
             self._arrival.throw_away()
             self.lingering = self.lingering or at_once
 
-    def is_last(self, forwarding: Forwarding) -> bool:
-        return self.service.stopping and self.ends_with(forwarding)
+    def is_last(self, due: Due) -> bool:
+        return self.service.stopping and self.ends_with(due)
 
     def abort(self) -> None:
         """End the connection with a reset."""
@@ -341,7 +344,7 @@ class CaptureConnection(asyncio.Protocol):
 
     def expire(self) -> None:
         """The deadline has passed."""
-        self.service.turn.take()
+        self.turn.take()
         transport = self.transport
         if transport is None:
             return
@@ -369,7 +372,7 @@ class CaptureConnection(asyncio.Protocol):
 
     def refuse_unfinished(self) -> None:
         """The worker cannot wait longer for this client: what it has not sent whole is refused."""
-        self.service.turn.take()
+        self.turn.take()
         if self.state != IDLE and not self.lingering:
             self._own_parser().refuse_and_close(Reason.STOPPING)
         elif self.queue and type(first := self.queue[0]) is Forwarding:

@@ -4,26 +4,25 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable
 from email.utils import formatdate
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import msgspec
 
 from edge.blocks import give_back
 from edge.metrics import Histogram, Row
 from edge.segment.record import RecordIds
+from edge.server.admission import ServerSettings
 from edge.server.heads import OrdinaryReader
 from edge.server.heavy import HeavyRequests
-from edge.server.turn import CallSoon, Turn
 from edge.spool.writer import SpoolWriter
 from edge.wire.capture import Choose
 from edge.wire.client_ip import is_trusted, normalise_ip, parse_networks
 from edge.wire.rejections import REFUSALS, Reason
-from edge.wire.request import MIB, Light, Limits
+from edge.wire.request import Light
 from edge.wire.responses import cors_headers, render, render_beacon, render_success
 from edge.wire.v1 import V1Answer
 
 if TYPE_CHECKING:
-    from edge.server.protocol import CaptureConnection
     from edge.server.upstream import Forwarder
 
 _ORIGINS_MAX: Final = 1024
@@ -41,34 +40,22 @@ RETRY_AFTER_S: Final = (1, 30)
 """Bounds of the `Retry-After` of our own faults, drawn evenly so that clients do not come back together."""
 
 
-class ServerSettings(msgspec.Struct, frozen=True):
-    """Limits of one worker's connections. Sizes in bytes, times in seconds."""
+CallSoon = Callable[[Callable[[], None]], object]
 
-    body_bytes_max: int = 20 * MIB
-    replay_body_bytes_max: int = 64 * MIB
-    v1_body_bytes_max: int = 10 * MIB
-    v1_decoded_bytes_max: int = 50 * MIB
-    """Body of capture v1 on the wire, and decompressed."""
-    decoded: Limits = Limits()
-    inline_bytes_max: int = 384 * 1024
-    """Larger bodies, and those that become larger, are decoded by a process of its own."""
-    target_bytes_max: int = 64 * 1024
-    """Request target on capture routes, where GET carries the payload."""
-    other_target_bytes_max: int = 8 * 1024
-    header_bytes_max: int = 32 * 1024
-    headers_max: int = 100
-    header_timeout_s: float = 10.0
-    body_timeout_s: float = 60.0
-    idle_timeout_s: float = 620.0
-    """Above what balancers keep, so that they close first."""
-    write_timeout_s: float = 30.0
-    pipeline_max: int = 16
-    inflight_bytes_max: int = 256 * MIB
-    """Bodies being read and records waiting for their commit, per worker."""
-    connections_max: int = 10_000
-    """Per worker."""
-    trusted_proxies: str = "127.0.0.0/8,::1/128"
-    """Networks in CIDR notation, comma-separated."""
+
+class Kept(Protocol):
+    """A client's connection, as the clock has it and the end of the worker."""
+
+    deadline_s: float
+
+    def expire(self) -> None:
+        """The deadline has passed."""
+
+    def stop(self) -> bool:
+        """Close it if it has nothing under way; whether it had nothing."""
+
+    def refuse_unfinished(self) -> None:
+        """Refuse what has not come whole."""
 
 
 class Service:
@@ -98,7 +85,6 @@ class Service:
         )
         self.writer = writer
         self._call_soon = call_soon
-        self.turn = Turn(self, call_soon)
         self.ids = ids
         self.wall_ns = wall_ns
         self.forwarder = forwarder
@@ -111,10 +97,10 @@ class Service:
         self.ready = True
         self.shedding = False
         """The disk is nearly full: session replays are refused."""
-        self.connections: set[CaptureConnection] = set()
+        self.connections: set[Kept] = set()
         self.connected = 0
         """Connections made since the last tick."""
-        self._expired: list[CaptureConnection] = []
+        self._expired: list[Kept] = []
         self._peers: dict[str, tuple[str, bool]] = {}
         self.inflight_bytes = 0
         self.choose_key: Choose | None = None

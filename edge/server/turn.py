@@ -4,19 +4,19 @@ A turn reads from many connections, and nearly every packet is one ordinary requ
 after the other in one loop they find the processor's caches warm, share the clock, and become the text of their records in one
 step; answered one after the other they do so again. Nobody waits for it: a commit takes what its turn has read in any case.
 
-Whatever is not such a request goes back to its connection as it came (`CaptureConnection.receive`).
+Whatever is not such a request goes back to its connection as it came (`Sender.receive`).
 """
 
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, TypeVar, cast
+from typing import Final, Protocol, TypeVar, cast
 
 import msgspec
 
 from edge.segment.frame import FRAME_RAW_BYTES_MAX
 from edge.segment.record import DATA_FIELD, LINE_FIELDS, Field, as_json, encode_records, sent_at_member
-from edge.server.exchange import Exchange
-from edge.server.heads import Plain, by_lower_name
+from edge.server.exchange import Connection, Exchange
+from edge.server.heads import Familiar, Headers, Plain, by_lower_name
+from edge.server.service import CallSoon, Service
 from edge.wire.capture import read_data_query, read_plain_query
 from edge.wire.client_ip import read_address
 from edge.wire.encoding import GZIP_MAGIC, read_plain_gzip
@@ -25,14 +25,9 @@ from edge.wire.rejections import Rejected
 from edge.wire.routes import PLAIN_ROUTES, Route
 from edge.wire.validate import judge_token
 
-if TYPE_CHECKING:
-    from edge.server.protocol import CaptureConnection
-    from edge.server.service import Service
-
 log = logging.getLogger(__name__)
 
 K = TypeVar("K")
-CallSoon = Callable[[Callable[[], None]], object]
 
 PACKET_BYTES_MAX: Final = 32 * 1024
 """The most that a packet has which waits for the end of its turn."""
@@ -52,10 +47,31 @@ _GZIP: Final = GZIP_MAGIC[0]
 _NAMES: Final = {route.name: as_json(route.name) for route in PLAIN_ROUTES.values()}
 
 
+class Sender(Connection, Protocol):
+    """A connection, of which a packet waits for the end of the turn."""
+
+    packet: bytes
+    familiar: Familiar | None
+    """How the head of its last ordinary request was read."""
+    peer: str
+    trusted: bool
+    """What it says of other addresses is believed."""
+    deadline_s: float
+
+    def receive(self, data: bytes) -> None:
+        """Read what is no ordinary request."""
+
+    def capture(self, method: str, route: Route, query: bytes, headers: Headers, body: bytes) -> None:
+        """Take an ordinary one that is no event in plain JSON."""
+
+    def refuse_arrived(self, packet: bytes) -> None:
+        """Answer for one that met a fault of ours."""
+
+
 class Taken(msgspec.Struct, gc=False):
     """The waiter of the requests that one turn took."""
 
-    service: "Service"
+    service: Service
     exchanges: list[Exchange]
 
     def stored(self) -> None:
@@ -100,7 +116,7 @@ def _remember(kept: dict[K, bytes], key: K, value: bytes) -> bytes:
 class Turn:
     """The packets of one turn. `call_soon` calls back when the loop has read what there was to read."""
 
-    def __init__(self, service: "Service", call_soon: CallSoon) -> None:
+    def __init__(self, service: Service, call_soon: CallSoon) -> None:
         self._service = service
         settings = service.settings
         self.packet_bytes_max = min(
@@ -113,7 +129,7 @@ class Turn:
         self._call_soon = call_soon
         self._begun = False
         """The end is under way."""
-        self._arrived: list[CaptureConnection] = []
+        self._arrived: list[Sender] = []
         self._parts: dict[int, _Part] = {}
         """What was taken, by the number of events in a request."""
         self._layers: list[str] = []
@@ -123,7 +139,7 @@ class Turn:
         self._addresses: dict[bytes, bytes] = {}
         """First entries of X-Forwarded-For, and the plain text form of the addresses they are."""
 
-    def arrive(self, connection: "CaptureConnection") -> None:
+    def arrive(self, connection: Sender) -> None:
         """`connection.packet` is to be taken: a large one at once, with those before it, and committed with those behind it."""
         arrived = self._arrived
         arrived.append(connection)
@@ -162,7 +178,7 @@ class Turn:
         if self._parts:
             self._append(received_us)
 
-    def _take(self, connection: "CaptureConnection", packet: bytes) -> bool:
+    def _take(self, connection: Sender, packet: bytes) -> bool:
         """Take an ordinary request; whether `packet` is one."""
         if len(packet) > self.packet_bytes_max:
             return self._take_ordinary(connection, packet)
@@ -176,7 +192,7 @@ class Turn:
                 return True
         return self._take_ordinary(connection, packet)
 
-    def _take_ordinary(self, connection: "CaptureConnection", packet: bytes) -> bool:
+    def _take_ordinary(self, connection: Sender, packet: bytes) -> bool:
         """The same for one whose form nobody knows, or that is more than one event in plain JSON."""
         read = self._service.ordinary.read(packet)
         if read is None:
@@ -199,7 +215,7 @@ class Turn:
             connection.capture(method, route, query, by_lower_name(headers), body)
         return True
 
-    def _recognise(self, connection: "CaptureConnection", packet: bytes) -> Plain | None:
+    def _recognise(self, connection: Sender, packet: bytes) -> Plain | None:
         """Of a connection that is new, or has changed its form."""
         for familiar in self._service.ordinary.recent:
             if familiar is not connection.familiar and (plain := familiar.read(packet)) is not None:
@@ -209,7 +225,7 @@ class Turn:
 
     def _take_event(
         self,
-        connection: "CaptureConnection",
+        connection: Sender,
         method: str,
         route: Route,
         sent_at: bytes | None,

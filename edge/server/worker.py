@@ -31,10 +31,12 @@ from edge.process import (
     say_ready,
 )
 from edge.segment.record import RecordIds
+from edge.server.admission import ServerSettings
 from edge.server.garbage import Garbage
 from edge.server.projects import Projects
 from edge.server.protocol import CaptureConnection
-from edge.server.service import ServerSettings, Service
+from edge.server.service import Service
+from edge.server.turn import Turn
 from edge.spool.budget import Pressure
 from edge.spool.recover import Recovered, next_counter, open_slot
 from edge.spool.spare import SpareMaker
@@ -150,8 +152,9 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, lock: int, bo
         service.choose_key, service.known_keys = projects.tick()
         service.heavy.registry = projects.registry
     service.tick(time.monotonic())
+    turn = Turn(service, loop.call_soon)
     server = await loop.create_server(
-        lambda: CaptureConnection(service), sock=socket.socket(fileno=spec.listen_fd), backlog=ACCEPT_BACKLOG
+        lambda: CaptureConnection(service, turn), sock=socket.socket(fileno=spec.listen_fd), backlog=ACCEPT_BACKLOG
     )
     garbage = Garbage(row)
     ticking = asyncio.create_task(_tick(service, writer, garbage, lock, row, board.rows[-1], projects))

@@ -5,8 +5,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge.server.admission import Head, Refusal, body_bytes_max, judge_head
-from edge.server.service import ServerSettings
+from edge.server.admission import Head, Refusal, ServerSettings, body_bytes_max, judge_head
 from edge.wire.rejections import Reason
 from edge.wire.routes import find_route
 

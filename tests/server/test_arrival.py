@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from edge.server.admission import ServerSettings
 from edge.server.arrival import Arrival
-from edge.server.service import ServerSettings
 from tests.server.test_turn import Scene, event, names, post, zipped
 
 HEAD_MAX = 256 + 4096

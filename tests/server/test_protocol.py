@@ -18,8 +18,10 @@ import uvloop
 from edge.disk import RealDisk
 from edge.metrics import Board
 from edge.segment.record import RecordIds
+from edge.server.admission import ServerSettings
 from edge.server.protocol import CaptureConnection
-from edge.server.service import HEAD_PACKET_BYTES_MAX, ServerSettings, Service
+from edge.server.service import HEAD_PACKET_BYTES_MAX, Service
+from edge.server.turn import Turn
 from edge.spool.writer import Clock, SpoolSettings, SpoolWriter
 from edge.wire.routes import CAPTURE_PATHS
 from tests.server.running import LOW_LIMITS, PATIENCE_S, Answer, Client, Server, running, wait_until
@@ -915,7 +917,8 @@ def in_process(folder: Path, use: Callable[[Service, tuple[str, int]], object]) 
         writer = SpoolWriter(loop, RealDisk(), str(folder), 0, 1, lambda: 7, SpoolSettings(), clock, row, fault)
         service = Service(ServerSettings(), writer, row, RecordIds(1), time.time_ns, loop.call_soon)
         service.tick(time.monotonic())
-        listening = await loop.create_server(lambda: CaptureConnection(service), "127.0.0.1", 0)
+        turn = Turn(service, loop.call_soon)
+        listening = await loop.create_server(lambda: CaptureConnection(service, turn), "127.0.0.1", 0)
         await asyncio.to_thread(use, service, listening.sockets[0].getsockname())
         listening.close()
         await listening.wait_closed()

@@ -10,8 +10,10 @@ import pytest
 from edge.disk import RealDisk
 from edge.metrics import Board, Row
 from edge.segment.record import RecordIds
+from edge.server.admission import ServerSettings
 from edge.server.protocol import CaptureConnection
-from edge.server.service import _EXPIRED_TOGETHER, HEAD_PACKET_BYTES_MAX, RETRY_AFTER_S, ServerSettings, Service
+from edge.server.service import _EXPIRED_TOGETHER, HEAD_PACKET_BYTES_MAX, RETRY_AFTER_S, Service
+from edge.server.turn import Turn
 from edge.spool.writer import Clock, SpoolSettings, SpoolWriter
 from edge.wire.rejections import Reason
 
@@ -66,8 +68,12 @@ def service(writer: SpoolWriter, row: Row) -> Service:
     return service_of(writer, row)
 
 
+def turn_of(service: Service) -> Turn:
+    return Turn(service, lambda call: call())
+
+
 def connect(service: Service) -> tuple[CaptureConnection, Transport]:
-    connection, transport = CaptureConnection(service), Transport()
+    connection, transport = CaptureConnection(service, turn_of(service)), Transport()
     connection.connection_made(transport)
     return connection, transport
 
@@ -227,7 +233,7 @@ def test_a_body_in_chunks_of_a_byte_is_read_in_pieces_with_others_in_between(ser
             self.paused = False
 
     async def read() -> list[int]:
-        connection, transport = CaptureConnection(service), Pausing()
+        connection, transport = CaptureConnection(service, turn_of(service)), Pausing()
         connection.connection_made(transport)
         connection.receive(
             b"POST /e/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 40_000

@@ -19,9 +19,10 @@ from edge.metrics import Board, slot
 from edge.segment.frame import FRAME_RAW_BYTES_MAX
 from edge.segment.record import Record, RecordIds, decode_record
 from edge.segment.scan import Frame, scan
+from edge.server.admission import ServerSettings
 from edge.server.protocol import CaptureConnection
-from edge.server.service import ServerSettings, Service
-from edge.server.turn import PACKET_BYTES_MAX, PACKETS_MAX, TEXT_BYTES_MAX
+from edge.server.service import Service
+from edge.server.turn import PACKET_BYTES_MAX, PACKETS_MAX, TEXT_BYTES_MAX, Turn
 from edge.spool.group import Waiter
 from edge.spool.writer import Clock, Durability, SpoolSettings, SpoolWriter
 from tests.server.test_service import Transport
@@ -53,12 +54,13 @@ class Scene:
         self._due: list[Callable[[], None]] = []
         self.service = Service(settings, self.writer, self.row, RecordIds(7), lambda: NOW_US * 1000, self._due.append)
         self.service.tick(100.0)
+        self._turn = Turn(self.service, self._due.append)
 
     def _fault(self, error: BaseException) -> None:
         raise AssertionError from error
 
     def client(self) -> tuple[CaptureConnection, Transport]:
-        connection, transport = CaptureConnection(self.service), Transport()
+        connection, transport = CaptureConnection(self.service, self._turn), Transport()
         connection.connection_made(transport)
         return connection, transport
 
