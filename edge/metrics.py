@@ -262,7 +262,7 @@ def slot(name: str, *values: str) -> int:
 class Histogram:
     """Observations of one histogram into one row: counted, or gathered, which is cheaper for single values, until `fold`."""
 
-    __slots__ = ("_buckets", "_gathered", "_row", "_start", "_sum", "observe")
+    __slots__ = ("_buckets", "_gathered", "_row", "_start", "_sum", "observe", "observe_all")
 
     def __init__(self, row: "Row", name: str) -> None:
         self._row = row.slots
@@ -272,6 +272,8 @@ class Histogram:
         self._gathered: list[int] = []
         self.observe = self._gathered.append
         """Take one value; thread-safe, being a single call into C."""
+        self.observe_all = self._gathered.extend
+        """Take several."""
 
     def count(self, value: int, times: int = 1) -> None:
         """Count one value that was observed so many times, at once; by one thread only."""

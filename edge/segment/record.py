@@ -10,7 +10,7 @@ quote would be escaped. `skew_us`, `sent_at` and `user_agent` stand before it, a
 
 from collections.abc import Sequence
 from itertools import count, islice
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 
@@ -100,33 +100,37 @@ def encode_record(
     return b"".join((head.encode(), data, b"}\n"))
 
 
-Field = bytes | int
-LINE_FIELDS: Final = 6
-"""What `encode_records` takes for each record: a place for its number, token and path as JSON, the address, nothing or a
-`sent_at_member`, the data."""
-DATA_FIELD: Final = 5
-
-
-def sent_at_member(digits: bytes) -> bytes:
-    """The member for a `sent_at` of digits only."""
-    return b',"sent_at":"%b"' % digits
-
-
 _FORMATTED_BYTES_MAX: Final = 4096
 """Data above this is copied once, into the whole; the formatter copies it again whenever what it makes grows."""
 
 
-def encode_records(ids: RecordIds, at: int, fields: list[Field]) -> bytes:
-    """The lines of many records received at one moment, as `encode_record` makes them one by one. Fills in the numbers.
+_LINE_FIELDS: Final = 6
 
-    One call of the formatter for all costs a third of what one for each does.
+
+def encode_records(
+    ids: RecordIds,
+    at: int,
+    tokens: Sequence[bytes],
+    paths: Sequence[bytes],
+    ips: Sequence[bytes],
+    sent_ats: Sequence[bytes],
+    texts: Sequence[bytes],
+) -> bytes:
+    """The lines of many records received at one moment, as `encode_record` makes them one by one.
+
+    Of each the token and the path as JSON, the address, the digits of `sent_at` or nothing, and the data. One call of the
+    formatter for all costs a third of what one for each does.
     """
-    texts = cast("list[bytes]", fields[DATA_FIELD::LINE_FIELDS])
     count = len(texts)
-    fields[::LINE_FIELDS] = islice(ids.numbers, count)
+    fields: list[bytes | int] = [b""] * (_LINE_FIELDS * count)
+    fields[::_LINE_FIELDS] = islice(ids.numbers, count)
+    fields[1::_LINE_FIELDS] = tokens
+    fields[2::_LINE_FIELDS] = paths
+    fields[3::_LINE_FIELDS] = ips
+    if any(sent_ats):
+        fields[4::_LINE_FIELDS] = [sent_at and b',"sent_at":"%b"' % sent_at for sent_at in sent_ats]
     head = b'{"id":"%b-%%d","at":%d,"token":%%b,"path":%%b,"ip":"%%b"%b' % (ids.prefix.encode(), at, ids.skew.encode())
     if len(texts[0]) > _FORMATTED_BYTES_MAX:
-        fields[DATA_FIELD::LINE_FIELDS] = [b""] * count
         pieces = [b"}\n"] * (3 * count)
         pieces[::3] = ((head + b'%b,"data":%b\n') * count % tuple(fields)).split(b"\n")[:-1]
         pieces[1::3] = [
@@ -135,7 +139,8 @@ def encode_records(ids: RecordIds, at: int, fields: list[Field]) -> bytes:
         return b"".join(pieces)
     together = b"".join(texts)
     if _LINE_FEED in together or _CARRIAGE_RETURN in together:
-        fields[DATA_FIELD::LINE_FIELDS] = [text.translate(_LINE_BREAKS) for text in texts]
+        texts = [text.translate(_LINE_BREAKS) for text in texts]
+    fields[5::_LINE_FIELDS] = texts
     return (head + b'%b,"data":%b}\n') * count % tuple(fields)
 
 

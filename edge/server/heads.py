@@ -13,8 +13,9 @@ it alike; what it does not take the next one gets, untouched.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from operator import itemgetter
 from types import SimpleNamespace
 from typing import ClassVar, Final
 
@@ -142,28 +143,45 @@ Plain = tuple[str, Route, bytes | None, bytes, bytes, bytes]
 what is not there."""
 
 
+class _Expression:
+    """Of what begins so, goes on with headers of these names and ends so: cuts some named parts out of it."""
+
+    __slots__ = ("arrange", "match")
+
+    def __init__(self, begin: bytes, names: Sequence[bytes], end: bytes, parts: Sequence[str]) -> None:
+        lines = [re.escape(name) + b": " + _behind_name(name) for name in names]
+        pieces = [begin, *lines, rb"\r\n" + end]
+        places = {
+            part: place for part in parts for place, piece in enumerate(pieces) if b"(?P<%b>" % part.encode() in piece
+        }
+        place = 0
+        for part in parts:
+            place = places.get(part, place)
+            if part not in places:
+                # It stands for what is not there.
+                pieces[place] += b"(?P<%b>)" % part.encode()
+        head = re.compile(b"".join(pieces))
+        order = [head.groupindex[part] - 1 for part in parts]
+        self.match = head.match
+        self.arrange: Callable[[tuple[bytes, ...]], tuple[bytes, ...]] | None = None
+        """Puts the groups of a match into the order of the parts, where that is another one."""
+        if order != sorted(order):
+            self.arrange = itemgetter(*order)
+
+
 class _Form:
     """Reads the requests whose head has certain names, in their order: those of an ordinary request."""
 
-    __slots__ = ("_cookie", "_match", "_parts")
+    __slots__ = ("_arrange", "_match")
 
     request_line: ClassVar[bytes]
     behind: ClassVar[bytes]
     parts: ClassVar[tuple[str, ...]]
 
     def __init__(self, names: Sequence[bytes]) -> None:
-        head, self._parts = self._expression(self.request_line, names, self.parts)
-        self._match = head.match
-        self._cookie = head.groupindex.get("cookie", 0)
-
-    def _expression(
-        self, begin: bytes, names: Sequence[bytes], parts: Sequence[str]
-    ) -> tuple[re.Pattern[bytes], tuple[int, ...]]:
-        """Of what begins so and goes on with headers of these names; and which of its groups the parts are."""
-        lines = [re.escape(name) + b": " + _behind_name(name) for name in names]
-        # The last group is empty, and stands for what no header has.
-        head = re.compile(begin + b"".join(lines) + rb"\r\n" + self.behind + b"()")
-        return head, tuple(head.groupindex.get(part, head.groups) for part in parts)
+        expression = _Expression(self.request_line, names, self.behind, self.parts)
+        self._match = expression.match
+        self._arrange = expression.arrange
 
 
 class FamiliarPost(_Form):
@@ -174,31 +192,30 @@ class FamiliarPost(_Form):
     """
 
     __slots__ = (
+        "_arrange_behind",
         "_begin",
+        "_begin_bytes",
         "_changing",
-        "_cookie_behind",
         "_match_behind",
         "_origin",
         "_others",
-        "_parts_behind",
         "_route",
     )
 
     request_line = _METHOD + _PATH + _QUERY + re.escape(_VERSION)
     behind = rb"(?P<body>[\[{\x1f](?s:.*+))"
-    parts_behind: ClassVar = ("length", "origin", "forwarded_for", "body")
-    parts = (*parts_behind, "path", "sent_at")
+    parts_behind: ClassVar = ("length", "origin", "forwarded_for", "cookie", "body")
+    parts = ("path", "sent_at", *parts_behind)
 
     def __init__(self, names: Sequence[bytes]) -> None:
         super().__init__(names)
         changing = next(index for index, name in enumerate(names) if name.lower() in _CHANGING)
-        behind, self._parts_behind = self._expression(
-            _behind_name(names[changing]), names[changing + 1 :], self.parts_behind
-        )
-        self._match_behind = behind.match
-        self._cookie_behind = behind.groupindex.get("cookie", 0)
+        rest = _Expression(_behind_name(names[changing]), names[changing + 1 :], self.behind, self.parts_behind)
+        self._match_behind = rest.match
+        self._arrange_behind = rest.arrange
         self._changing = b"\r\n" + names[changing] + b": "
         self._begin = self._changing
+        self._begin_bytes = len(self._begin)
         self._route = next(iter(PLAIN_ROUTES.values()))
         self._origin = b""
         """How a request began, and what it had; at first how none begins."""
@@ -212,24 +229,31 @@ class FamiliarPost(_Form):
         """
         begin = self._begin
         if packet.startswith(begin):
-            head = self._match_behind(packet, len(begin))
-            if head is None or (self._cookie_behind and not _is_cookie(head[self._cookie_behind])):
+            head = self._match_behind(packet, self._begin_bytes)
+            if head is None:
                 return None
-            length, origin, forwarded_for, body = head.group(*self._parts_behind)
-            if int(length) != len(body):
+            parts = head.groups()
+            if self._arrange_behind is not None:
+                parts = self._arrange_behind(parts)
+            length, origin, forwarded_for, cookie, body = parts
+            if int(length) != len(body) or (cookie and not _is_cookie(cookie)):
                 return None
             return "POST", self._route, None, origin or self._origin, forwarded_for, body
         head = self._match(packet)
-        if head is None or (self._cookie and not _is_cookie(head[self._cookie])):
+        if head is None:
             return None
-        length, origin, forwarded_for, body, path, sent_at = head.group(*self._parts)
+        parts = head.groups()
+        if self._arrange is not None:
+            parts = self._arrange(parts)
+        path, sent_at, length, origin, forwarded_for, cookie, body = parts
         route = PLAIN_ROUTES.get(path)
-        if route is None or int(length) != len(body):
+        if route is None or int(length) != len(body) or (cookie and not _is_cookie(cookie)):
             return None
         if sent_at is None:
             self._others += 1
             if self._others > _OTHERS_MAX:
-                self._begin = packet[: packet.index(self._changing) + len(self._changing)]
+                self._begin_bytes = packet.index(self._changing) + len(self._changing)
+                self._begin = packet[: self._begin_bytes]
                 self._route = route
                 self._origin = origin
                 self._others = 0
@@ -246,16 +270,19 @@ class FamiliarGet(_Form):
 
     request_line = _METHOD_OF_GET + _PATH + _DATA_QUERY + re.escape(_VERSION)
     behind = rb"\Z"
-    parts = ("path", "sent_at", "data", "origin", "forwarded_for")
+    parts = ("path", "data", "sent_at", "origin", "forwarded_for", "cookie")
 
     def read(self, packet: bytes) -> Plain | None:
         """As that of a POST."""
         head = self._match(packet)
-        if head is None or (self._cookie and not _is_cookie(head[self._cookie])):
+        if head is None:
             return None
-        path, sent_at, data, origin, forwarded_for = head.group(*self._parts)
+        parts = head.groups()
+        if self._arrange is not None:
+            parts = self._arrange(parts)
+        path, data, sent_at, origin, forwarded_for, cookie = parts
         route = PLAIN_ROUTES.get(path)
-        if route is None or (text := read_plain_data(data)) is None:
+        if route is None or (cookie and not _is_cookie(cookie)) or (text := read_plain_data(data)) is None:
             return None
         return "GET", route, sent_at, origin, forwarded_for, text
 

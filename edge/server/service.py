@@ -113,6 +113,7 @@ class Service:
         self.row = row
         self._body_bytes = Histogram(row, "edge_request_body_bytes")
         self.observe_body = self._body_bytes.observe
+        self.observe_bodies = self._body_bytes.observe_all
         self.append = writer.append
         self.put = writer.put
         self._posted: list[str] = []

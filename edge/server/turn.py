@@ -8,12 +8,12 @@ Whatever is not such a request goes back to its connection as it came (`Sender.r
 """
 
 import logging
-from typing import Final, Protocol, TypeVar, cast
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
 from edge.segment.frame import FRAME_RAW_BYTES_MAX
-from edge.segment.record import DATA_FIELD, LINE_FIELDS, Field, as_json, encode_records, sent_at_member
+from edge.segment.record import as_json, encode_records
 from edge.server.exchange import Connection, Exchange
 from edge.server.heads import Familiar, Headers, Plain, by_lower_name
 from edge.server.service import CallSoon, Service
@@ -99,11 +99,9 @@ class Taken(msgspec.Struct, gc=False):
             exchange.not_stored()
 
 
-class _Part(msgspec.Struct, gc=False):
-    """Requests with as many events each, and what their records are made of."""
-
-    exchanges: list[Exchange]
-    fields: list[Field]
+_Taken = tuple[Sender, Route, str, bytes, bytes, bytes, bytes, bytes, int]
+"""Of a request that was taken: its connection, route, method and Origin; the key and the address of its record, both as they
+are written there, and `_` of the query; its text; and the bytes of its body."""
 
 
 def _remember(kept: dict[K, bytes], key: K, value: bytes) -> bytes:
@@ -130,7 +128,7 @@ class Turn:
         self._begun = False
         """The end is under way."""
         self._arrived: list[Sender] = []
-        self._parts: dict[int, _Part] = {}
+        self._parts: dict[int, list[_Taken]] = {}
         """What was taken, by the number of events in a request."""
         self._layers: list[str] = []
         """What the events were wrapped in, a name for each request."""
@@ -186,10 +184,8 @@ class Turn:
         plain = None if familiar is None else familiar.read(packet)
         if plain is None:
             plain = self._recognise(connection, packet)
-        if plain is not None:
-            method, route, sent_at, origin, forwarded_for, text = plain
-            if self._take_event(connection, method, route, sent_at, origin, forwarded_for, text):
-                return True
+        if plain is not None and self._take_event(connection, plain):
+            return True
         return self._take_ordinary(connection, packet)
 
     def _take_ordinary(self, connection: Sender, packet: bytes) -> bool:
@@ -210,7 +206,7 @@ class Turn:
             len(packet) > self.packet_bytes_max
             or sent_at is None
             or (forwarded_for := shape.forwarded_for(headers)) is None
-            or not self._take_event(connection, method, route, sent_at, origin, forwarded_for, text)
+            or not self._take_event(connection, (method, route, sent_at, origin, forwarded_for, text))
         ):
             connection.capture(method, route, query, by_lower_name(headers), body)
         return True
@@ -223,21 +219,13 @@ class Turn:
                 return plain
         return None
 
-    def _take_event(
-        self,
-        connection: Sender,
-        method: str,
-        route: Route,
-        sent_at: bytes | None,
-        origin: bytes,
-        forwarded_for: bytes,
-        body: bytes,
-    ) -> bool:
+    def _take_event(self, connection: Sender, plain: Plain) -> bool:
         """Take a request whose body is, or is gzip of, well-typed events in plain JSON, and few of them.
 
         Whether it is such a request.
         """
         service = self._service
+        method, route, sent_at, origin, forwarded_for, body = plain
         text = body if body[0] != _GZIP else read_plain_gzip(body, self._text_bytes_max)
         if text is None or (found := read_plain(text)) is None:
             return False
@@ -251,27 +239,16 @@ class Turn:
             address = connection.peer.encode()
         if not (token and address):
             return False
-        if method == "POST":
-            service.observe_body(len(body))
-            if text is not body:
-                self._layers.append("gzip")
-        else:
-            service.observe_body(0)
+        size = len(body)
+        if method != "POST":
+            size = 0
             self._layers.append("base64")
-        part = self._parts.get(events) or self._begin(events)
-        fields = part.fields
-        fields += (
-            0,
-            token,
-            _NAMES[route.name],
-            address,
-            sent_at_member(sent_at) if sent_at else b"",
-            text,
-        )
-        exchange = Exchange(connection, route, method, origin)
-        part.exchanges.append(exchange)
-        connection.queue.append(exchange)
-        connection.deadline_s = service.idle_deadline_s
+        elif text is not body:
+            self._layers.append("gzip")
+        part = self._parts.get(events)
+        if part is None:
+            part = self._parts[events] = []
+        part.append((connection, route, method, origin, token, address, sent_at or b"", text, size))
         return True
 
     def _judge(self, key: str) -> bytes:
@@ -287,10 +264,6 @@ class Turn:
         """In plain text form, remembered; empty when it is none."""
         return _remember(self._addresses, entry, read_address(entry).encode())
 
-    def _begin(self, events: int) -> "_Part":
-        part = self._parts[events] = _Part([], [])
-        return part
-
     def _append(self, received_us: int) -> None:
         """Hand what was taken to the writer. The end of the turn commits."""
         parts, self._parts = self._parts, {}
@@ -299,17 +272,26 @@ class Turn:
             self._service.row.add("edge_slow_path_total", self._layers.count(layer), layer)
         self._layers.clear()
         for events, part in parts.items():
-            exchanges, fields = part.exchanges, part.fields
-            step = len(exchanges)
-            texts = cast("list[bytes]", fields[DATA_FIELD::LINE_FIELDS])
-            if sum(map(len, texts)) > FRAME_RAW_BYTES_MAX // 2:
-                # So many make a frame, however large they are.
-                step = FRAME_RAW_BYTES_MAX // (max(map(len, texts)) + _HEAD_BYTES)
-            for start in range(0, len(exchanges), step):
-                some = fields[start * LINE_FIELDS : (start + step) * LINE_FIELDS]
-                self._put(exchanges[start : start + step], some, events, received_us)
+            self._put(part, events, received_us)
 
-    def _put(self, exchanges: list[Exchange], fields: list[Field], events: int, received_us: int) -> None:
+    def _put(self, part: list[_Taken], events: int, received_us: int) -> None:
+        """`part`: requests with so many events each."""
         service = self._service
-        lines = encode_records(service.ids, received_us, fields)
-        service.put(lines, len(exchanges) * events, received_us, Taken(service, exchanges), len(exchanges))
+        count = len(part)
+        connections, routes, methods, origins, tokens, addresses, sent_ats, texts, sizes = zip(*part, strict=True)
+        if sum(map(len, texts)) > FRAME_RAW_BYTES_MAX // 2:
+            # So many make a frame, however large they are.
+            step = FRAME_RAW_BYTES_MAX // (max(map(len, texts)) + _HEAD_BYTES)
+            if step < count:
+                for start in range(0, count, step):
+                    self._put(part[start : start + step], events, received_us)
+                return
+        names = [_NAMES[route.name] for route in routes]
+        lines = encode_records(service.ids, received_us, tokens, names, addresses, sent_ats, texts)
+        service.observe_bodies(sizes)
+        exchanges = list(map(Exchange, connections, routes, methods, origins))
+        deadline_s = service.idle_deadline_s
+        for connection, exchange in zip(connections, exchanges, strict=True):
+            connection.queue.append(exchange)
+            connection.deadline_s = deadline_s
+        service.put(lines, count * events, received_us, Taken(service, exchanges), count)

@@ -12,7 +12,6 @@ from edge.segment.record import (
     decode_records,
     encode_record,
     encode_records,
-    sent_at_member,
 )
 
 IDS = RecordIds(0x5C0D2E88B1F09A37)
@@ -65,21 +64,8 @@ def test_every_record_of_a_writer_says_what_becomes_of_its_times(skew_us: int) -
     ids = RecordIds(1, skew_us)
     lines = [encode_record(ids, AT, "t", "e", "::1", b"1", sent_at) for sent_at in ("", "2")]
     ids = RecordIds(1, skew_us)
-    fields: list[bytes | int] = [
-        0,
-        b'"t"',
-        b'"e"',
-        b"::1",
-        b"",
-        b"1",
-        0,
-        b'"t"',
-        b'"e"',
-        b"::1",
-        sent_at_member(b"2"),
-        b"1",
-    ]
-    assert encode_records(ids, AT, fields) == b"".join(lines)
+    columns = [b'"t"'] * 2, [b'"e"'] * 2, [b"::1"] * 2, [b"", b"2"], [b"1"] * 2
+    assert encode_records(ids, AT, *columns) == b"".join(lines)
     assert [(found.skew_us, found.sent_at) for found in map(decode_record, lines)] == [(skew_us, ""), (skew_us, "2")]
     assert (b"skew_us" in lines[0]) == bool(skew_us)
 
@@ -91,11 +77,9 @@ def test_many_records_are_the_lines_of_each(first: int, second: int, line_break:
     texts = [b"[%b]" % (b" " * first), b"[%b%b]" % (line_break.encode(), b" " * second), b"[3]"]
     ids = RecordIds(1, 7)
     lines = [encode_record(ids, AT, "t", "e", "::1", text) for text in texts]
-    fields: list[bytes | int] = []
-    for text in texts:
-        fields += 0, b'"t"', b'"e"', b"::1", b"", text
+    columns = [b'"t"'] * 3, [b'"e"'] * 3, [b"::1"] * 3, [b""] * 3, texts
     ids = RecordIds(1, 7)
-    assert encode_records(ids, AT, fields).splitlines(keepends=True) == lines
+    assert encode_records(ids, AT, *columns).splitlines(keepends=True) == lines
     assert ids.next() == len(texts)
 
 

@@ -2,6 +2,7 @@
 
 import re
 from base64 import b64encode
+from itertools import permutations
 from types import SimpleNamespace
 from urllib.parse import quote
 
@@ -259,6 +260,33 @@ def test_a_familiar_head_is_read_like_any_other() -> None:
 
 DATA = b64encode(BODY)
 assert DATA.endswith(b"=")
+
+
+PARTS_OF_HEAD = {
+    b"Content-Length": b"%d" % len(BODY),
+    b"Origin": b"o",
+    b"X-Forwarded-For": b"1.2.3.4",
+    b"Cookie": b"a=b",
+}
+
+
+@pytest.mark.parametrize(
+    "names", [names for count in range(5) for names in permutations(PARTS_OF_HEAD, count)], ids=str
+)
+def test_the_parts_of_a_familiar_head_stand_in_any_order_or_not_at_all(names: tuple[bytes, ...]) -> None:
+    origin, address = (PARTS_OF_HEAD[name] if name in names else b"" for name in (b"Origin", b"X-Forwarded-For"))
+    headers = [b"Host: h", *(b"%b: %b" % (name, PARTS_OF_HEAD[name]) for name in names)]
+    if b"Content-Length" not in names:
+        get_form = FamiliarGet((b"Host", *names))
+        sent = get(b"GET /e?data=%b&_=1 HTTP/1.1" % DATA, *headers)
+        assert get_form.read(sent) == ("GET", ROUTES[b"/e"], b"1", origin, address, BODY)
+        assert (get_form.read(sent.replace(b"a=b", b"a\rb")) is None) == (b"Cookie" in names)
+        return
+    form = familiar(b"Host", *names)
+    for target, sent_at in [(b"/e?_=1", b"1"), *[(b"/e", None)] * (_OTHERS_MAX + 2)]:
+        sent = get(b"POST %b HTTP/1.1" % target, *headers) + BODY
+        assert form.read(sent) == ("POST", ROUTES[b"/e"], sent_at, origin, address, BODY)
+        assert (form.read(sent.replace(b"a=b", b"a\rb")) is None) == (b"Cookie" in names)
 
 
 def test_a_familiar_get_is_read_like_any_other() -> None:

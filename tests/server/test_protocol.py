@@ -970,20 +970,23 @@ def test_nothing_is_kept_of_a_client_that_left_before_its_answer(tmp_path: Path)
     ],
 )
 def test_a_fault_of_ours_is_answered_and_hits_nobody_else(tmp_path: Path, sent: bytes) -> None:
-    def fail(_: int) -> None:
-        raise OverflowError("a counter is broken")
+    class Broken(frozenset[str]):
+        def __contains__(self, key: object) -> bool:
+            raise OverflowError("the registry is broken")
+
+    def fail(*_: object) -> str:
+        raise OverflowError("the registry is broken")
 
     def meet_it(service: Service, address: tuple[str, int]) -> None:
-        observe = service.observe_body
         with Client(address) as hit, Client(address) as spared:
             assert hit.ask(OTHER).status == spared.ask(OTHER).status == 200
-            service.observe_body = fail
+            service.choose_key, service.known_keys = fail, Broken()
             answer = hit.ask(sent)
             assert (answer.status, answer.json()["type"]) == (503, "server_error")
             assert answer.headers["access-control-allow-origin"] == ORIGIN.decode()
             assert "retry-after" in answer.headers
             assert hit.is_closed()
-            service.observe_body = observe
+            service.choose_key = service.known_keys = None
             assert spared.ask(OTHER).status == 200
         assert service.row.get("edge_rejected_requests_total", "internal") == 1
 

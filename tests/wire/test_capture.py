@@ -11,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edge.segment.record import Record, RecordIds, as_json, decode_record, encode_records, sent_at_member
+from edge.segment.record import Record, RecordIds, as_json, decode_record, encode_records
 from edge.wire.capture import Captured, capture, empty_poll, is_terse, read_data_query, read_plain_query
 from edge.wire.encoding import read_plain_gzip
 from edge.wire.payload import read_plain
@@ -239,8 +239,8 @@ def test_the_plain_way_stores_what_the_general_way_does_or_nothing(body: bytes, 
         return
     if sent_at is None or found is None or token is None:
         return
-    member = sent_at_member(sent_at) if sent_at else b""
-    plain = encode_records(RecordIds(1), 7, [0, as_json(token), as_json("e"), b"192.0.2.1", member, body])
+    columns = [as_json(token)], [as_json("e")], [b"192.0.2.1"], [sent_at], [body]
+    plain = encode_records(RecordIds(1), 7, *columns)
     route = ROUTES[b"/e/"]
     general = capture(Request("POST", query.encode(), body, {}, "192.0.2.1", 7), route, Limits(), RecordIds(1))
     stored, expected = decode_record(plain), decode_record(general.record)
@@ -284,8 +284,8 @@ def test_the_plain_way_of_a_query_stores_what_the_general_way_does_or_nothing(
         return
     if read is None or token is None:
         return
-    member = sent_at_member(sent_at) if sent_at else b""
-    plain = encode_records(RecordIds(1), 7, [0, as_json(token), as_json("e"), b"192.0.2.1", member, text])
+    columns = [as_json(token)], [as_json("e")], [b"192.0.2.1"], [sent_at], [text]
+    plain = encode_records(RecordIds(1), 7, *columns)
     general = capture(Request("GET", query, b"", {}, "192.0.2.1", 7), ROUTES[b"/e/"], Limits(), RecordIds(1))
     assert decode_record(plain) == decode_record(general.record)
     assert (general.events, general.beacon, general.terse, general.layers) == (read[1], False, False, ("base64",))
