@@ -99,7 +99,7 @@ class Taken(msgspec.Struct, gc=False):
             exchange.not_stored()
 
 
-_Taken = tuple[Sender, Route, str, bytes, bytes, bytes, bytes, bytes, int]
+_Request = tuple[Sender, Route, str, bytes, bytes, bytes, bytes, bytes, int]
 """Of a request that was taken: its connection, route, method and Origin; the key and the address of its record, both as they
 are written there, and `_` of the query; its text; and the bytes of its body."""
 
@@ -128,7 +128,7 @@ class Turn:
         self._begun = False
         """The end is under way."""
         self._arrived: list[Sender] = []
-        self._parts: dict[int, list[_Taken]] = {}
+        self._parts: dict[int, list[_Request]] = {}
         """What was taken, by the number of events in a request."""
         self._layers: list[str] = []
         """What the events were wrapped in, a name for each request."""
@@ -274,7 +274,7 @@ class Turn:
         for events, part in parts.items():
             self._put(part, events, received_us)
 
-    def _put(self, part: list[_Taken], events: int, received_us: int) -> None:
+    def _put(self, part: list[_Request], events: int, received_us: int) -> None:
         """`part`: requests with so many events each."""
         service = self._service
         count = len(part)
