@@ -93,22 +93,23 @@ _CHANGING: Final = frozenset(
 """Headers of which every client, or every request, has another value."""
 _OTHERS_MAX: Final = 16
 """Requests that begin otherwise than is remembered, until the last of them is remembered instead."""
-_COOKIE: Final = rb"(?P<cookie>.*+)\n"
-"""Four times as fast as with a class of bytes; `_is_cookie` sees whether it went too far."""
+_COOKIE: Final = rb"(?P<cookie>[^\r]*+)"
+"""To compare with one byte is four times as fast as with a class; `_is_cookie` sees whether it went too far."""
 
 
 def _behind_name(name: bytes) -> bytes:
     key = name.lower()
-    return _COOKIE if key == b"cookie" else _VALUES.get(key, _VALUE) + rb"\r\n"
+    return (_COOKIE if key == b"cookie" else _VALUES.get(key, _VALUE)) + rb"\r\n"
 
 
 def _is_cookie(value: bytes) -> bool:
-    """Whether what is on a line is a value and a carriage return.
+    """Whether what stands before a carriage return is a value.
 
-    Control characters but CR, LF and NUL, which it may hold against the rules, are of no consequence in a value that nobody
-    reads (RFC 9110 section 5.5).
+    Control characters but LF and NUL, which it may hold against the rules, are of no consequence in a value that nobody reads
+    (RFC 9110 section 5.5).
     """
-    return value.find(b"\r") == len(value) - 1 and 0 not in value
+    # As numbers: to look for a `bytes` in a `bytes` raises and catches an exception within.
+    return 0x0A not in value and 0 not in value
 
 
 class Shape(msgspec.Struct):

@@ -442,6 +442,9 @@ def test_a_cookie_is_whatever_stands_on_its_line() -> None:
         (b"a\rb", False),
         (b"a\r", False),
         (b"a\0", False),
+        (b"a\nb", False),
+        (b"a\nX-Forwarded-For: 1.2.3.4", False),
+        (b"a\n", False),
     ):
         sent = packet(b"POST /e HTTP/1.1", b"Host: h", b"Cookie: " + cookie)
         assert (familiar(b"Host", b"Cookie", b"Content-Length").read(sent) is not None) == taken
