@@ -228,8 +228,7 @@ class FamiliarPost(_Form):
 
         The caller bounds the packet, by what a head and a body may have.
         """
-        begin = self._begin
-        if packet.startswith(begin):
+        if packet.startswith(self._begin):
             head = self._match_behind(packet, self._begin_bytes)
             if head is None:
                 return None

@@ -607,6 +607,28 @@ def test_a_turn_takes_a_get_as_the_connection_does(
     by_turn.scene.service.ordinary.sweep()
 
 
+def test_bodies_are_observed_as_they_are_on_the_wire(scene: Scene) -> None:
+    sizes: list[int] = []
+    scene.service.observe_body, scene.service.observe_bodies = sizes.append, sizes.extend
+    plain, squeezed = event("plain"), zipped(event("squeezed", 1000))
+    got = b"GET /e/?data=%b HTTP/1.1\r\nHost: h\r\n\r\n" % b64encode(plain)
+    for packet in (post(plain), post(squeezed), got):
+        connection, _ = scene.client()
+        connection.data_received(packet)
+    scene.turn()
+    assert names(scene.records()) == ["plain", "squeezed", "plain"]
+    assert sizes == [len(plain), len(squeezed), 0]
+
+
+def test_a_request_moves_the_end_of_waiting_for_the_next_one(scene: Scene) -> None:
+    connection, _ = scene.client()
+    for now_s in (150.0, 200.0):
+        scene.service.tick(now_s)
+        connection.data_received(post(event("e")))
+        scene.turn()
+        assert connection.deadline_s == now_s + scene.service.settings.idle_timeout_s
+
+
 def test_gets_are_stored_answered_and_counted(scene: Scene) -> None:
     requests = {
         "plain": b"data=%b&ip=0&_=1763690000100" % quote(b64encode(event("plain")), safe="").encode(),
