@@ -138,6 +138,8 @@ class SlotReader:
                 # A frame of one large record.
                 size *= 2
                 continue
+            if end is not None:
+                rest = min(rest, size)
             if not finished or rest == 0:
                 return None
             unused = is_room(self._pread(rest, self._offset))
@@ -199,10 +201,16 @@ class SlotReader:
 
     def _pread(self, size: int, offset: int) -> bytes:
         assert self._fd is not None
+        pieces: list[bytes] = []
         try:
-            return self._disk.pread(self._fd, size, offset)
+            # In front of what it cannot read, a disk gives less than it was asked for and no error. The error comes next.
+            while size and (piece := self._disk.pread(self._fd, size, offset)):
+                pieces.append(piece)
+                size -= len(piece)
+                offset += len(piece)
         except OSError as error:
             raise _Unreadable(error.errno, error.strerror, str(self._name)) from error
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def _set_aside(self) -> None:
         """The next segment is chosen as if this one were gone."""

@@ -251,6 +251,59 @@ def test_a_chunk_can_be_asked_to_end_at_a_frame(slot: Slot) -> None:
     again.close()
 
 
+def test_damage_that_is_all_of_what_was_asked_for_costs_nothing_behind_it(slot: Slot) -> None:
+    slot.commit("a")
+    end = slot.files[0].stat().st_size
+    for name in "bc":
+        slot.commit(name)
+    slot.seal()
+    data = bytearray(slot.files[0].read_bytes())
+    data[end - 1] ^= 1
+    slot.files[0].write_bytes(data)
+    reading = reader(slot)
+    chunk = next_chunk(reading, end)
+    assert chunk is not None
+    assert (chunk.lines, chunk.end) == ([], end)
+    assert drained(reading) == ["b", "c"]
+
+
+class ShortReads(RealDisk):
+    """Gives half of what is asked for, and nothing of the block that it cannot read but the error."""
+
+    bad_from: int | None = None
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        if self.bad_from is not None and offset + size > self.bad_from:
+            if offset >= self.bad_from:
+                raise OSError(EIO, os.strerror(EIO))
+            return super().pread(fd, self.bad_from - offset, offset)
+        return super().pread(fd, (size + 1) // 2, offset)
+
+
+def test_a_disk_that_gives_less_than_it_was_asked_for_is_asked_again(slot: Slot) -> None:
+    for name in "abc":
+        slot.commit(name)
+    slot.seal()
+    assert drained(SlotReader(ShortReads(), str(slot.directory), slot.slot, None)) == ["a", "b", "c"]
+
+
+def test_what_stands_behind_a_block_that_cannot_be_read_is_set_aside_and_not_taken_for_damage(slot: Slot) -> None:
+    for name in "abc":
+        slot.commit(name)
+    slot.seal()
+    whole = slot.files[0].read_bytes()
+    disk = ShortReads()
+    disk.bad_from = len(whole) - 1
+    reading = SlotReader(disk, str(slot.directory), slot.slot, None)
+    for _ in range(4):
+        with pytest.raises(OSError, match="Input/output error"):
+            next_chunk(reading)
+    assert next_chunk(reading) is None
+    [aside] = slot.directory.glob("*.bad")
+    assert aside.read_bytes() == whole
+    reading.close()
+
+
 def test_segments_set_aside_are_not_read(slot: Slot) -> None:
     slot.commit("a")
     slot.seal()
