@@ -20,7 +20,7 @@ from edge.wire.forward import Order, hides_capture, is_sdk_path, origin_form, re
 from edge.wire.quiet import Quiet, quiet_answer
 from edge.wire.rejections import REFUSALS, Reason
 from edge.wire.responses import cors_headers, render
-from edge.wire.routes import OTHER, Kind, Route, find_route
+from edge.wire.routes import OTHER, Kind, Route, authority, find_route
 from edge.wire.v1 import V1Answer, request_id_header
 
 if TYPE_CHECKING:
@@ -276,7 +276,12 @@ class Arrival:
                 self.refuse_and_close(refusal.reason, refusal.found)
             else:
                 self._refuse(refusal.reason, refusal.found, allowed=refusal.allowed)
-        elif route is None:
+            return
+        if named := authority(self._url):
+            # RFC 9112 section 3.2.2: it counts instead of the header.
+            self._headers = headers = {**headers, b"host": named}
+            fields = [(name, named if name.lower() == b"host" else value) for name, value in fields]
+        if route is None:
             self._judge_elsewhere(fields)
         elif self._method != "OPTIONS":
             self._admit(headers, route)

@@ -3,6 +3,7 @@
 Every path exists with and without the trailing slash and is never redirected: a redirect loses the body in some clients.
 """
 
+import re
 from enum import Enum
 from typing import Final
 
@@ -77,9 +78,21 @@ def find_route(target: bytes) -> tuple[Route | None, bytes]:
     """The route of a request target, and its query. Absolute form (RFC 9112 section 3.2.2) counts by its path."""
     path, _, query = target.partition(b"?")
     if not path.startswith(b"/"):
-        scheme, _, rest = path.partition(b"://")
-        path = b"/" + rest.partition(b"/")[2] if scheme.lower() in (b"http", b"https") else b""
+        rest = _behind_scheme(path)
+        path = b"/" + rest.partition(b"/")[2] if rest else b""
     return ROUTES.get(path), query
+
+
+def authority(target: bytes) -> bytes:
+    """The host, with its port, that a request target in absolute form names; empty for any other form."""
+    if target.startswith(b"/"):
+        return b""
+    return re.split(rb"[/?#]", _behind_scheme(target), maxsplit=1)[0].rpartition(b"@")[2]
+
+
+def _behind_scheme(target: bytes) -> bytes:
+    scheme, _, rest = target.partition(b"://")
+    return rest if scheme.lower() in (b"http", b"https") else b""
 
 
 def allow(route: Route) -> str:

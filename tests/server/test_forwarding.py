@@ -142,8 +142,10 @@ def test_a_websocket_is_declined(client: Asking) -> None:
     assert client.ask(get("/api/next")).status == 200
 
 
-def test_absolute_form_becomes_origin_form(client: Asking) -> None:
-    assert answer_json(client.ask(get("http://edge.example/api/x?y=1")))["line"] == "GET /api/x?y=1 HTTP/1.1"
+def test_absolute_form_becomes_origin_form_and_names_the_host(client: Asking) -> None:
+    found = answer_json(client.ask(get("http://edge.example/api/x?y=1")))
+    assert found["line"] == "GET /api/x?y=1 HTTP/1.1"
+    assert ["X-Forwarded-Host", "edge.example"] in [list(field) for field in found["fields"]]
 
 
 def test_other_methods_are_the_upstreams(client: Asking) -> None:

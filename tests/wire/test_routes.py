@@ -1,6 +1,16 @@
 import pytest
 
-from edge.wire.routes import CAPTURE_PATHS, MIXPANEL_PATHS, OTHER, ROUTE_NAMES, ROUTES, Kind, allow, find_route
+from edge.wire.routes import (
+    CAPTURE_PATHS,
+    MIXPANEL_PATHS,
+    OTHER,
+    ROUTE_NAMES,
+    ROUTES,
+    Kind,
+    allow,
+    authority,
+    find_route,
+)
 
 
 @pytest.mark.parametrize("path", CAPTURE_PATHS)
@@ -38,6 +48,23 @@ def test_a_target_is_a_path_and_a_query(target: bytes, kind: Kind, query: bytes)
     route, found = find_route(target)
     assert route is not None
     assert (route.kind, found) == (kind, query)
+
+
+AUTHORITIES = {
+    "origin form": (b"/e/?u=http://x/", b""),
+    "absolute form": (b"http://edge.example/e/", b"edge.example"),
+    "absolute form in capitals, with a port": (b"HTTPS://Edge.example:443?a=1", b"Edge.example:443"),
+    "absolute form with a user": (b"http://a:b@edge.example#c", b"edge.example"),
+    "absolute form of IPv6": (b"http://[::1]:80/e", b"[::1]:80"),
+    "other scheme": (b"ftp://edge.example/e/", b""),
+    "asterisk": (b"*", b""),
+    "authority": (b"edge.example:443", b""),
+}
+
+
+@pytest.mark.parametrize(("target", "host"), AUTHORITIES.values(), ids=AUTHORITIES)
+def test_only_absolute_form_names_a_host(target: bytes, host: bytes) -> None:
+    assert authority(target) == host
 
 
 NOWHERE = {
