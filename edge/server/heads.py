@@ -374,7 +374,7 @@ class OrdinaryReader:
             return None
         if is_get:
             return self._get(packet)
-        if len(parts) != _PARTS or (body := parts[2]) is None or (target := parts[1]) is None:
+        if len(parts) != _PARTS or parts[3] is not None or (body := parts[2]) is None or (target := parts[1]) is None:
             self._renew()
             return None
         plain = _PLAIN.get(target) or _plain_with_query(target)
@@ -393,7 +393,8 @@ class OrdinaryReader:
     def _get(self, packet: bytes) -> Ordinary | None:
         """The GET that `packet` is, which was parsed."""
         parts = self._parts
-        if len(parts) != _PARTS_OF_GET or parts[0] is not None or (target := parts[1]) is None:
+        if len(parts) != _PARTS_OF_GET or parts[2] is not None or (target := parts[1]) is None:
+            # Its body may have begun.
             self._renew()
             return None
         path, _, query = target.partition(b"?")
@@ -424,7 +425,9 @@ class OrdinaryReader:
             shape is None
             or not packet.startswith(line)
             or not headers[shape.host]
-            # It adds up: no header came twice, none was folded, and nothing stands before or after the request.
+            # A line each, the first and the last one: no header came twice, none was folded. And it adds up: nothing stands
+            # before or after the request, and no blank is missing for each that is one too many.
+            or packet.count(b"\r\n", 0, head_bytes) != len(names) + 2
             or shape.lines_bytes + len(line) + len(b"".join(headers.values())) != head_bytes
         ):
             return None

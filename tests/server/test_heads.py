@@ -116,6 +116,12 @@ LEFT = {
     "a request and the beginning of another": packet() + b"PO",
     "an empty line and a request": b"\r\n" + packet(),
     "a request and an empty line": packet() + b"\r\n",
+    "a name twice, and a blank missing for each byte of it": packet(
+        b"POST /e/ HTTP/1.1", b"Host: h", b"Host: i", *(b"A%d:b" % n for n in range(len(b"Host: i\r\n")))
+    ),
+    "a GET whose body has begun, and a blank missing for its first byte": (
+        b"GET /e/?data=e30%3D HTTP/1.1\r\nHost:h\r\nContent-Length: 9\r\n\r\nx"
+    ),
     "no HTTP": b"POST \x00\x01\x02",
     "a body above the limit": packet(body=b"x" * 1001),
     "too many headers": packet(b"POST /e/ HTTP/1.1", b"Host: h", *(b"A%d: b" % n for n in range(100))),
