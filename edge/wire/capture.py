@@ -12,7 +12,7 @@ from edge.wire.fields import FIELDS_MAX, parse_fields
 from edge.wire.payload import read_payload
 from edge.wire.request import Heavy, Limits, Request
 from edge.wire.routes import Route
-from edge.wire.validate import choose_token, judge_token
+from edge.wire.validate import choose_token
 
 
 class Captured(msgspec.Struct, gc=False):
@@ -67,11 +67,10 @@ def capture(request: Request, route: Route, limits: Limits, ids: RecordIds, choo
         if terse:
             terse = b"1" not in (query.get("verbose"), form.get("verbose"))
     payload = read_payload(text, light)
-    tokens = payload.tokens
     if choose is not None:
-        token = choose(tokens, form, query, request, route, payload.text)
+        token = choose(payload.tokens, form, query, request, route, payload.text)
     else:
-        token = judge_token(tokens[0]) if len(tokens) == 1 else choose_token(tokens, form, query, request)
+        token = choose_token(payload.tokens, form, query, request)
     if route.replay:
         user_agent = request.user_agent.decode("latin-1")
     record = encode_record(

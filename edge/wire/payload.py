@@ -21,7 +21,8 @@ class Payload(msgspec.Struct, gc=False, frozen=True):
     text: bytes
     """The JSON text to store: the client's bytes, or their repaired equivalent."""
     tokens: tuple[object, ...]
-    """The project key found, not yet judged and of any JSON type; two when there are different ones, which is one too many."""
+    """The project key found, not yet judged; two when there are different ones, which is one too many. One that is blank or no
+    string stands here only where there is no other, for the error it deserves if the request has none elsewhere either."""
     events: int
     """Elements of the list or batch, 1 for a single event."""
     repaired: bool = False
@@ -149,7 +150,7 @@ def _read_typed(text: bytes, light: Light | None) -> Payload:
     if text[0] == 0x7B:
         envelope = _decode_object(text)
         if envelope.batch is None:
-            key = envelope.dollar_token or envelope.token or envelope.api_key or _event_token(envelope)
+            key = _event_token(envelope)
             return Payload(text, () if key is None else (key,), 1)
         return _read_batch(text, envelope, envelope.batch, light)
     envelopes = _decode_list(text)
@@ -169,20 +170,31 @@ def _is_dense(text: bytes) -> bool:
 def _read_batch(text: bytes, wrapper: _Envelope, batch: list[msgspec.Raw], light: Light | None) -> Payload:
     if not batch:
         raise Rejected(Reason.EMPTY_BATCH)
-    key = wrapper.api_key or wrapper.token or wrapper.dollar_token
-    if light is not None and not key and len(batch) > light.elements_max:
+    key = _first_key(wrapper.api_key, wrapper.token, wrapper.dollar_token)
+    if _is_key(key):
+        return Payload(text, (key,), len(batch))
+    if light is not None and len(batch) > light.elements_max:
         raise Heavy
-    inside = (key,) if key else map(_event_token, map(_decode_object, batch))
-    return Payload(text, _distinct(inside), len(batch))
+    return Payload(text, _distinct((key, *map(_event_token, map(_decode_object, batch)))), len(batch))
 
 
-def _event_token(envelope: _Envelope) -> str | None:
+def _event_token(envelope: _Envelope) -> object | None:
     key = envelope.dollar_token or envelope.token or envelope.api_key
-    if key:
+    if key and not key.isspace():
         return key
     inside = None if envelope.properties is None else envelope.properties.token
-    empty = (inside, envelope.dollar_token, envelope.token, envelope.api_key)
-    return next((token for token in empty if token is not None), None)
+    return _first_key(envelope.dollar_token, envelope.token, envelope.api_key, inside)
+
+
+def _is_key(token: object | None) -> bool:
+    """Whether it may be a project key: a string that is not blank."""
+    return isinstance(token, str) and bool(token) and not token.isspace()
+
+
+def _first_key(*tokens: object | None) -> object | None:
+    """The first that may be one; failing that the first that is there at all, for the error it deserves."""
+    present = [token for token in tokens if token is not None]
+    return next(filter(_is_key, present), present[0] if present else None)
 
 
 def _read_loose(text: bytes, light: Light | None = None) -> Payload:
@@ -208,16 +220,17 @@ def _read_loose(text: bytes, light: Light | None = None) -> Payload:
         elements = memoryview(envelope.batch)
         if not _begins(envelope.batch, b"["):
             return Payload(text, _distinct([_loose_token(envelope)]), 1, repaired)
-        key = _first_key(envelope.api_key, envelope.token, envelope.dollar_token)
+        key = _first_key(_loose_text(envelope.api_key), _loose_text(envelope.token), _loose_text(envelope.dollar_token))
+    keyed = _is_key(key)
     count = 0
-    tokens: tuple[object, ...] = (key,) if key else ()
+    tokens: tuple[object, ...] = () if key is None else (key,)
     for element in _each(elements):
         count += 1
         if light is not None and count > light.elements_max:
             raise Heavy
         if count > EVENTS_MAX:
             raise Rejected(Reason.TOO_MANY_EVENTS, f"Expected at most {EVENTS_MAX}.")
-        if not key and len(tokens) < 2 and NOT_TEXT not in tokens and _begins(element, b"{"):
+        if not keyed and len(tokens) < 2 and _begins(element, b"{"):
             tokens = _distinct((*tokens, _loose_token(_decode_loose(element))))
     if not count:
         raise Rejected(Reason.EMPTY_BATCH)
@@ -250,34 +263,32 @@ def _begins(value: memoryview | msgspec.Raw, character: bytes) -> bool:
 
 
 def _loose_token(event: _Loose) -> object | None:
-    key = _first_key(event.dollar_token, event.token, event.api_key)
-    if not key and _begins(event.properties, b"{"):
-        found = _first_key(_decode_loose_properties(event.properties).token)
-        return key if found is None else found
+    key = _first_key(_loose_text(event.dollar_token), _loose_text(event.token), _loose_text(event.api_key))
+    if not _is_key(key) and _begins(event.properties, b"{"):
+        return _first_key(key, _loose_text(_decode_loose_properties(event.properties).token))
     return key
 
 
-def _first_key(*values: msgspec.Raw) -> object | None:
-    """The first that is a non-empty string; failing that the first that is there at all, for the error it deserves."""
-    present = [value for value in values if value and not _begins(value, b"n")]
-    texts = (_decode_text(value) for value in present if _begins(value, b'"'))
-    if key := next(filter(None, texts), None):
-        return key
-    if not present:
+def _loose_text(value: msgspec.Raw) -> object | None:
+    """The string, `NOT_TEXT` for something else, `None` for nothing."""
+    if not value or _begins(value, b"n"):
         return None
-    return "" if _begins(present[0], b'"') else NOT_TEXT
+    return _decode_text(value) if _begins(value, b'"') else NOT_TEXT
 
 
 def _distinct(tokens: Iterable[object | None]) -> tuple[object, ...]:
-    """The different ones, two at the most; an empty one counts only where there is no other."""
+    """The different ones, two at the most, blanks around them left out; one that is none only where there is no other."""
     found: list[object] = []
-    empty = False
+    odd: object | None = None
     for token in tokens:
-        if not token:
-            empty = empty or token is not None
-        elif token not in found:
-            found.append(token)
-            # Two are as wrong as more, and what is no text is wrong alone.
-            if len(found) > 1 or token is NOT_TEXT:
+        if token is None or token in found:
+            continue
+        key = token.strip() if isinstance(token, str) else ""
+        if not key:
+            odd = token if odd is None else odd
+        elif key not in found:
+            found.append(key)
+            # Two are as wrong as more.
+            if len(found) > 1:
                 break
-    return ("",) if empty and not found else tuple(found)
+    return tuple(found) if found or odd is None else (odd,)

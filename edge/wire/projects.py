@@ -39,6 +39,8 @@ from edge.wire.validate import PERSONAL_PREFIX, bearer_key, choose_token, judge_
 HASH_PREFIX: Final = "sha256$"
 PROJECT_ID_DIGITS_MAX: Final = 18
 
+_KEYLESS: Final = frozenset((Reason.NO_TOKEN, Reason.TOKEN_EMPTY, Reason.TOKEN_NOT_STRING))
+"""Of a client that carries no key."""
 _HASH: Final = re.compile(r"sha256\$[0-9a-f]{64}")
 _DIGITS: Final = re.compile(rb"[0-9]{1,%d}" % PROJECT_ID_DIGITS_MAX)
 
@@ -125,7 +127,7 @@ class Registry(msgspec.Struct, frozen=True):
         try:
             token = choose_token(in_payload, form, query, request)
         except Rejected as rejected:
-            if rejected.reason not in (Reason.NO_TOKEN, Reason.TOKEN_PERSONAL):
+            if rejected.reason not in _KEYLESS and rejected.reason is not Reason.TOKEN_PERSONAL:
                 raise
             refusal = rejected
         else:
@@ -134,7 +136,7 @@ class Registry(msgspec.Struct, frozen=True):
             refusal = Rejected(Reason.UNKNOWN_KEY)
         personal = "" if self.mode == "off" else _personal_key(in_payload, form, query, request) or token
         project_id = _project_id(form, query, text) if personal else b""
-        if refusal.reason is Reason.NO_TOKEN and not project_id:
+        if refusal.reason in _KEYLESS and not project_id:
             injected = self._injected(request, route)
             if injected:
                 return Choice(injected)

@@ -47,18 +47,23 @@ def choose_token(
     query: Mapping[str, bytes],
     request: Request,
 ) -> str:
-    """The payload's key, else the form's, the query's, the bearer's. Raises `Rejected` for none, several, or a bad one."""
-    if in_payload:
-        if len(in_payload) > 1:
-            raise Rejected(Reason.MULTIPLE_TOKENS)
+    """The payload's key, else the form's, the query's, the bearer's. Raises `Rejected` for none, several, or a bad one.
+
+    What is blank or no string counts where there is no other: `token` is a name that properties have, too.
+    """
+    if len(in_payload) > 1:
+        raise Rejected(Reason.MULTIPLE_TOKENS)
+    if in_payload and isinstance(in_payload[0], str) and in_payload[0].strip():
         return judge_token(in_payload[0])
     for fields in (form, query):
-        found = fields.get("api_key") or fields.get("token")
-        if found:
-            return judge_token(found.decode("utf-8", "replace"))
+        for name in ("api_key", "token"):
+            if found := fields.get(name, b"").strip():
+                return judge_token(found.decode("utf-8", "replace"))
     found_key = bearer_key(request)
     if found_key and not found_key.startswith(PERSONAL_PREFIX):
         return judge_token(found_key)
+    if in_payload:
+        return judge_token(in_payload[0])
     raise Rejected(Reason.NO_TOKEN)
 
 

@@ -41,7 +41,15 @@ SHAPES: dict[str, tuple[bytes, tuple[object, ...], int]] = {
     # members of odd types take the lenient way, to the same result
     "key is a number": (b'{"api_key":7,"event":"e"}', (NOT_TEXT,), 1),
     "key is a number, another one is text": (b'{"api_key":7,"token":"a"}', ("a",), 1),
-    "key is a number in a list": (b'[{"token":"a"},{"token":7}]', ("a", NOT_TEXT), 2),
+    "key is a number in a list": (b'[{"token":7},{"token":"a"},{"properties":{"token":7}}]', ("a",), 3),
+    "keys differ in their blanks": (b'[{"token":"a"},{"token":" a\\t"},{"token":"a "}]', ("a",), 3),
+    "key is blank, another is not": (b'{"token":" ","api_key":"a"}', ("a",), 1),
+    "key is blank, the properties' is not": (b'{"token":" ","properties":{"token":"a"}}', ("a",), 1),
+    "key of the batch is blank, an event's is not": (b'{"api_key":" ","batch":[{"token":"a"}]}', ("a",), 1),
+    "key of the batch is a number, an event's is not": (b'{"api_key":7,"batch":[{},{"token":"a"}]}', ("a",), 2),
+    "key is a number, the properties' is not": (b'{"token":7,"properties":{"token":"a"}}', ("a",), 1),
+    "keys are blank and numbers": (b'[{"token":" "},{"token":7},{}]', (" ",), 3),
+    "key of the batch is empty": (b'{"api_key":"","batch":[{}]}', ("",), 1),
     "properties are text": (b'{"token":"a","properties":"p"}', ("a",), 1),
     "token of properties is a number": (b'{"event":"e","properties":{"token":7}}', (NOT_TEXT,), 1),
     "batch is an object": (b'{"token":"a","batch":{}}', ("a",), 1),
@@ -119,14 +127,11 @@ EVENTS = st.fixed_dictionaries(
 )
 
 
-def reference_token(event: dict[str, Any], names: tuple[str, ...]) -> object:
-    """The first non-empty of the names, then the properties'; failing all, the last empty one."""
-    named = [event[name] for name in names if name in event]
-    key = next((token for token in named if token), named[0] if named else None)
-    if key:
-        return key
+def reference_tokens(event: dict[str, Any]) -> list[object]:
+    """Whatever stands where a key may, the nearest first."""
+    named = [event[name] for name in ("$token", "token", "api_key") if name in event]
     inside = event.get("properties", {}).get("token")
-    return key if inside is None else inside
+    return named if inside is None else [*named, inside]
 
 
 @given(st.lists(EVENTS, min_size=1, max_size=5), st.sampled_from(["list", "batch", "one"]))
@@ -136,13 +141,17 @@ def test_well_typed_events_have_the_keys_a_plain_reading_finds(events: list[dict
         text = msgspec.json.encode(events[0])
     else:
         text = msgspec.json.encode(events if shape == "list" else {"batch": events})
-    expected = {reference_token(event, ("$token", "token", "api_key")) for event in events} - {None}
-    if len(expected) > 1:
-        expected -= {""}
+    found = [reference_tokens(event) for event in events]
+    keys = [[token.strip() for token in tokens if isinstance(token, str) and token.strip()] for tokens in found]
+    expected = {near[0] for near in keys if near}
     payload = read_payload(text)
     assert payload.events == len(events)
-    assert {None if token is NOT_TEXT else token for token in payload.tokens} <= {*expected, None}
-    assert NOT_TEXT in payload.tokens or len(payload.tokens) == min(2, len(expected))
+    if expected:
+        assert {str(token).strip() for token in payload.tokens} <= expected
+        assert len(payload.tokens) == min(2, len(expected))
+    else:
+        assert len(payload.tokens) == min(1, sum(map(len, found)))
+        assert all(token is NOT_TEXT or not str(token).strip() for token in payload.tokens)
 
 
 DENSE = {

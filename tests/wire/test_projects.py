@@ -169,6 +169,13 @@ def test_a_missing_key_is_filled_in(mode: str, where: dict[str, object], key: st
     assert choose(found, "phc_one_former", **where) == Choice("phc_one_former")  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("mode", ["off", "dry_run", "enforce"])
+@pytest.mark.parametrize("odd", ["", " ", 7], ids=["empty", "blank", "a number"])
+def test_a_key_that_is_none_is_filled_in(mode: str, odd: object) -> None:
+    found = registry(mode, PROJECTS + INJECT)
+    assert choose(found, odd, host=b"events.example.com") == Choice("phc_one")
+
+
 def test_no_key_is_filled_in_where_no_rule_fits() -> None:
     for mode in ("off", "dry_run", "enforce"):
         assert refusal(registry(mode, PROJECTS + INJECT)).reason is Reason.NO_TOKEN
