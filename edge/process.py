@@ -7,6 +7,7 @@ reads from the lifeline, a pipe nobody writes to: its end means that the parent 
 import contextlib
 import logging
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -36,6 +37,20 @@ MEMORY: Final = {"MALLOC_MMAP_THRESHOLD_": str(32 * 1024 * 1024), "MALLOC_TRIM_T
 ones, instead of given back and taken again page by page."""
 
 S = TypeVar("S", bound=msgspec.Struct)
+
+
+def raise_descriptor_limit() -> int:
+    """Let this process, and the children it starts, have as many descriptors as it may; how many that is.
+
+    The soft limit is there for programs that call `select`, which knows no descriptor above 1023; of ours none does with more
+    than its lifeline, which is among its first.
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # A hard limit above what the kernel allows by now cannot be set, not even as it is.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if soft == resource.RLIM_INFINITY else soft
 
 
 class Lifeline:

@@ -19,9 +19,9 @@ from edge.drain.process import DrainSpec
 from edge.drain.sinks.table import make_sink
 from edge.layout import Layout
 from edge.metrics import Board, Row
-from edge.process import EXIT_TRY_AGAIN, Child, Lifeline
+from edge.process import EXIT_TRY_AGAIN, Child, Lifeline, raise_descriptor_limit
 from edge.server.admin import AdminServer, Check, Probes
-from edge.server.admission import ServerSettings
+from edge.server.admission import ServerSettings, connections_fitting, descriptors_needed
 from edge.server.projects import load_projects
 from edge.server.supervisor import Job, Supervisor, listen
 from edge.server.worker import WorkerSpec
@@ -55,9 +55,10 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
     for sentence in unknown_variables(os.environ, ALL):
         log.warning("%s", sentence)
     projects = _projects(settings)
+    upstream = _upstream(settings)
+    server = _server(settings, _connections_max(settings["connections_max"], upstream, raise_descriptor_limit()))
     data = str(Path(settings["data"]).absolute())
     workers: int = settings["workers"]
-    upstream = _upstream(settings)
     try:
         sockets = listen(settings["listen"], workers)
     except OSError as error:
@@ -73,7 +74,7 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
         fds = [sockets[index].fileno(), board.fd, lifeline.read_fd]
         spec = WorkerSpec(
             *(index + turn * workers, data, fds[0], board.fd, rows, fds[2]),
-            *(_server(settings), _spool(settings), settings["skew_correction"], projects, upstream),
+            *(server, _spool(settings), settings["skew_correction"], projects, upstream),
         )
         return Child(f"worker-{index}", "edge.server.worker", spec, fds)
 
@@ -135,7 +136,21 @@ def _projects(settings: dict[str, Any]) -> str:
     return path
 
 
-def _server(settings: dict[str, Any]) -> ServerSettings:
+def _connections_max(asked: int, upstream: UpstreamSettings | None, descriptors: int) -> int:
+    """The connections a worker takes, `asked` for by `--connections-max`; a warning where it may not have the descriptors."""
+    # The requests under way are bounded for each of the two upstreams.
+    upstream_connections_max = 2 * upstream.requests_max if upstream else 0
+    fitting = connections_fitting(asked, upstream_connections_max, descriptors)
+    if fitting < asked:
+        log.warning(
+            "--connections-max is %d, and with %d descriptors a worker can have %d connections: raise the hard limit of open"
+            " files (ulimit -Hn, LimitNOFILE=) to %d, or lower --connections-max",
+            *(asked, descriptors, fitting, descriptors_needed(asked, upstream_connections_max)),
+        )
+    return fitting
+
+
+def _server(settings: dict[str, Any], connections_max: int) -> ServerSettings:
     return ServerSettings(
         body_bytes_max=settings["body_bytes_max"],
         replay_body_bytes_max=settings["replay_body_bytes_max"],
@@ -153,7 +168,7 @@ def _server(settings: dict[str, Any]) -> ServerSettings:
         write_timeout_s=settings["write_timeout"],
         pipeline_max=settings["pipeline_max"],
         inflight_bytes_max=settings["inflight_bytes_max"],
-        connections_max=settings["connections_max"],
+        connections_max=connections_max,
         trusted_proxies=settings["trusted_proxies"],
     )
 

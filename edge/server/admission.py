@@ -1,12 +1,18 @@
 """The limits of a worker's connections, and the rules for a request's head, before its body is read: pure, from what the parser
 found in it."""
 
+from typing import Final
+
 import msgspec
 
 from edge.server.heads import Headers
 from edge.wire.rejections import Reason
 from edge.wire.request import MIB, Limits
 from edge.wire.routes import Kind, Route, allow
+
+DESCRIPTORS_RESERVED: Final = 256
+"""A worker's descriptors that are not for clients: some thirty for its loop, segments, syncs and decoder, all others for
+connections that are refused for being too many, each of which is there for a second."""
 
 
 class ServerSettings(msgspec.Struct, frozen=True):
@@ -37,6 +43,18 @@ class ServerSettings(msgspec.Struct, frozen=True):
     """Per worker."""
     trusted_proxies: str = "127.0.0.0/8,::1/128"
     """Networks in CIDR notation, comma-separated."""
+
+
+def descriptors_needed(connections_max: int, upstream_connections_max: int) -> int:
+    """By a worker with so many connections of clients, and to upstreams."""
+    return connections_max + upstream_connections_max + DESCRIPTORS_RESERVED
+
+
+def connections_fitting(connections_max: int, upstream_connections_max: int, descriptors: int) -> int:
+    """The connections of clients that a worker takes which may have so many descriptors: at most `connections_max`, so many
+    that descriptors are left for all else, and where there are next to none, a quarter of them."""
+    left = connections_max + descriptors - descriptors_needed(connections_max, upstream_connections_max)
+    return min(connections_max, max(left, descriptors // 4, 1))
 
 
 class Head(msgspec.Struct, gc=False):

@@ -6,6 +6,7 @@ import sys
 import time
 from base64 import b64encode
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -171,6 +172,43 @@ def test_an_upstream_without_its_package_is_told_at_the_start(tmp_path: Path) ->
     done = subprocess.run(command, capture_output=True, text=True, env=environment())
     assert done.returncode == 78
     assert "pip install 'capture-edge[proxy]'" in done.stderr
+
+
+def connected(server: Server, count: int, clients: ExitStack) -> list[int]:
+    """The statuses that so many connections get, one after the other. Those that may stay do."""
+    statuses = []
+    for _ in range(count):
+        client = clients.enter_context(server.connect())
+        statuses.append(client.ask(READINESS).status)
+        if statuses[-1] != 200:
+            client.socket.close()
+    return statuses
+
+
+def test_connections_leave_descriptors_for_segments(tmp_path: Path) -> None:
+    with running(tmp_path, shell="ulimit -n 300") as server, server.connect() as first, ExitStack() as clients:
+        assert first.ask(READINESS).status == 200
+        # One is the first, and a quarter of the descriptors is more than what the reserve leaves.
+        assert connected(server, 290, clients) == [200] * 74 + [503] * 216
+        # Its segment is the worker's first.
+        assert first.ask(POST).status == 200
+        assert server.get_admin("/_readiness").status == 200
+        assert (
+            server.log_text().count("with 300 descriptors a worker can have 75 connections: raise the hard limit") == 1
+        )
+        assert "(ulimit -Hn, LimitNOFILE=) to 10256, or lower --connections-max" in server.log_text()
+        clients.close()
+        wait_until(lambda: server.metrics()['edge_connections{worker="0"}'] == 1, "they are gone")
+        with server.connect() as later:
+            assert later.ask(POST).status == 200
+
+
+def test_the_soft_limit_of_descriptors_is_raised_to_the_hard_one(tmp_path: Path) -> None:
+    flags = ("--connections-max", "200")
+    with running(tmp_path, *flags, shell="ulimit -Sn 64; ulimit -Hn 500") as server, ExitStack() as clients:
+        assert connected(server, 150, clients) == [200] * 150
+        assert server.ask(POST).status == 200
+        assert "--connections-max" not in server.log_text()
 
 
 # --- what the probes make of the processes

@@ -175,13 +175,17 @@ class Server:
         workers: int = 1,
         listen: str = "127.0.0.1:0",
         env: Mapping[str, str] | None = None,
+        shell: str = "",
     ) -> None:
+        """`shell` is what a shell does before it becomes the program."""
         folder.mkdir(parents=True, exist_ok=True)
         self.data = folder / "data"
         self.log = folder / "edge.log"
         self._spool = Spool(self.data)
         command = [sys.executable, "-m", "edge", verb, "--listen", listen, "--admin", "127.0.0.1:0"]
         command += ["--workers", str(workers), "--data", str(self.data), *flags]
+        if shell:
+            command = ["sh", "-c", f'{shell}; exec "$@"', "sh", *command]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, env=environment(env))
         self.output = b""
@@ -282,9 +286,10 @@ def running(
     workers: int = 1,
     listen: str = "127.0.0.1:0",
     env: Mapping[str, str] | None = None,
+    shell: str = "",
 ) -> Iterator[Server]:
     """A server that is gone at the end, and that has met no fault of its own in between."""
-    server = Server(folder, flags, verb=verb, workers=workers, listen=listen, env=env)
+    server = Server(folder, flags, verb=verb, workers=workers, listen=listen, env=env, shell=shell)
     try:
         yield server
     finally:

@@ -5,7 +5,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from edge.server.admission import Head, Refusal, ServerSettings, body_bytes_max, judge_head
+from edge.server.admission import (
+    DESCRIPTORS_RESERVED,
+    Head,
+    Refusal,
+    ServerSettings,
+    body_bytes_max,
+    connections_fitting,
+    descriptors_needed,
+    judge_head,
+)
 from edge.wire.rejections import Reason
 from edge.wire.routes import find_route
 
@@ -80,3 +89,26 @@ def test_a_method_the_route_does_not_have_is_told_with_those_it_has() -> None:
 )
 def test_a_body_may_have_what_its_route_allows(url: bytes, expected: int) -> None:
     assert body_bytes_max(find_route(url)[0], SETTINGS) == expected
+
+
+@pytest.mark.parametrize(
+    ("upstream", "descriptors", "expected"),
+    [
+        pytest.param(0, 10_000 + DESCRIPTORS_RESERVED, 10_000, id="just enough"),
+        pytest.param(0, 1 << 20, 10_000, id="plenty"),
+        pytest.param(0, 1024, 1024 - DESCRIPTORS_RESERVED, id="too few"),
+        pytest.param(512, 4096, 4096 - 512 - DESCRIPTORS_RESERVED, id="too few, with upstreams"),
+        pytest.param(512, 1024, 256, id="hardly more than upstreams take"),
+        pytest.param(0, 100, 25, id="fewer than are reserved"),
+        pytest.param(0, 1, 1, id="none"),
+    ],
+)
+def test_connections_are_what_descriptors_allow(upstream: int, descriptors: int, expected: int) -> None:
+    assert connections_fitting(10_000, upstream, descriptors) == expected
+    assert connections_fitting(10, upstream, descriptors) == min(10, expected)
+
+
+def test_as_many_descriptors_as_are_needed_are_enough() -> None:
+    needed = descriptors_needed(10_000, 512)
+    assert connections_fitting(10_000, 512, needed) == 10_000
+    assert connections_fitting(10_000, 512, needed - 1) == 9_999
