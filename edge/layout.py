@@ -1,5 +1,6 @@
 """The data folder: which directory holds what.
 
+DATA/.lock                 held by the supervisor of `edge serve` or `edge up` while it lives
 DATA/spool/slot-00/        one directory per worker slot, one writer each; `.lock` is held while it lives,
                            `spare` is room for the next segment
 DATA/ckpt/                 the drainer's position per sink
@@ -25,6 +26,7 @@ class Layout:
 
     def __init__(self, data: Path) -> None:
         self.data = data
+        self.lock = data / LOCK_NAME
         self.spool = data / "spool"
         self.checkpoints = data / "ckpt"
         self.quarantine = data / "quarantine"

@@ -19,11 +19,11 @@ from edge.drain.process import DrainSpec
 from edge.drain.sinks.table import make_sink
 from edge.layout import Layout
 from edge.metrics import Board, Row
-from edge.process import EXIT_TRY_AGAIN, Child, Lifeline, raise_descriptor_limit
+from edge.process import EXIT_TRY_AGAIN, EXIT_UNUSABLE, Child, Lifeline, raise_descriptor_limit
 from edge.server.admin import AdminServer, Check, Probes
 from edge.server.admission import ServerSettings, connections_fitting, descriptors_needed
 from edge.server.projects import load_projects
-from edge.server.supervisor import Job, Supervisor, listen
+from edge.server.supervisor import Job, Supervisor, listen, lock_folder
 from edge.server.worker import WorkerSpec
 from edge.spool.budget import CHECK_S, BudgetSettings, DiskBudget, Pressure
 from edge.spool.inspect import extent
@@ -64,6 +64,14 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
     except OSError as error:
         print(f"edge: cannot listen on {settings['listen']}: {error.strerror}", file=sys.stderr)
         return EXIT_TRY_AGAIN
+    layout = Layout(Path(data))
+    try:
+        lock = lock_folder(RealDisk(), layout)
+    except OSError as error:
+        log.error("%s cannot be used: %s", data, error)
+        return EXIT_UNUSABLE
+    if lock is None:
+        return EXIT_TRY_AGAIN
     drainers: int = settings["drainers"] if urls else 0
     # A row per slot, of which a worker has two, one for each drainer, one for the parent.
     rows = 2 * workers + drainers + 1
@@ -90,7 +98,6 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
         name = f"drainer-{index}" if drainers > 1 else "drainer"
         jobs.append(Job(name, partial(drainer, name, index), critical=False))
     supervisor = Supervisor(jobs, board, lifeline)
-    layout = Layout(Path(data))
     budget = DiskBudget(RealDisk(), layout, _budget(settings), partial(extent, layout), board.rows[-1])
     sink_ids = [make_sink(url)[0] for url in urls or []]
     try:
@@ -121,6 +128,7 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
         log.error("the disk cannot be measured: %s", error)
     status = supervisor.run(on_started, on_stopping)
     admin.close()
+    os.close(lock)
     return status
 
 

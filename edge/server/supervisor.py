@@ -17,8 +17,10 @@ from typing import Final
 import msgspec
 
 from edge.config import Address
+from edge.disk import Disk
+from edge.layout import Layout
 from edge.metrics import Board
-from edge.process import RETIRE, SIGNALS, Child, Lifeline
+from edge.process import RETIRE, SIGNALS, Child, Lifeline, lock_holder
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +30,8 @@ KILL_S: Final = 30.0
 """For a child to stop."""
 LEAVE_S: Final = 60.0
 """For a process that was replaced to end; it has shorter limits of its own."""
+LOCK_WAIT_S: Final = 10.0
+"""How long a predecessor that is stopping may keep the data folder."""
 BACKLOG: Final = 4096
 _RESTART_DELAYS_S: Final = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)
 _SETTLED_S: Final = 10.0
@@ -71,6 +75,28 @@ def listen(address: Address, count: int) -> list[socket.socket]:
         port = bound.getsockname()[1]
         sockets.append(bound)
     return sockets
+
+
+def lock_folder(disk: Disk, layout: Layout) -> int | None:
+    """The lock on the data folder, `None` when another `edge` keeps it. Raises `OSError`.
+
+    The slots' locks do not do: which slots a program uses depends on how often its workers were replaced, and on their number.
+    No child has this one, so that it is free as soon as the supervisor is gone, however that came about: its children then
+    hold nothing but their slots, and end.
+    """
+    disk.makedirs(str(layout.data))
+    deadline = time.monotonic() + LOCK_WAIT_S
+    told = False
+    while (lock := disk.lock(str(layout.lock))) is None:
+        holder = lock_holder(layout.lock)
+        if time.monotonic() > deadline:
+            log.error("%s is in use by %s", layout.data, holder)
+            return None
+        if not told:
+            told = True
+            log.warning("%s is in use by %s, which is given %.0f s to end", layout.data, holder, LOCK_WAIT_S)
+        time.sleep(0.05)
+    return lock
 
 
 class Supervisor:

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -52,6 +53,7 @@ class Slow(msgspec.Struct):
 def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slow]:
     folder = tmp_path_factory.mktemp("slow")
     with running(folder / "first") as first, running(folder / "stuck") as stuck:
+        free_slot(first)
         command = [sys.executable, "-m", "edge", "serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
         second = subprocess.Popen(
             [*command, "--workers", "1", "--data", str(first.data)],
@@ -65,6 +67,15 @@ def slow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slow]:
             stuck.signal(signal.SIGTERM)
             yield Slow(first, second, stuck, client)
             second.kill()
+
+
+def free_slot(server: Server) -> None:
+    """Slot 0 is nobody's, as behind every other HUP."""
+    server.signal(signal.SIGHUP)
+    wait_until(lambda: "is replaced" in server.log_text(), "the worker has the other slot")
+    (old, _) = server.workers()
+    os.kill(old, signal.SIGKILL)
+    wait_until(lambda: not is_running(old), "the old worker has left its slot")
 
 
 @pytest.fixture
@@ -86,9 +97,46 @@ def test_a_second_instance_on_a_data_folder_gives_up_and_says_why(slow: Slow) ->
     out, error = slow.second.communicate(timeout=PATIENCE_S)
     assert slow.second.returncode == 75
     assert out == ""
-    (pid,) = slow.first.workers()
-    assert f"slot-00 is in use by process {pid}, which is given 10 s to end" in error
-    assert f'slot-00 is in use by process {pid}"' in error
+    in_use = f"{slow.first.data} is in use by process {slow.first.process.pid}"
+    assert f"{in_use}, which is given 10 s to end" in error
+    assert f'{in_use}"' in error
+    assert slow.first.ask(POST).status == 200
+
+
+def test_an_instance_waits_for_one_that_is_stopping(tmp_path: Path) -> None:
+    with running(tmp_path) as first, first.connect() as client:
+        client.send(POST[:-1])
+        first.signal(signal.SIGTERM)
+        wait_until(lambda: first.get_admin("/_readiness").status == 503, "it is stopping")
+        # The client's request ends when the second one is waiting.
+        with ThreadPoolExecutor(1) as threads:
+            starting = threads.submit(Server, tmp_path)
+            wait_until(lambda: "is given 10 s to end" in first.log_text(), "the second one waits")
+            client.send(POST[-1:])
+            assert client.answer().status == 200
+            second = starting.result(PATIENCE_S)
+        try:
+            assert first.wait() == 0
+            assert second.ask(POST).status == 200
+            assert second.stop() == 0
+            assert len(second.records()) == 2
+        finally:
+            second.kill()
+
+
+def test_an_instance_starts_at_once_behind_one_that_was_killed(tmp_path: Path) -> None:
+    """Whose workers are orphans for a moment, and hold their slots."""
+    with running(tmp_path) as first, first.connect() as client:
+        (orphan,) = first.workers()
+        assert client.ask(POST).status == 200
+        first.process.kill()
+        first.process.wait()
+        with running(tmp_path) as second:
+            assert second.ask(POST).status == 200
+            wait_until(lambda: not is_running(orphan), "the orphan has ended")
+            assert f"{first.data} is in use" not in second.log_text()
+            assert second.stop() == 0
+            assert len(second.records()) == 2
 
 
 @pytest.mark.parametrize("shared", [False, True], ids=["by another program", "by another edge"])
@@ -119,7 +167,7 @@ def test_a_data_folder_that_cannot_be_is_an_error(tmp_path: Path) -> None:
     free = ("--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--workers", "1")
     done = edge("serve", *free, "--data", tmp_path / "file" / "data")
     assert done.returncode == 74
-    assert "slot-00 cannot be used: " in done.stderr
+    assert f"{tmp_path}/file/data cannot be used: " in done.stderr
     assert "Traceback" not in done.stderr
 
 
