@@ -8,9 +8,11 @@ import json
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +138,38 @@ def test_the_tier_delivers_what_it_acknowledged(
     assert all(sink["shipped"] > 0 for sink in sinks)
     assert sum(sink["shipped"] for sink in sinks) <= len(messages)
     assert [sink["quarantined"] for sink in sinks] == [0] * EDGES
+
+
+@pytest.mark.parametrize("balancer_name", FILES)
+def test_a_balancer_passes_on_heads_as_large_as_an_edge_takes(
+    balancer_name: str, tmp_path: Path, edge: EdgeProcess, program: Callable[[str], str]
+) -> None:
+    """Old libraries send events in the target, and browsers every cookie of the site."""
+    cookies = dict.fromkeys(("Cookie", "X-Cookie"), "c=" + "x" * 15 * 1024)
+    heads = [(target(size), headers) for size in (200, 20_000, 64 * 1024) for headers in ({}, cookies)]
+    with Balancer(balancer_name, program(balancer_name), tmp_path, [edge.port] * EDGES) as balancer:
+        found = [status(balancer.port, path, headers) for path, headers in heads]
+    assert found == [200] * len(heads)
+
+
+def target(size: int) -> str:
+    """An event in a target of `size` bytes, or up to three less."""
+    path = "/e/?data="
+    text = '{"token":"phc_tier","event":"e","distinct_id":"d","properties":{"p":"%s"}}'
+    room = (size - len(path)) // 4 * 3 - len(text) + 2
+    return path + b64encode((text % ("x" * room)).encode()).decode()
+
+
+def status(port: int, path: str, headers: dict[str, str]) -> int:
+    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("GET", path, headers=headers)
+        return connection.getresponse().status
+    except ConnectionError:
+        # Refused before all of it was read.
+        return 0
+    finally:
+        connection.close()
 
 
 def wait_for_messages(broker: KafkaBroker) -> None:
