@@ -1,6 +1,7 @@
 """What users deploy from `deploy/`, as far as it shows without a container engine. The tier test runs the balancers' files."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -72,9 +73,13 @@ def test_the_image_starts_a_verb_with_options_there_are(capsys: pytest.CaptureFi
     flags = {option.flag for option in UP}
     assert verb == "up"
     assert {word for word in words if word.startswith("--")} <= flags
-    for source in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE):
-        for name in source.split():
-            assert (DEPLOY.parent / name).exists(), name
+    copied = {
+        name for source in re.findall(r"^COPY (?!--from)(.*) \S+$", text, re.MULTILINE) for name in source.split()
+    }
+    for name in copied:
+        assert (DEPLOY.parent / name).exists(), name
+    wheel = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert set(wheel["packages"]) <= copied
     with pytest.raises(SystemExit):
         main([verb, "--help"])
     assert "--listen" in capsys.readouterr().out
