@@ -23,11 +23,11 @@ from edge.drain.selection import Selection, select
 from edge.drain.shapes import event_line
 from edge.layout import Layout
 from edge.process import EXIT_TRY_AGAIN
-from edge.segment.frame import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES
+from edge.segment.frame import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, is_room, parse_segment_header
 from edge.segment.name import State
 from edge.segment.record import decode_record
-from edge.segment.scan import Damage, Frame
-from edge.spool.inspect import SegmentFile, Summary, all_segments, frames, named_segment, summarise
+from edge.segment.scan import Damage, Frame, scan
+from edge.spool.inspect import SegmentFile, Summary, all_segments, frames, named_segment, read, summarise
 from edge.spool.mend import Busy, examine, is_locked, mend
 from edge.status import read_status
 
@@ -254,15 +254,23 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 def _faults(file: SegmentFile) -> list[str]:
     """A sentence for everything that is wrong with a segment."""
+    data = read(file, around=True)
+    if file.size and not data:
+        # Deleted since it was found, as everything is shipped.
+        return []
     found = summarise(file, around=True)
     faults = []
     if file.state is State.BAD:
         faults.append("set aside as unreadable")
+    # An open segment without a frame is one that is being made.
+    if file.state is not State.OPEN or found.frames:
+        faults += _header_faults(file, data)
     if found.missing_frames:
         faults.append(f"{found.missing_frames} frames are missing")
-    if file.state is not State.OPEN and (tail := file.size - max(found.end, SEGMENT_HEADER_BYTES)) > 0:
-        faults.append(f"bytes {file.size - tail} to {file.size} are damaged")
-    for item in frames(file, around=True):
+    end = max(found.end, SEGMENT_HEADER_BYTES)
+    if file.state is not State.OPEN and len(data) > end and not is_room(data[end:]):
+        faults.append(f"bytes {end} to {len(data)} are damaged")
+    for item in scan(data, file.name.incarnation):
         if isinstance(item, Damage):
             faults.append(f"bytes {item.offset} to {item.end} are damaged")
             continue
@@ -272,6 +280,13 @@ def _faults(file: SegmentFile) -> list[str]:
         except ValueError as error:
             faults.append(f"the frame at {item.offset} ({FRAME_HEADER_BYTES} bytes of header): {error}")
     return faults
+
+
+def _header_faults(file: SegmentFile, data: bytes) -> list[str]:
+    header = parse_segment_header(data)
+    if header is None:
+        return [f"bytes 0 to {min(len(data), SEGMENT_HEADER_BYTES)} are damaged" if data else "empty"]
+    return [] if header.name == file.name else [f"the header is that of {header.name}"]
 
 
 def _repair(arguments: argparse.Namespace) -> int:

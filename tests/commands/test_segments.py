@@ -2,12 +2,17 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from edge.cli import main
+from edge.commands import segments
+from edge.segment.frame import encode_room_header, encode_segment_header
+from edge.segment.name import SegmentName
 from edge.segment.record import decode_record
+from edge.spool.inspect import named_segment
 from tests.drain.spools import Slot
 from tests.server.running import edge, environment
 
@@ -151,6 +156,60 @@ def test_verify_of_damage_is_status_65(slot: Slot, capsysbinary: pytest.CaptureF
     damaged, fine = map(json.loads, out.splitlines())
     assert any("bytes 48 to " in fault for fault in damaged["faults"])
     assert fine["faults"] == []
+
+
+HEADERS = {
+    "empty": (lambda data: b"", "empty", 65),
+    "cut within the header": (lambda data: data[:30], "bytes 0 to 30 are damaged", 65),
+    "bit of the header": (lambda data: bytes([*data[:20], data[20] ^ 1, *data[21:]]), "bytes 0 to 48 are damaged", 0),
+    "header of another": (
+        lambda data: encode_segment_header(SegmentName(9, 9), 0, 0) + data[48:],
+        "the header is that of 000000000009-0000000000000009",
+        0,
+    ),
+}
+
+
+@pytest.mark.parametrize(("damaged", "told", "repaired"), HEADERS.values(), ids=HEADERS)
+def test_verify_of_a_damaged_header_is_status_65(
+    damaged: Callable[[bytes], bytes],
+    told: str,
+    repaired: int,
+    slot: Slot,
+    capsysbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    """Repair has nothing to do where every frame is good, and cannot do anything where there is none."""
+    path = slot.files[0]
+    path.write_bytes(damaged(path.read_bytes()))
+    status, out, _ = run(capsysbinary, "verify", path)
+    assert (status, out) == (65, f"000000000001-000000000000abc1 {told}\n")
+    assert run(capsysbinary, "repair", path)[0] == repaired
+
+
+def test_verify_of_an_open_segment_that_is_being_made_finds_nothing_wrong(
+    slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    path = slot.files[1]
+    data = path.read_bytes()
+    for size in (0, 30, 48):
+        path.write_bytes(data[:size])
+        assert run(capsysbinary, "verify", path)[:2] == (0, "000000000002-000000000000abc2 ok\n")
+    path.write_bytes(bytes(48) + data[48:])
+    assert run(capsysbinary, "verify", path)[0] == 65
+
+
+def test_a_segment_that_is_deleted_before_it_is_read_is_no_damage(slot: Slot) -> None:
+    file = named_segment(slot.files[0])
+    file.path.unlink()
+    assert segments._faults(file) == []
+
+
+def test_verify_of_room_that_is_not_used_finds_nothing_wrong(
+    slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    path = slot.files[0].rename(slot.files[0].with_suffix(".suspect.zst"))
+    path.write_bytes(path.read_bytes() + encode_room_header(9000) + bytes(9000 - 8))
+    assert run(capsysbinary, "verify", path)[0] == 0
 
 
 def test_verify_of_what_was_set_aside_is_status_65(slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
