@@ -9,6 +9,7 @@ from typing import Final
 
 from edge import __version__
 from edge.config import ConfigError
+from edge.process import EXIT_UNUSABLE, open_standard_streams
 
 EXIT_USAGE: Final = 2
 EXIT_CONFIG: Final = 78
@@ -27,6 +28,9 @@ VERBS: Final = {
     "version": "versions of edge, Python and the libraries",
 }
 
+SERVERS: Final = {"up", "serve", "drain"}
+"""What standard output is not needed for: all others are run for what they print."""
+
 _EXAMPLES: Final = """examples:
   edge up                                  accept on 127.0.0.1:8000, ship to ./edge-data/events
   edge send                                in a second terminal
@@ -35,8 +39,35 @@ _EXAMPLES: Final = """examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one verb; the exit status. 0 ok, 1 failure, 2 usage, 65 bad data, 69 unavailable, 75 in use, 78 configuration."""
+    """Run one verb; the exit status. 0 ok, 1 failure, 2 usage, 65 bad data, 69 unavailable, 74 unreadable, or nowhere to write
+    to, 75 in use, 78 configuration."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    program = " ".join(["edge", *words[:1]])
+    open_standard_streams()
+    if sys.stdout is None and not SERVERS & set(words[:1]):
+        print(f"{program}: standard output is closed", file=sys.stderr)
+        return EXIT_UNUSABLE
+    try:
+        try:
+            return _run(words)
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except ConfigError as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    except BrokenPipeError:
+        # The reader of a listing has seen enough.
+        _throw_output_away()
+        return 0
+    except OSError as error:
+        print(f"{program}: {_refused_output() or error}", file=sys.stderr)
+        return EXIT_UNUSABLE
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(words: list[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="edge",
         description=_EXAMPLES + "Accepts analytics events, keeps them on disk, ships them downstream.",
@@ -49,17 +80,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if words and words[0] == verb:
             import_module(f"edge.commands.{verb}").add_arguments(subparser)
     parsed = parser.parse_args(words)
-    command = import_module(f"edge.commands.{parsed.verb}")
-    try:
-        status: int = command.run(parsed)
-        sys.stdout.flush()
-    except ConfigError as error:
-        print(f"edge {parsed.verb}: {error}", file=sys.stderr)
-        return EXIT_CONFIG
-    except BrokenPipeError:
-        # The reader of a listing has seen enough. What is still buffered is for nobody, and must not fail at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
+    status: int = import_module(f"edge.commands.{parsed.verb}").run(parsed)
     return status
+
+
+def _refused_output() -> str:
+    """A sentence when standard output does not take what was written to it, which is thrown away then; empty otherwise."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _throw_output_away()
+        return f"standard output cannot be written: {error.strerror}"
+    return ""
+
+
+def _throw_output_away() -> None:
+    """What is still buffered is for nobody, and must not fail at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), sys.stdout.fileno())

@@ -39,6 +39,26 @@ ones, instead of given back and taken again page by page."""
 S = TypeVar("S", bound=msgspec.Struct)
 
 
+def open_standard_streams() -> None:
+    """Open those of the descriptors 0 to 2 that are closed on /dev/null, before a socket or a segment becomes one of them.
+
+    `sys.stdout` stays `None` then, which is how it can be told, and its descriptor takes no writes: a sink would take them for
+    delivered.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            # The lowest one that is free.
+            opened = os.open(os.devnull, os.O_RDONLY if fd == 1 else os.O_RDWR)
+            assert opened == fd
+            os.set_inheritable(fd, True)
+    if sys.stdin is None:
+        sys.stdin = os.fdopen(0, closefd=False)
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
 def raise_descriptor_limit() -> int:
     """Let this process, and the children it starts, have as many descriptors as it may; how many that is.
 

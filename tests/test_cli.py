@@ -1,4 +1,8 @@
 import re
+import signal
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,7 +10,11 @@ import pytest
 from edge import __version__
 from edge.cli import VERBS, main
 from edge.config import DRAIN, SERVE, UP, Option
-from tests.server.running import edge
+from tests.drain.spools import Slot
+from tests.server.running import PATIENCE_S, edge, environment, running, wait_until
+
+EVENT = b'{"api_key":"phc_x","event":"e","distinct_id":"d"}'
+POST = b"POST /e/ HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(EVENT), EVENT)
 
 DATA = tuple(option for option in SERVE if option.name == "data")
 OPTIONS: dict[str, tuple[Option, ...]] = {
@@ -126,3 +134,93 @@ def test_a_variable_sets_what_no_flag_does(tmp_path: Path) -> None:
     done = edge("status", env={"EDGE_DATA": str(tmp_path)})
     assert done.returncode == 0
     assert done.stdout.startswith(f"data {tmp_path}\n")
+
+
+# --- standard streams
+
+PRINTING = ["status", "segments ls", "segments cat", "segments stat", "segments verify", "version", "schema clickhouse"]
+"""Words of verbs that print a little, and go on no further."""
+
+
+def redirected(words: str, streams: str, data: Path) -> "subprocess.CompletedProcess[str]":
+    """A verb run by a shell that has opened or closed some of its standard streams."""
+    script = f'exec "$0" -m edge {words} {streams}'
+    command = ["sh", "-c", script, sys.executable]
+    env = environment({"EDGE_DATA": str(data)})
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=env)
+
+
+@pytest.mark.parametrize("words", [*PRINTING, "--help", "--version"])
+@pytest.mark.parametrize(
+    ("streams", "why"),
+    [
+        (">&-", "standard output is closed"),
+        (">/dev/full", "standard output cannot be written: No space left on device"),
+    ],
+    ids=["closed", "full"],
+)
+def test_a_verb_that_cannot_print_is_status_74(words: str, streams: str, why: str, tmp_path: Path) -> None:
+    Slot(tmp_path).commit("e")
+    done = redirected(words, streams, tmp_path)
+    assert (done.returncode, done.stderr) == (74, f"edge {words.split()[0]}: {why}\n")
+    assert redirected(words, f"{streams} 2>&-", tmp_path).returncode == 74
+
+
+@pytest.mark.parametrize("words", PRINTING)
+def test_a_verb_that_prints_needs_no_other_stream(words: str, tmp_path: Path) -> None:
+    Slot(tmp_path).commit("e")
+    done = redirected(words, "<&- 2>&-", tmp_path)
+    assert done.returncode == 0
+    assert done.stdout
+
+
+@pytest.mark.parametrize("streams", ["exec <&-", "exec 2>&-", "exec <&- 2>&-"])
+def test_a_server_needs_no_standard_streams(streams: str, tmp_path: Path) -> None:
+    with running(tmp_path, verb="up", shell=streams) as server:
+        assert server.ask(POST).status == 200
+        server.signal(signal.SIGHUP)
+        wait_until(lambda: server.get_admin("/_readiness").status == 200, "it goes on")
+        assert server.ask(POST).status == 200
+        assert server.stop() == 0
+        assert len(list((server.data / "events").iterdir())) > 0
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as chosen:
+        port: int = chosen.getsockname()[1]
+        return port
+
+
+@pytest.mark.parametrize(("sink", "status"), [("null:", 0), ("stdout:", 1)])
+def test_a_server_without_standard_output_serves_and_delivers_nothing_there(
+    sink: str, status: int, tmp_path: Path
+) -> None:
+    """What a sink wrote to a descriptor that is somebody else's by now would be taken for delivered."""
+    data = tmp_path / "data"
+    port = free_port()
+    words = f"up --listen 127.0.0.1:{port} --admin 127.0.0.1:0 --workers 1 --to {sink} --data {data}"
+    command = ["sh", "-c", f'exec "$0" -m edge {words} >&-', sys.executable]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment()) as process:
+        try:
+            assert process.stderr is not None
+            while '"accepting"' not in (line := process.stderr.readline()):
+                assert line
+            assert edge("send", f"http://127.0.0.1:{port}", "--data", data).returncode == 0
+            while sink == "stdout:" and "standard output: [Errno 9]" not in (line := process.stderr.readline()):
+                assert line
+        finally:
+            process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == status
+    assert "Traceback" not in error
+    assert any((data / "spool" / "slot-00").glob("*.zst")) == (sink == "stdout:")
+
+
+def test_a_server_that_cannot_say_where_it_listens_ends_in_order(tmp_path: Path) -> None:
+    words = f"up --listen 127.0.0.1:0 --admin 127.0.0.1:0 --workers 1 --data {tmp_path}"
+    done = redirected(words, ">/dev/full", tmp_path)
+    assert done.returncode == 74
+    *logged, last = done.stderr.splitlines()
+    assert last == "edge up: standard output cannot be written: No space left on device"
+    assert "stopped, every accepted record is sealed" in logged[-1]
+    assert "Traceback" not in done.stderr

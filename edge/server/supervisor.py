@@ -137,7 +137,12 @@ class Supervisor:
                 log.error("not everything started within %d s", START_S)
                 self._stop(on_stopping)
                 return 1
-        on_started()
+        try:
+            on_started()
+        except OSError:
+            # Nobody learns where it listens.
+            self._stop(on_stopping)
+            raise
         while True:
             received = signal.sigtimedwait(SIGNALS, 0.02 if self._replacing else 0.25)
             if received is not None and received.si_signo in (signal.SIGTERM, signal.SIGINT):
