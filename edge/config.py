@@ -356,7 +356,7 @@ def _read_file(path: str, keys: set[str]) -> dict[str, Any]:
             found = tomllib.load(file)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not TOML: {error}") from error
     for key in found:
         if key not in keys:

@@ -169,6 +169,9 @@ def test_a_file_that_cannot_be_used_is_told(file: Path) -> None:
     file.write_text("workers = \n")
     with pytest.raises(ConfigError, match=f"{file} is not TOML: .*line 1"):
         loaded("--config", str(file))
+    file.write_bytes('data = "é"\n'.encode("latin-1"))
+    with pytest.raises(ConfigError, match=f"{file} is not TOML: .*utf-8"):
+        loaded("--config", str(file))
     with pytest.raises(ConfigError, match="Is a directory"):
         loaded("--config", str(file.parent))
 
