@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge import __version__, logs
-from edge.config import ALL, DRAIN, ConfigError, add_options, load
+from edge.config import ALL, DRAIN, ConfigError, add_options, load, unknown_variables
 from edge.disk import RealDisk
 from edge.drain.drainer import Drainer
 from edge.drain.sink import without_secrets
@@ -68,6 +68,8 @@ def sink_urls(settings: dict[str, Any]) -> list[str]:
 def run(arguments: argparse.Namespace) -> int:
     logs.set_up("drainer")
     settings = load(DRAIN, arguments, os.environ, ALL)
+    for sentence in unknown_variables(os.environ, ALL):
+        log.warning("%s", sentence)
     layout = Layout(Path(settings["data"]).absolute())
     if not layout.data.is_dir():
         raise ConfigError(f"--data: there is no folder {settings['data']}")

@@ -54,6 +54,13 @@ def test_once_on_a_folder_where_nothing_was_accepted_is_done_at_once(tmp_path: P
     assert once(tmp_path).returncode == 0
 
 
+def test_a_variable_that_nothing_reads_is_told(tmp_path: Path) -> None:
+    done = edge("drain", "--once", "--data", tmp_path, env={"EDGE_WORKER": "3"})
+    assert done.returncode == 0
+    assert "nothing reads EDGE_WORKER, did you mean EDGE_WORKERS?" in done.stderr
+    assert "EDGE_RESERVE_BYTES" not in done.stderr
+
+
 def test_a_share_is_shipped_by_whoever_has_it(data: Path) -> None:
     """Slots 0 and 3: of three drainers the first has both, of two each has one."""
     assert once(data, "--share", "2/2").returncode == 0
