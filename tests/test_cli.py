@@ -102,6 +102,11 @@ CONFIGURATION = {
         "edge up: --to: expected at most 8 sinks, found 9",
     ),
     "URL": (["send", "ftp://127.0.0.1"], "edge send: expected a URL such as http://127.0.0.1:8000"),
+    "URL with a space": (
+        ["send", "http://a b:80"],
+        "edge send: expected a URL such as http://127.0.0.1:8000, found 'http:",
+    ),
+    "URL without a name": (["send", "http://é..com"], "edge send: expected a URL such as http://127.0.0.1:8000"),
     "port of a URL": (["send", "http://127.0.0.1:99999"], "edge send: Port out of range 0-65535"),
     "file": (["status", "--config", "nowhere.toml"], "edge status: cannot read nowhere.toml: No such file"),
     **{

@@ -52,19 +52,23 @@ def run(arguments: argparse.Namespace) -> int:
         }
     )
     kind = http.client.HTTPSConnection if url.scheme == "https" else http.client.HTTPConnection
-    connection = kind(url.hostname, port, timeout=TIMEOUT_S)
+    connection: http.client.HTTPConnection | None = None
     try:
+        connection = kind(url.hostname, port, timeout=TIMEOUT_S)
         connection.connect()
         started = time.perf_counter()
         connection.request("POST", url.path.rstrip("/") + "/i/v0/e/", body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         answer = response.read().decode("utf-8", "replace")
         took_ms = (time.perf_counter() - started) * 1000
+    except (http.client.InvalidURL, UnicodeError) as error:
+        raise ConfigError(f"expected a URL such as http://127.0.0.1:8000, found {arguments.url!r}: {error}") from error
     except (OSError, http.client.HTTPException) as error:
         print(f"edge send: no answer from {arguments.url}: {error}", file=sys.stderr)
         return EXIT_UNAVAILABLE
     finally:
-        connection.close()
+        if connection is not None:
+            connection.close()
     stored = find_record(Layout(Path(settings["data"])), event_id) if response.status == 200 else None
     if arguments.json:
         found = {"status": response.status, "answer": answer, "ms": round(took_ms, 3), "uuid": event_id}

@@ -63,6 +63,12 @@ def test_a_path_in_front_is_kept(server: Server) -> None:
     assert done.stdout.startswith("404 ")
 
 
+def test_a_path_that_cannot_be_sent_is_status_78(server: Server) -> None:
+    done = edge("send", server.url + "/é", "--data", server.data)
+    assert done.returncode == 78
+    assert done.stderr.startswith("edge send: expected a URL such as")
+
+
 def test_nobody_there_is_status_69(server: Server) -> None:
     done = edge("send", "http://127.0.0.1:1", "--data", server.data)
     assert done.returncode == 69
