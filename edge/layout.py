@@ -42,5 +42,11 @@ class Layout:
         """The slots there are, lowest first; those of dead workers and of earlier, larger set-ups included."""
         if not self.spool.is_dir():
             return []
-        matches = (_SLOT.fullmatch(path.name) for path in self.spool.iterdir())
+        matches = (_SLOT.fullmatch(path.name) for path in self.spool.iterdir() if path.is_dir())
         return sorted(int(match[1]) for match in matches if match)
+
+    def quarantines(self) -> list[Path]:
+        """The folders of the sinks that refused events for good, in the order of their ids."""
+        if not self.quarantine.is_dir():
+            return []
+        return sorted(path for path in self.quarantine.iterdir() if path.is_dir())

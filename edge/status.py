@@ -130,7 +130,7 @@ def spool_gauges(layout: Layout, spool: Extent) -> str:
         "# TYPE edge_quarantined_events gauge",
         *(
             f'edge_quarantined_events{{sink="{folder.name}"}} {len(list_quarantined(RealDisk(), str(folder)))}'
-            for folder in (sorted(layout.quarantine.iterdir()) if layout.quarantine.is_dir() else [])
+            for folder in layout.quarantines()
         ),
     ]
     return "\n".join(lines) + "\n"

@@ -26,5 +26,17 @@ def test_other_names_in_the_spool_are_no_slots(tmp_path: Path) -> None:
     assert all(layout.slot(slot).is_dir() for slot in layout.slots())
 
 
+def test_files_are_no_slots_and_no_quarantines(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    layout.slot(1).mkdir(parents=True)
+    layout.slot(5).write_text("in the way")
+    for name in ("null", "file-1"):
+        (layout.quarantine / name).mkdir(parents=True)
+    (layout.quarantine / "notes.txt").touch()
+    assert layout.slots() == [1]
+    assert layout.quarantines() == [layout.quarantine / "file-1", layout.quarantine / "null"]
+
+
 def test_data_folder_without_a_spool_has_no_slots(tmp_path: Path) -> None:
     assert Layout(tmp_path / "nowhere").slots() == []
+    assert Layout(tmp_path / "nowhere").quarantines() == []

@@ -78,7 +78,7 @@ def replay_segments(
 def quarantines(layout: Layout, sink_ids: Sequence[str], url: str | None) -> list[tuple[Path, str]]:
     """The folders of the sinks named, of all of them where none is, each with where to send. Raises `ConfigError`."""
     checkpoints = load_all(RealDisk(), str(layout.checkpoints))
-    folders = sorted(layout.quarantine.iterdir()) if layout.quarantine.is_dir() else []
+    folders = layout.quarantines()
     known = {folder.name for folder in folders}
     for sink_id in sink_ids:
         if sink_id not in known:

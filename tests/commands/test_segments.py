@@ -72,6 +72,13 @@ def test_ls_of_files_that_are_none(slot: Slot, tmp_path: Path, capsysbinary: pyt
     assert f"{tmp_path / 'nowhere'}: [Errno 2]" in error
 
 
+@pytest.mark.parametrize("words", ["status", "segments ls", "segments stat", "segments cat", "segments verify"])
+def test_what_is_no_slot_is_in_nobodys_way(words: str, slot: Slot) -> None:
+    slot.layout.slot(5).write_text("in the way")
+    done = edge(*words.split(), "--data", slot.layout.data)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 # --- cat
 
 
