@@ -156,11 +156,13 @@ def _stat(arguments: argparse.Namespace) -> int:
     free = disk.f_bavail * disk.f_frsize
     size = sum(file.size for file in files)
     oldest_us = min((found.oldest_us for found in summaries if found.records), default=0)
+    room = sum(found.room_bytes for found in summaries)
     age_s = max(0.0, time.time() - oldest_us / 1e6) if oldest_us else 0.0
     found: dict[str, Any] = {
         "segments": len(files),
         "states": {state.name.lower(): sum(file.state is state for file in files) for state in State},
         "bytes": size,
+        "room_bytes": room,
         "raw_bytes": sum(found.raw_bytes for found in summaries),
         "frames": sum(found.frames for found in summaries),
         "records": sum(found.records for found in summaries),
@@ -168,8 +170,8 @@ def _stat(arguments: argparse.Namespace) -> int:
         "damaged_bytes": sum(found.damaged_bytes for found in summaries),
         "oldest_s": round(age_s, 3),
         "free_bytes": free,
-        # While nothing is deleted: what is there now came within its age.
-        "full_in_s": round(free / (size / age_s)) if size and age_s > 0 else None,
+        # While nothing is deleted: what is written now came within its age.
+        "full_in_s": round(free / ((size - room) / age_s)) if size > room and age_s > 0 else None,
         "quarantined": sum(sink.in_quarantine for sink in status.sinks),
         "torn_bytes": sum(path.stat().st_size for path in layout.torn.glob("*")) if layout.torn.is_dir() else 0,
         "sinks": [

@@ -54,6 +54,8 @@ class Summary(msgspec.Struct):
     oldest_us: int = 0
     missing_frames: int = 0
     """Gaps in the sequence that no damaged bytes account for."""
+    room_bytes: int = 0
+    """After the last good frame: made beforehand, and not used yet."""
 
 
 def segment_files(layout: Layout, slot: int) -> list[SegmentFile]:
@@ -209,8 +211,10 @@ def summarise(file: SegmentFile, offset: int = 0, *, around: bool = False) -> Su
         found.end = item.end
     end = max(found.end, 0 if offset else SEGMENT_HEADER_BYTES)
     tail = offset + len(data) - end
-    if tail > 0 and not is_room(data[end - offset :]):
-        if file.state is State.OPEN:
+    if tail > 0:
+        if is_room(data[end - offset :]):
+            found.room_bytes = tail
+        elif file.state is State.OPEN:
             found.tail_bytes = tail
         else:
             found.damaged_bytes += tail

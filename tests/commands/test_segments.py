@@ -328,6 +328,22 @@ def test_stat_tells_the_whole(slot: Slot, capsysbinary: pytest.CaptureFixture[by
     assert ["events", "2"] in [line.split() for line in out.splitlines()]
 
 
+def test_stat_takes_room_that_is_not_used_for_no_traffic(
+    slot: Slot, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    def stat() -> dict[str, int]:
+        found: dict[str, int] = json.loads(run(capsysbinary, "stat", "--json", "--data", slot.layout.data)[1])
+        return found
+
+    before = stat()
+    path = slot.files[1]
+    path.write_bytes(path.read_bytes() + encode_room_header(1 << 20) + bytes((1 << 20) - 8))
+    found = stat()
+    assert (before["room_bytes"], found["room_bytes"], found["bytes"] - before["bytes"]) == (0, 1 << 20, 1 << 20)
+    # What is written beside the tests changes what is free a little; the room would make it a thousandth.
+    assert found["full_in_s"] > before["full_in_s"] / 2
+
+
 def test_stat_of_a_new_folder_is_of_nothing(tmp_path: Path, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
     _, out, _ = run(capsysbinary, "stat", "--json", "--data", tmp_path)
     found = json.loads(out)

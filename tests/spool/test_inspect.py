@@ -236,5 +236,7 @@ def test_room_that_is_not_used_is_neither_a_tail_nor_damage(tmp_path: Path, stat
     put(layout, 0, NAME, state, DATA + encode_room_header(9000) + bytes(9000 - 8))
     found = summarise(only(layout))
     assert (found.end, found.records, found.tail_bytes, found.damaged_bytes) == (len(DATA), 4, 0, 0)
-    assert summarise(only(layout), found.end).tail_bytes == 0
+    assert found.room_bytes == 9000
+    behind = summarise(only(layout), found.end)
+    assert (behind.tail_bytes, behind.room_bytes) == (0, 9000)
     assert count_events(only(layout)) == 4
