@@ -1,7 +1,8 @@
 """Settings: flag, `EDGE_*` variable, TOML file, default, strongest first. Every option is declared once, here.
 
 An option `segment-bytes-max` is the flag `--segment-bytes-max`, the variable `EDGE_SEGMENT_BYTES_MAX` and the key
-`segment_bytes_max` of the file. Sizes take units (`64MiB`), durations too (`5s`).
+`segment_bytes_max` of the file. Sizes take units (`64MiB`), durations too (`5s`). Files and environments serve several verbs,
+so a flag that means something else to one of them has another variable and key there: `setting`.
 """
 
 import argparse
@@ -32,6 +33,8 @@ class Option(msgspec.Struct, frozen=True):
     help: str
     metavar: str = "VALUE"
     multiple: bool = False
+    setting: str = ""
+    """What variable and key are made of where that is not the flag."""
 
     @property
     def flag(self) -> str:
@@ -43,7 +46,7 @@ class Option(msgspec.Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        return self.name.replace("-", "_")
+        return (self.setting or self.name).replace("-", "_")
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -283,7 +286,15 @@ DRAIN: Final = (
     TO,
     RETAIN,
     Option("share", parse_share, "1/1", "which of how many drainers of the data folder this is", "K/N"),
-    Option("admin", parse_address, "", "address of the drainer's own probes and metrics (default: none)", "HOST:PORT"),
+    # One file, and one environment, serves `edge serve` and `edge drain` beside it, which cannot have one address.
+    Option(
+        "admin",
+        parse_address,
+        "",
+        "address of the drainer's own probes and metrics (default: none)",
+        "HOST:PORT",
+        setting="drain-admin",
+    ),
 )
 
 DRAINERS: Final = Option(
@@ -304,6 +315,7 @@ def add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> N
         parser.add_argument(
             option.flag,
             metavar=option.metavar,
+            dest=option.key,
             action="append" if option.multiple else "store",
             default=None,
             help=f"{option.help}{shown} [{option.variable}]".replace("%", "%%"),

@@ -78,7 +78,7 @@ def test_a_file_serves_several_verbs(file: Path) -> None:
         "to": ["null:", "stdout:"],
         "retain": Retention(),
         "share": Share(0, 1),
-        "admin": None,
+        "drain_admin": None,
     }
 
 
@@ -161,6 +161,17 @@ def test_a_key_nobody_knows_is_told_with_the_nearest_one(file: Path) -> None:
     file.write_text("zzz = 3\n")
     with pytest.raises(ConfigError, match=r"no setting is called 'zzz'$"):
         loaded("--config", str(file))
+
+
+def test_the_drainers_admin_address_is_not_that_of_the_server_beside_it(file: Path) -> None:
+    file.write_text('admin = "h:1"\ndrain_admin = "h:2"\n')
+    environ = {"EDGE_CONFIG": str(file)}
+    assert loaded(environ=environ)["admin"] == Address("h", 1)
+    assert loaded(environ=environ, options=DRAIN)["drain_admin"] == Address("h", 2)
+    environ |= {"EDGE_ADMIN": "h:3", "EDGE_DRAIN_ADMIN": "h:4"}
+    assert loaded(environ=environ, options=DRAIN)["drain_admin"] == Address("h", 4)
+    assert loaded("--admin", "h:5", environ=environ, options=DRAIN)["drain_admin"] == Address("h", 5)
+    assert unknown_variables(environ, ALL) == []
 
 
 def test_a_file_that_cannot_be_used_is_told(file: Path) -> None:

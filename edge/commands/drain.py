@@ -94,12 +94,12 @@ def run(arguments: argparse.Namespace) -> int:
     except OSError as error:
         print(f"edge drain: {layout.data} cannot be used: {error}", file=sys.stderr)
         return EXIT_UNUSABLE
-    if settings["admin"] is not None:
+    if settings["drain_admin"] is not None:
         sink_ids = [shipper.sink_id for shipper in drainer.shippers]
         try:
-            admin = AdminServer(settings["admin"], _probes(board, layout, budget, sink_ids))
+            admin = AdminServer(settings["drain_admin"], _probes(board, layout, budget, sink_ids))
         except OSError as error:
-            print(f"edge drain: cannot listen on {settings['admin']}: {error.strerror}", file=sys.stderr)
+            print(f"edge drain: cannot listen on {settings['drain_admin']}: {error.strerror}", file=sys.stderr)
             drainer.close()
             return EXIT_TRY_AGAIN
         print(f"admin on http://{admin.address}", file=sys.stderr, flush=True)

@@ -3,6 +3,7 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -140,6 +141,22 @@ def test_a_drainer_runs_until_told_and_answers_probes(data: Path) -> None:
         finally:
             process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 0
+
+
+def test_a_drainer_beside_a_server_has_an_address_of_its_own(data: Path, tmp_path: Path) -> None:
+    """With the file and the environment of the server, whose address is taken."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        settings = tmp_path / "edge.toml"
+        settings.write_text(f'admin = "{address}"\ndata = "{data}"\ndrain_admin = "127.0.0.1:0"\n')
+        command = [sys.executable, "-m", "edge", "drain", "--config", str(settings)]
+        env = environment({"EDGE_ADMIN": address})
+        with subprocess.Popen(command, stderr=subprocess.PIPE, env=env) as process:
+            try:
+                assert _get(_admin_port(process), "/livez")[0] == 200
+            finally:
+                process.send_signal(signal.SIGTERM)
+            assert process.wait(PATIENCE_S) == 0
 
 
 def _admin_port(process: "subprocess.Popen[bytes]") -> int:
