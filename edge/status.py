@@ -1,5 +1,6 @@
 """What is in the spool and how far each sink has come, computed from the files alone."""
 
+import contextlib
 import time
 from collections import Counter
 from pathlib import Path
@@ -22,6 +23,8 @@ class SlotStatus(msgspec.Struct):
     records: int
     events: int
     damaged_bytes: int
+    unreadable: int
+    """Segments that may not be opened; what they hold is in no other figure but `segments` and `bytes`."""
 
 
 class SinkStatus(msgspec.Struct):
@@ -61,7 +64,7 @@ def read_status(layout: Layout) -> Status:
     """May be called while everything runs; the figures are of slightly different moments then."""
     checkpoints = load_all(RealDisk(), str(layout.checkpoints))
     files = all_segments(layout)
-    whole = {file.path: summarise(file, around=True) for file in files}
+    whole = _readable(files)
     slots = [_slot_status(slot, [file for file in files if file.slot == slot], whole) for slot in layout.slots()]
     now_us = time.time_ns() // 1000
     sinks = []
@@ -92,9 +95,18 @@ def read_status(layout: Layout) -> Status:
     return Status(str(layout.data), slots, sinks)
 
 
+def _readable(files: list[SegmentFile]) -> dict[Path, Summary]:
+    """What is in those that may be opened."""
+    found = {}
+    for file in files:
+        with contextlib.suppress(OSError):
+            found[file.path] = summarise(file, around=True)
+    return found
+
+
 def _slot_status(slot: int, files: list[SegmentFile], whole: dict[Path, Summary]) -> SlotStatus:
     states = Counter(file.state.name.lower() for file in files)
-    summaries = [whole[file.path] for file in files]
+    summaries = [whole[file.path] for file in files if file.path in whole]
     return SlotStatus(
         slot,
         dict(states),
@@ -102,12 +114,13 @@ def _slot_status(slot: int, files: list[SegmentFile], whole: dict[Path, Summary]
         sum(summary.records for summary in summaries),
         sum(summary.events for summary in summaries),
         sum(summary.damaged_bytes for summary in summaries),
+        len(files) - len(summaries),
     )
 
 
 def _after(file: SegmentFile, position: Position | None, whole: dict[Path, Summary]) -> Summary:
     """What of a segment lies behind a sink's position."""
-    if file.state is State.BAD or (position is not None and file.name < position.name):
+    if file.state is State.BAD or file.path not in whole or (position is not None and file.name < position.name):
         return Summary()
     if position is not None and file.name == position.name:
         return summarise(file, position.offset, around=True) if position.offset else whole[file.path]

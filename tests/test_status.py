@@ -1,4 +1,6 @@
 import json
+import os
+import socket
 from pathlib import Path
 
 from edge.checkpoints import Checkpoint, CheckpointFile, Position, Totals
@@ -9,6 +11,7 @@ from edge.spool.inspect import all_segments, extent, frames
 from edge.status import read_status, spool_gauges
 from tests.drain.spools import Slot
 from tests.exposition import parse
+from tests.server.running import edge
 
 
 def checkpoint(data: Path, slots: dict[int, Position], totals: Totals | None = None) -> None:
@@ -138,3 +141,21 @@ def test_files_in_quarantine_are_counted_and_others_are_not(tmp_path: Path) -> N
     assert sink.in_quarantine == 2
     samples = parse(spool_gauges(Layout(tmp_path), extent(Layout(tmp_path))))["edge_quarantined_events"].samples
     assert samples == {("edge_quarantined_events", (("sink", "null"),)): 2.0}
+
+
+def test_a_segment_that_may_not_be_opened_hides_no_other(tmp_path: Path) -> None:
+    """A socket in its place cannot be opened, by no user."""
+    slot = Slot(tmp_path)
+    slot.commit("a")
+    checkpoint(tmp_path, {})
+    directory = os.open(slot.directory, os.O_PATH)
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(f"/proc/self/fd/{directory}/000000000009-ffffffffffffffff.zst")
+        status = read_status(Layout(tmp_path))
+    os.close(directory)
+    (found,) = status.slots
+    assert (found.segments, found.records, found.unreadable) == ({"open": 1, "sealed": 1}, 1, 1)
+    assert [sink.waiting_events for sink in status.sinks] == [1]
+    text = edge("status", "--data", tmp_path)
+    assert text.returncode == 74
+    assert "1 segments cannot be read" in text.stdout

@@ -1,6 +1,7 @@
 """`edge segments`: look inside a spool, live or not, or inside single files; mend it; send out of it again."""
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -110,6 +111,23 @@ def _files(arguments: argparse.Namespace) -> Iterator[SegmentFile | tuple[Path, 
     yield from all_segments(_layout(arguments))
 
 
+def _readable_files(arguments: argparse.Namespace) -> Iterator[SegmentFile | tuple[Path, str]]:
+    """The same, where those that may not be opened are among those that cannot be read."""
+    for file in _files(arguments):
+        if isinstance(file, SegmentFile):
+            try:
+                os.close(os.open(file.path, os.O_RDONLY | os.O_CLOEXEC))
+            except FileNotFoundError:
+                # It has another name by now, or was shipped.
+                yield file
+            except OSError as error:
+                yield file.path, str(error)
+            else:
+                yield file
+        else:
+            yield file
+
+
 def _print(value: dict[str, Any]) -> None:
     sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
 
@@ -126,32 +144,45 @@ def _ls(arguments: argparse.Namespace) -> int:
             print(f"{file[0]}: {file[1]}", file=sys.stderr)
             status = EXIT_UNREADABLE
             continue
-        found = summarise(file, around=True)
+        try:
+            found = summarise(file, around=True)
+        except OSError as error:
+            print(error, file=sys.stderr)
+            status = EXIT_UNREADABLE
+            found = None
         if arguments.json:
             _print(_row(file, found))
         else:
             sys.stdout.write(
-                f"{file.name!s:<36} {file.slot:>4} {file.state.name.lower():<8} {file.size:>12,} {found.records:>9,}"
-                f" {found.events:>9,}  {found.damaged_bytes or '-'}\n"
+                f"{file.name!s:<36} {file.slot:>4} {file.state.name.lower():<8} {file.size:>12,}"
+                + (
+                    f" {found.records:>9,} {found.events:>9,}  {found.damaged_bytes or '-'}\n"
+                    if found
+                    else f" {'-':>9} {'-':>9}  unreadable\n"
+                )
             )
     return status
 
 
-def _row(file: SegmentFile, found: Summary) -> dict[str, Any]:
+def _row(file: SegmentFile, found: Summary | None) -> dict[str, Any]:
     return {
         "segment": str(file.name),
         "slot": file.slot,
         "state": file.state.name.lower(),
         "bytes": file.size,
-        **msgspec.to_builtins(found),
+        **(msgspec.to_builtins(found) if found else {"unreadable": True}),
     }
 
 
 def _stat(arguments: argparse.Namespace) -> int:
     layout = _layout(arguments)
     files = all_segments(layout)
-    summaries = [summarise(file, around=True) for file in files]
+    summaries = []
+    for file in files:
+        with contextlib.suppress(OSError):
+            summaries.append(summarise(file, around=True))
     status = read_status(layout)
+    unreadable = len(files) - len(summaries)
     disk = os.statvfs(layout.data)
     free = disk.f_bavail * disk.f_frsize
     size = sum(file.size for file in files)
@@ -168,6 +199,7 @@ def _stat(arguments: argparse.Namespace) -> int:
         "records": sum(found.records for found in summaries),
         "events": sum(found.events for found in summaries),
         "damaged_bytes": sum(found.damaged_bytes for found in summaries),
+        "unreadable": unreadable,
         "oldest_s": round(age_s, 3),
         "free_bytes": free,
         # While nothing is deleted: what is written now came within its age.
@@ -188,7 +220,7 @@ def _stat(arguments: argparse.Namespace) -> int:
     }
     if arguments.json:
         _print(found)
-        return 0
+        return EXIT_UNREADABLE if unreadable else 0
     for name, value in found.items():
         if name == "sinks":
             for sink in found["sinks"]:
@@ -199,13 +231,13 @@ def _stat(arguments: argparse.Namespace) -> int:
             sys.stdout.write(f"{name:<16} {', '.join(f'{count} {state}' for state, count in value.items())}\n")
         else:
             sys.stdout.write(f"{name:<16} {'-' if value is None else f'{value:,}'}\n")
-    return 0
+    return EXIT_UNREADABLE if unreadable else 0
 
 
 def _cat(arguments: argparse.Namespace) -> int:
     status = 0
     selection = _selection(arguments)
-    for file in _files(arguments):
+    for file in _readable_files(arguments):
         if isinstance(file, tuple):
             print(f"{file[0]}: {file[1]}", file=sys.stderr)
             status = EXIT_UNREADABLE
@@ -239,7 +271,7 @@ def _selected(frame: Frame, selection: Selection, as_events: bool) -> list[bytes
 
 def _verify(arguments: argparse.Namespace) -> int:
     status = 0
-    for file in _files(arguments):
+    for file in _readable_files(arguments):
         if isinstance(file, tuple):
             print(f"{file[0]}: {file[1]}", file=sys.stderr)
             status = EXIT_UNREADABLE
@@ -294,7 +326,7 @@ def _header_faults(file: SegmentFile, data: bytes) -> list[str]:
 def _repair(arguments: argparse.Namespace) -> int:
     status = 0
     torn = None if arguments.files else _layout(arguments).torn
-    for file in _files(arguments):
+    for file in _readable_files(arguments):
         if isinstance(file, tuple):
             print(f"{file[0]}: {file[1]}", file=sys.stderr)
             status = EXIT_UNREADABLE
@@ -335,7 +367,7 @@ def _replay(arguments: argparse.Namespace) -> int:
     elif arguments.to is None:
         raise ConfigError("--to: expected the URL of a sink, or --quarantine")
     else:
-        replayed = [replay_segments(_files(arguments), arguments.to, selection, arguments.yes)]
+        replayed = [replay_segments(_readable_files(arguments), arguments.to, selection, arguments.yes)]
     for each in replayed:
         if arguments.json:
             _print({**msgspec.to_builtins(each), "done": arguments.yes})

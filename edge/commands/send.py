@@ -69,7 +69,11 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         if connection is not None:
             connection.close()
-    stored = find_record(Layout(Path(settings["data"])), event_id) if response.status == 200 else None
+    try:
+        stored = find_record(Layout(Path(settings["data"])), event_id) if response.status == 200 else None
+    except OSError:
+        # Somebody else's.
+        stored = None
     if arguments.json:
         found = {"status": response.status, "answer": answer, "ms": round(took_ms, 3), "uuid": event_id}
         found["stored"] = msgspec.Raw(stored) if stored else None
@@ -79,7 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
         if stored:
             sys.stdout.write(f"stored {stored.decode()}\n")
         elif response.status == 200:
-            sys.stdout.write(f"stored; its spool is not {settings['data']} here\n")
+            sys.stdout.write(f"stored; its spool is not {settings['data']} here, or cannot be read\n")
     return 0 if response.status == 200 else 1
 
 

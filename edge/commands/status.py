@@ -12,6 +12,7 @@ from edge.checkpoints import Trouble
 from edge.config import ALL, DATA, ConfigError, add_options, load
 from edge.drain.timestamps import format_time
 from edge.layout import Layout
+from edge.process import EXIT_UNUSABLE
 from edge.status import Status, read_status
 
 _TROUBLES: Final = {
@@ -36,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(status)).decode() + "\n")
     else:
         sys.stdout.write(render(status))
-    return 0
+    return EXIT_UNUSABLE if any(slot.unreadable for slot in status.slots) else 0
 
 
 def render(status: Status) -> str:
@@ -48,6 +49,8 @@ def render(status: Status) -> str:
         )
         if slot.damaged_bytes:
             lines.append(f"           {slot.damaged_bytes:,} bytes are damaged")
+        if slot.unreadable:
+            lines.append(f"           {slot.unreadable:,} segments cannot be read")
     if not status.slots:
         lines.append("  nothing was ever accepted here")
     lines += ["", "sinks"]

@@ -1,8 +1,10 @@
 import json
+import os
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,55 @@ def test_what_is_no_slot_is_in_nobodys_way(words: str, slot: Slot) -> None:
     slot.layout.slot(5).write_text("in the way")
     done = edge(*words.split(), "--data", slot.layout.data)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- what may not be opened
+
+
+@pytest.fixture
+def closed(slot: Slot) -> Iterator[Path]:
+    """A sealed segment in between that cannot be opened, by no user: a socket in its place."""
+    path = slot.directory / "000000000001-ffffffffffffffff.zst"
+    # The whole path is too long for a socket.
+    directory = os.open(slot.directory, os.O_PATH)
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(f"/proc/self/fd/{directory}/{path.name}")
+        yield path
+    os.close(directory)
+
+
+@pytest.mark.parametrize(
+    ("words", "lines"),
+    [("ls", 4), ("cat", 4), ("verify", 2), ("repair", 1), ("replay --to null:", 1)],
+    ids=lambda value: str(value).split()[0],
+)
+def test_a_segment_that_may_not_be_opened_hides_no_other(
+    words: str, lines: int, slot: Slot, closed: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    status, out, error = run(capsysbinary, *words.split(), "--data", slot.layout.data)
+    assert (status, len(out.splitlines())) == (74, lines)
+    assert str(closed) in error
+
+
+def test_a_segment_that_may_not_be_opened_is_listed_and_counted(
+    slot: Slot, closed: Path, capsysbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    _, out, _ = run(capsysbinary, "ls", "--data", slot.layout.data)
+    assert [line.split()[-1] for line in out.splitlines()] == ["damage", "-", "unreadable", "-"]
+    _, out, _ = run(capsysbinary, "ls", "--json", "--data", slot.layout.data)
+    assert ["unreadable" in json.loads(line) for line in out.splitlines()] == [False, True, False]
+    status, out, _ = run(capsysbinary, "stat", "--json", "--data", slot.layout.data)
+    found = json.loads(out)
+    assert (status, found["unreadable"], found["segments"], found["events"]) == (74, 1, 3, 4)
+    assert run(capsysbinary, "stat", "--data", slot.layout.data)[0] == 74
+
+
+@pytest.mark.parametrize("words", ["status", "segments stat"])
+def test_a_folder_that_cannot_be_read_is_told_in_a_sentence(words: str, slot: Slot) -> None:
+    slot.layout.checkpoints.write_text("in the way")
+    done = edge(*words.split(), "--data", slot.layout.data)
+    assert done.returncode == 74
+    assert done.stderr == f"edge {words.split()[0]}: [Errno 20] Not a directory: '{slot.layout.checkpoints}'\n"
 
 
 # --- cat

@@ -42,7 +42,7 @@ def test_it_shows_programs_the_same(server: Server) -> None:
 def test_the_spool_may_be_on_another_machine(server: Server, tmp_path: Path) -> None:
     done = edge("send", server.url, "--data", tmp_path / "elsewhere")
     assert done.returncode == 0
-    assert done.stdout.splitlines()[1] == f"stored; its spool is not {tmp_path / 'elsewhere'} here"
+    assert done.stdout.splitlines()[1] == f"stored; its spool is not {tmp_path / 'elsewhere'} here, or cannot be read"
     assert json.loads(edge("send", "--json", server.url, "--data", tmp_path).stdout)["stored"] is None
 
 
