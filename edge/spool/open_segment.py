@@ -25,8 +25,14 @@ _RUN_BYTES: Final = 1024 * 1024
 """Written at once. A frame that came in pieces is not put together: it may be as large as a body."""
 
 
+class LeftOpen(OSError):
+    """A segment could not be begun, nor what was made of it be deleted: `delete_unbegun` is to be called until it succeeds."""
+
+
 class OpenSegment:
-    """Raises `OSError` from every method; the caller then calls `abandon`.
+    """Raises `OSError` from every method; the caller then calls `abandon`, and while it is `left_open` `set_aside`.
+
+    `LeftOpen` when there is a file for a segment that there is not.
 
     A `spare` is written into, and what of it is left is cut off at the end. Behind it the file grows.
     """
@@ -58,9 +64,13 @@ class OpenSegment:
         """Bytes of whole commits."""
         try:
             self._write([encode_segment_header(name, slot, created_us)], 0)
-        except OSError:
-            disk.close(self._fd)
-            disk.unlink(self._path(State.OPEN))
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                disk.close(self._fd)
+            try:
+                delete_unbegun(disk, directory, name)
+            except OSError:
+                raise LeftOpen(*error.args) from error
             raise
 
     def append(self, frames: list[Packed]) -> int:
@@ -97,7 +107,7 @@ class OpenSegment:
         except OSError:
             self._sync_failed = True
             # At once: until the name says so, a successor could take what only the page cache holds for stable.
-            self._set_aside()
+            self._try_to_set_aside()
             raise
 
     def drop_behind(self) -> None:
@@ -129,9 +139,21 @@ class OpenSegment:
             # What could not be cut off is for recovery to cut: a sealed segment ends in a whole frame.
             self._finish(State.SUSPECT if self._cut_failed else State.SEALED)
         except OSError:
-            self._set_aside()
+            self._try_to_set_aside()
             self._close()
             raise
+
+    @property
+    def left_open(self) -> bool:
+        """Nothing is written to it any more, and its name does not say so: readers wait there for ever."""
+        return self._closed and self._state is State.OPEN
+
+    def set_aside(self) -> None:
+        """Say by the name that it is finished, after an error."""
+        if self._state is State.OPEN:
+            # A rename that failed may have been made.
+            with contextlib.suppress(FileNotFoundError):
+                self._rename(State.SUSPECT)
 
     def _use(self, spare: Spare) -> int:
         try:
@@ -167,11 +189,10 @@ class OpenSegment:
         self._disk.sync_directory(self._directory)
         self._close()
 
-    def _set_aside(self) -> None:
-        # If this fails the name stays `.open`; recovery at the next start finds it under either.
-        if self._state is State.OPEN:
-            with contextlib.suppress(OSError):
-                self._rename(State.SUSPECT)
+    def _try_to_set_aside(self) -> None:
+        # If this fails the name stays `.open`, and it is `left_open` in the end.
+        with contextlib.suppress(OSError):
+            self.set_aside()
 
     def _rename(self, state: State) -> None:
         self._disk.rename(self._path(self._state), self._path(state))
@@ -183,6 +204,12 @@ class OpenSegment:
 
     def _path(self, state: State) -> str:
         return f"{self._directory}/{self.name.file_name(state)}"
+
+
+def delete_unbegun(disk: Disk, directory: str, name: SegmentName) -> None:
+    """Delete the file of a segment whose header could not be written, if it is there. Raises `OSError`."""
+    with contextlib.suppress(FileNotFoundError):
+        disk.unlink(f"{directory}/{name.file_name(State.OPEN)}")
 
 
 def _runs(pieces: list[bytes | memoryview]) -> Iterator[bytes]:

@@ -17,13 +17,15 @@ Durability:
 
 When the disk refuses: the group's waiters are told that it was not stored, the segment is finished and never touched again,
 commits are refused for a second, and the next one opens a new segment. Records of `page` mode that lost their sync are
-written and synced with it before anything more is acknowledged. A disk that hangs is like one that refuses.
+written and synced with it before anything more is acknowledged. A disk that hangs is like one that refuses. A segment whose
+file the disk refuses to rename, or to delete, would be waited for by readers: it is asked again until it does.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -34,7 +36,7 @@ from edge.segment.frame import Compressor, Packed
 from edge.segment.name import SegmentName
 from edge.spool.disk_thread import DiskThread
 from edge.spool.group import Group, PackedRecord, Pending, Waiter
-from edge.spool.open_segment import OpenSegment
+from edge.spool.open_segment import LeftOpen, OpenSegment, delete_unbegun
 from edge.spool.spare import Spares, next_room
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ INLINE_BYTES_MAX: Final = 64 * 1024
 takes about 2 ms per MiB."""
 
 REFUSE_SECONDS: Final = 1.0
+"""After it refused the disk is left alone for so long."""
 
 WAITED_RECORDS_MAX: Final = 16
 """In `fsync` mode the loop waits for a group of so few records."""
@@ -164,6 +167,10 @@ class SpoolWriter:
         """Those of a segment whose sync failed; written again before anything else."""
         self._sync_due_s = 0.0
 
+        self._left_open: list[Callable[[], None]] = []
+        """What takes the `.open` name from segments that are written no more and have it still, oldest first."""
+        self._finish_due_s = 0.0
+
         self._outstanding = 0
         """Jobs given to the disk thread whose results have not come back."""
         self._quiet: asyncio.Future[None] | None = None
@@ -172,13 +179,17 @@ class SpoolWriter:
 
     @property
     def failing(self) -> bool:
-        """The disk refused within the last second; what is appended now is refused too."""
-        return self._refuse_until_s > 0.0 and self._clock.monotonic_s() < self._refuse_until_s
+        """The disk refused within the last second, or a segment cannot be finished, which refuses nobody."""
+        return bool(self._left_open) or self._resting
 
     @property
     def refusing(self) -> bool:
         """What is appended now is refused."""
-        return self.full or self.failing
+        return self.full or self._resting
+
+    @property
+    def _resting(self) -> bool:
+        return self._refuse_until_s > 0.0 and self._clock.monotonic_s() < self._refuse_until_s
 
     def append(self, lines: bytes, events: int, received_us: int, waiter: Waiter, records: int = 1) -> None:
         """Take records into the next commit, all of one moment and alike in events. `waiter` hears of it later, never from
@@ -206,11 +217,13 @@ class SpoolWriter:
         if stalling and self._stalling:
             self._give_up_waiting()
         self._stalling = stalling
+        if self._left_open and self._clock.monotonic_s() >= self._finish_due_s:
+            self._finish_left_open()
         if self._busy:
             return
         if self._segment is not None and self._aged():
             self._roll("age")
-        if self._owed and not self.failing:
+        if self._owed and not self._resting:
             self._commit_soon()
         if self._unsynced and self._clock.monotonic_s() >= self._sync_due_s:
             self._sync_later()
@@ -226,6 +239,9 @@ class SpoolWriter:
         while self._segment is not None:
             # More than once when it fails and what it held was written again: that is synced, so the next time is the last.
             self._roll("shutdown")
+            await self._until_quiet()
+        if self._left_open:
+            self._finish_left_open()
             await self._until_quiet()
         if self._owed:
             log.error("%d frames of acknowledged records could not be synced", len(self._owed))
@@ -255,9 +271,9 @@ class SpoolWriter:
             group = Group.of(self._pending)
         self._pending = []
         self._slots[self._received_slot] += group.all_events
-        if self.failing or self.full:
+        if self._resting or self.full:
             self._refused(group)
-            if self.failing or not self._owed:
+            if self._resting or not self._owed:
                 return
             # Acknowledged long ago, and so written whatever the budget says.
             group = Group()
@@ -399,7 +415,11 @@ class SpoolWriter:
         name = SegmentName(self._next_counter, self._incarnations())
         self._next_counter += 1
         spare = None if self._spares is None else self._spares.take()
-        self._segment = OpenSegment(self._disk, self._directory, name, self._slot, self._clock.wall_us(), spare)
+        try:
+            self._segment = OpenSegment(self._disk, self._directory, name, self._slot, self._clock.wall_us(), spare)
+        except LeftOpen:
+            self._left_open.append(partial(delete_unbegun, self._disk, self._directory, name))
+            raise
         if self._spares is not None and self._next_room:
             # Only now, as the one that was taken had the name.
             self._spares.want(self._next_room)
@@ -469,11 +489,30 @@ class SpoolWriter:
         self._row.add("edge_segment_sealed_total", 1, "error")
 
         def abandoned(error: OSError | None) -> None:
+            if segment.left_open:
+                self._left_open.append(segment.set_aside)
             if error is not None and retained:
                 self._owed += retained
                 self._commit_soon()
 
         self._submit(segment.abandon, abandoned)
+
+    def _finish_left_open(self) -> None:
+        self._finish_due_s = float("inf")
+
+        def finish() -> None:
+            while self._left_open:
+                # Readers come to the oldest first.
+                self._left_open[0]()
+                del self._left_open[0]
+
+        def finished(error: OSError | None) -> None:
+            self._finish_due_s = self._clock.monotonic_s() + REFUSE_SECONDS
+            if error is not None:
+                log.error("a segment that is not written any more is still called open: %s", error)
+                self._row.add("edge_segment_write_errors_total", 1)
+
+        self._submit(finish, finished)
 
     # --- the disk thread
 

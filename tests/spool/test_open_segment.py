@@ -6,7 +6,7 @@ import zstandard
 from edge.segment.frame import Compressor, Packed, encode_segment_header, is_room, parse_segment_header
 from edge.segment.name import State
 from edge.segment.scan import Frame, scan
-from edge.spool.open_segment import OpenSegment
+from edge.spool.open_segment import LeftOpen, OpenSegment, delete_unbegun
 from edge.spool.spare import make_spare
 from tests.fakes import EIO, ENOSPC, Fault, FaultyDisk, MemoryDisk
 from tests.segments import CREATED_US, NAME, damage, found, records, segment
@@ -238,6 +238,42 @@ def test_abandoned_segment_is_sealed_or_set_aside_and_says_which(faults: dict[st
     segment.abandon()
     assert list(memory.tree()) == [left]
     assert damage(memory.read(left)) == []
+    assert segment.left_open == (left == OPEN)
+
+
+@pytest.mark.parametrize("made", [False, True], ids=["refused", "made all the same"])
+def test_name_of_a_segment_that_was_left_open_is_tried_until_it_is_another(made: bool) -> None:
+    memory, disk = disks()
+    segment = opened(disk)
+    segment.append([packed(GROUPS[0])])
+    assert not segment.left_open
+    disk.fail_next("rename", Fault(EIO), Fault(EIO), Fault(EIO))
+    with pytest.raises(OSError, match="Input"):
+        segment.abandon()
+    with pytest.raises(OSError, match="Input"):
+        segment.set_aside()
+    assert segment.left_open
+    if made:
+        memory.rename(OPEN, SUSPECT)
+    for _ in range(2):
+        segment.set_aside()
+        assert list(memory.tree()) == [SUSPECT]
+
+
+@pytest.mark.parametrize("room", [0, 4000])
+def test_segment_that_is_neither_begun_nor_deleted_says_so(room: int) -> None:
+    memory, disk = disks()
+    disk.fail_next("unlink", Fault(EIO), Fault(EIO))
+    disk.fail_next("pwrite", *[None] * bool(room), Fault(ENOSPC))
+    with pytest.raises(LeftOpen, match="space"):
+        opened(disk, room)
+    assert list(memory.tree()) == [OPEN]
+    assert memory.open_descriptors == []
+    with pytest.raises(OSError, match="Input"):
+        delete_unbegun(disk, DIRECTORY, NAME)
+    for _ in range(2):
+        delete_unbegun(disk, DIRECTORY, NAME)
+        assert memory.tree() == {}
 
 
 def frames_bytes(*groups: list[bytes]) -> int:

@@ -658,6 +658,95 @@ class TestFailedWrite:
         assert recovered(scene.inner.after_power_loss()) == Counter([b"a\n", b"c\n"])
 
 
+class TestLeftOpen:
+    """A segment that is written no more and is still called open is all that the slot's readers wait for."""
+
+    @both_modes
+    def test_rename_that_fails_for_a_while_is_tried_again_and_refuses_nobody(self, durability: Durability) -> None:
+        async def scenario(scene: Scene) -> None:
+            await scene.told(scene.append("a"))
+            scene.disk.fail_always("rename", Fault(EIO))
+            scene.clock.advance(61)
+            for _ in range(3):
+                scene.writer.tick()
+                await scene.quiet()
+            assert scene.files()["5.open.zst"] == [[b"a\n"]]
+            assert await scene.told(scene.append("b")) == [["stored"]]
+            await scene.quiet()
+            assert scene.writer.failing
+            assert not scene.writer.refusing
+            renames = calls_by(scene, "rename")
+            scene.clock.advance(0.9)
+            scene.writer.tick()
+            await scene.quiet()
+            assert calls_by(scene, "rename") == renames
+            scene.disk.heal()
+            errors = scene.row.get("edge_segment_write_errors_total")
+            scene.clock.advance(0.2)
+            scene.writer.tick()
+            await scene.quiet()
+            assert list(scene.files()) == ["5.suspect.zst", "6.open.zst"]
+            assert not scene.writer.failing
+            assert scene.row.get("edge_segment_write_errors_total") == errors > 1
+            await scene.writer.close()
+
+        scene = run(scenario, durability)
+        assert recovered(scene.inner.after_power_loss()).keys() == {b"a\n", b"b\n"}
+
+    @both_modes
+    def test_segment_that_could_not_be_begun_nor_deleted_is_deleted_later(self, durability: Durability) -> None:
+        async def scenario(scene: Scene) -> None:
+            scene.disk.fail_next("pwrite", Fault(EIO))
+            scene.disk.fail_always("unlink", Fault(EIO))
+            assert await scene.told(scene.append("a")) == [["not stored"]]
+            await scene.quiet()
+            scene.clock.advance(1.1)
+            scene.writer.tick()
+            await scene.quiet()
+            assert await scene.told(scene.append("b")) == [["stored"]]
+            assert list(scene.files()) == ["5.open.zst", "6.open.zst"]
+            assert scene.writer.failing
+            scene.disk.heal()
+            scene.clock.advance(1.1)
+            scene.writer.tick()
+            await scene.quiet()
+            assert list(scene.files()) == ["6.open.zst"]
+            assert not scene.writer.failing
+            await scene.writer.close()
+
+        run(scenario, durability)
+
+    @both_modes
+    def test_last_seal_that_fails_is_tried_again_at_the_end(self, durability: Durability) -> None:
+        async def scenario(scene: Scene) -> None:
+            await scene.told(scene.append("a"))
+            scene.disk.fail_next("rename", *[Fault(EIO)] * 3)
+            await scene.writer.close()
+
+        scene = run(scenario, durability)
+        assert "5.suspect.zst" in scene.files()
+        assert not any(".open" in name for name in scene.files())
+
+    def test_writer_that_is_never_idle_finds_the_time(self) -> None:
+        async def scenario(scene: Scene) -> None:
+            await scene.told(scene.append("a"))
+            scene.disk.fail_next("rename", *[Fault(EIO)] * 3)
+            scene.clock.advance(61)
+            scene.writer.tick()
+            await scene.quiet()
+            gate = scene.disk.hold("sync")
+            waiter = scene.append("b")
+            await until(gate.reached.is_set)
+            scene.writer.tick()
+            gate.opened.set()
+            await scene.told(waiter)
+            await scene.quiet()
+            assert list(scene.files()) == ["5.suspect.zst", "6.open.zst"]
+            await scene.writer.close()
+
+        run(scenario, FSYNC)
+
+
 class TestHangingDisk:
     def test_waiters_are_told_once_and_what_was_under_way_may_still_be_stored(self) -> None:
         async def scenario(scene: Scene) -> None:
