@@ -259,7 +259,7 @@ def judge(life: Life, moment: Moment, state: MemoryDisk, power: bool, random: Ra
     seen["torn tails repaired"] += found.torn_bytes > 0
     seen["segments recovered"] += found.segments
     seen["damaged ranges skipped"] += found.damaged_bytes > 0
-    assert found.bad == 0, "a segment was given up"
+    assert found.unread == 0, "a segment was given up"
     names = names_in(state, seen)
     expected = moment.durable if power else moment.acknowledged
     delivered = set(moment.delivered)

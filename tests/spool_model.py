@@ -55,7 +55,7 @@ class SpoolMachine(RuleBasedStateMachine):
         self.inner = inner
         opened = open_slot(inner, LAYOUT, 0)
         assert opened is not None
-        assert opened[1].bad == 0
+        assert opened[1].unread == 0
         self.disk = FaultyDisk(inner)
         self.row = new_row()
         self.ids = RecordIds(self.random.getrandbits(64))

@@ -5,12 +5,15 @@ to `torn/`, cut off, and the file is synced before it is sealed. Of a suspect se
 device, and no sync writes that any more: what is read is copied to a new file, which takes the sealed name once it is stable.
 Damage between good frames stays where it is and readers skip it.
 
-Nothing blocks the start: a file that cannot be read is renamed `.bad`; one that was read but cannot be cut, copied, synced or
-renamed, the disk being full perhaps, becomes `.suspect`, which readers read, and is recovered at the next start. May be
-interrupted anywhere and run again.
+Nothing blocks the start: what cannot be read, cut, copied, synced or renamed, the disk being full or memory short perhaps,
+becomes `.suspect`, which readers read as far as they can, and is recovered at the next start. Only readers have the time to
+tell a place the disk cannot read from a moment in which it would not: they give a segment up, and so does recovery only where
+the medium never lets it be opened. May be interrupted anywhere and run again.
 """
 
+import errno
 import logging
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -27,6 +30,10 @@ from edge.segment.scan import Damage, scan
 log = logging.getLogger(__name__)
 
 _READ_BYTES: Final = 16 * 1024 * 1024
+_MEDIUM_ERRORS: Final = (errno.EIO, errno.ENODATA, errno.EBADMSG, errno.EUCLEAN)
+"""What the device and the file system say of what they cannot read, and not of the moment."""
+_OPENS: Final = 5
+_REOPEN_S: Final = 0.05
 _ZEROES_KEPT: Final = 4096
 """Of those at the end of a torn tail, behind which there may be megabytes of them."""
 
@@ -38,7 +45,8 @@ class Recovered(msgspec.Struct):
     records: int = 0
     torn_bytes: int = 0
     damaged_bytes: int = 0
-    bad: int = 0
+    unread: int = 0
+    """Segments that were set aside, as they could not be read."""
 
 
 def open_slot(disk: Disk, layout: Layout, slot: int) -> tuple[int, Recovered] | None:
@@ -88,8 +96,9 @@ def recover_slot(disk: Disk, layout: Layout, slot: int) -> Recovered:
             data = _read(disk, path)
         except OSError as error:
             log.error("segment %s cannot be read, it is set aside: %s", file_name, error)
-            found.bad += 1
-            _set_aside(disk, path, f"{directory}/{name.file_name(State.BAD)}")
+            found.unread += 1
+            state = State.BAD if _is_lost(disk, path) else State.SUSPECT
+            _set_aside(disk, path, f"{directory}/{name.file_name(state)}")
             continue
         try:
             _recover_segment(disk, layout, slot, path, name, state, data, found)
@@ -110,6 +119,21 @@ def _read(disk: Disk, path: str) -> bytes:
         return read_all(disk, fd)
     finally:
         disk.close(fd)
+
+
+def _is_lost(disk: Disk, path: str) -> bool:
+    """The medium does not even let it be opened, however often it is tried."""
+    for attempt in range(_OPENS):
+        if attempt:
+            time.sleep(_REOPEN_S)
+        try:
+            disk.close(disk.open(path))
+        except OSError as error:
+            if error.errno not in _MEDIUM_ERRORS:
+                return False
+        else:
+            return False
+    return True
 
 
 def _discard(disk: Disk, path: str) -> None:
