@@ -90,6 +90,8 @@ class Shipper:
         if totals.records and not totals.accepted:
             # Written by a version that did not count them.
             totals.accepted = -totals.imbalance
+        # Below 0 by a version that took events a power cut had taken from a segment for events that were made up.
+        totals.uncounted = max(0, totals.uncounted)
         self._balance()
 
     def step(self, *, linger: bool = True) -> bool:
@@ -375,13 +377,17 @@ class Shipper:
             # There is more to read, or will be.
             return
         self._checked[slot] = position.segment
-        if count_events(file) != position.events:
-            # Headers may be those of damaged frames: only the checksums tell.
-            missed = summarise(file).events - position.events
-            if missed:
-                log.critical("segment %s holds %d events more than were read from it", file.name, missed)
-                self._checkpoint.totals.uncounted += missed
-                self._balance()
+        # Headers may be those of damaged frames: only the checksums tell.
+        held = position.events if count_events(file) == position.events else summarise(file).events
+        # Fewer are what a power cut leaves of a segment whose frames were shipped before they were synced.
+        missed = held - position.events
+        if missed > 0:
+            log.critical("segment %s holds %d events more than were read from it", position.segment, missed)
+            self._checkpoint.totals.uncounted += missed
+            if self._checkpoint.slots[slot] == position:
+                # Or the next drainer would find them missing, too.
+                self._checkpoint.slots[slot] = Position(position.segment, position.offset, held)
+            self._balance()
 
     def _balance(self) -> None:
         """Accepted = shipped + dropped + merged + quarantined, looked at after every batch."""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.checkpoints import Totals, load_all
+from edge.checkpoints import CheckpointFile, Totals, load_all
 from edge.disk import RealDisk
 from edge.drain.event import Event
 from edge.drain.quarantine import list_quarantined, load
@@ -661,6 +661,72 @@ def test_they_are_missed_as_well_when_the_segment_goes_before_the_next_one_comes
     assert row.get("edge_drain_imbalance_events", "0") == 1
     assert totals_of(slot).imbalance == 1
     shipping.close()
+
+
+def test_a_restart_does_not_miss_them_once_more(
+    slot: Slot, shipper: Callable[[], Shipper], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = Slot(slot.layout.data, 1)
+    slot.commit("a")
+    shipping = shipper()
+    with caplog.at_level(logging.CRITICAL):
+        run(shipping, clock)
+        slot.commit("never read")
+        shipping._readers[0]._offset = slot.files[0].stat().st_size
+        slot.commit("c")
+        slot.seal()
+        run(shipping, clock)
+        shipping.close()
+        for name in "xy":
+            again = shipper()
+            other.commit(name)
+            run(again, clock)
+            again.close()
+    assert totals_of(slot).imbalance == 1
+
+
+@pytest.mark.parametrize("next_comes", [True, False], ids=["another segment follows", "none follows"])
+def test_events_that_were_shipped_before_a_power_cut_took_them_are_not_missed(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock, row: Row, *, next_comes: bool
+) -> None:
+    """Frames are read as soon as they are written, so one that was never synced can be with the sink."""
+    other = Slot(slot.layout.data, 1)
+    slot.commit("a")
+    kept = slot.files[0].stat().st_size
+    slot.commit("b", "c")
+    shipping = shipper()
+    run(shipping, clock)
+    shipping.close()
+    slot.seal()
+    slot.files[0].write_bytes(slot.files[0].read_bytes()[:kept])
+    again = shipper()
+    (slot if next_comes else other).commit("d")
+    run(again, clock)
+    again.close()
+    assert sink.names == ["a", "b", "c", "d"]
+    totals = totals_of(slot)
+    assert (totals.accepted, totals.shipped, totals.uncounted, totals.imbalance) == (4, 4, 0, 0)
+    assert row.get("edge_drain_imbalance_events", "0") == 0
+
+
+def test_accounts_that_a_power_cut_upset_once_are_set_right(
+    slot: Slot, shipper: Callable[[], Shipper], clock: Clock, row: Row
+) -> None:
+    slot.commit("a")
+    shipping = shipper()
+    run(shipping, clock)
+    shipping.close()
+    file = CheckpointFile(RealDisk(), str(slot.layout.checkpoints), "memory")
+    checkpoint = file.load()
+    assert checkpoint is not None
+    checkpoint.totals.uncounted = -2
+    file.save(checkpoint)
+    again = shipper()
+    slot.commit("b")
+    run(again, clock)
+    again.close()
+    assert totals_of(slot).imbalance == 0
+    assert row.get("edge_drain_imbalance_events", "0") == 0
 
 
 def test_slots_take_turns(slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock) -> None:
