@@ -369,16 +369,23 @@ class Shipper:
         self._checkpoint.slots[chunk.slot] = Position(str(chunk.name), chunk.end, events)
 
     def _check_finished(self, slot: int, position: Position) -> None:
-        """Compare what was read of a finished segment with what is in it, once, while it is still there."""
+        """Compare what was read of a finished segment with what is in it, once, while it is still there.
+
+        Raises nothing: totals and positions move together, and neither waits for a comparison that the disk does not allow.
+        """
         if position.events < 0 or self._checked.get(slot) == position.segment:
             return
-        file = finished_segment(self._layout, slot, position.name)
-        if file is None or (position.offset < file.size and self._checkpoint.slots[slot] == position):
-            # There is more to read, or will be.
-            return
+        try:
+            file = finished_segment(self._layout, slot, position.name)
+            if file is None or (position.offset < file.size and self._checkpoint.slots[slot] == position):
+                # There is more to read, or will be.
+                return
+            # Headers may be those of damaged frames: only the checksums tell.
+            held = position.events if count_events(file) == position.events else summarise(file).events
+        except OSError as error:
+            log.error("what was read of segment %s cannot be compared with what is in it: %s", position.segment, error)
+            held = position.events
         self._checked[slot] = position.segment
-        # Headers may be those of damaged frames: only the checksums tell.
-        held = position.events if count_events(file) == position.events else summarise(file).events
         # Fewer are what a power cut leaves of a segment whose frames were shipped before they were synced.
         missed = held - position.events
         if missed > 0:
