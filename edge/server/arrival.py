@@ -54,9 +54,6 @@ class Source(Client, Protocol):
     peer: str
     trusted: bool
 
-    def receive(self, data: bytes) -> None:
-        """Read on."""
-
     def set_deadline(self) -> None:
         """That of the state."""
 
@@ -143,8 +140,8 @@ class Arrival:
         """The body's length is not known."""
         return b"content-length" not in self._headers
 
-    def feed(self, data: bytes) -> None:
-        """Go on with what the connection got."""
+    def feed(self, data: bytes) -> bytes:
+        """Go on with what the connection got. Returns what is left of it behind an offer to change protocols."""
         connection = self._connection
         if connection.state == IDLE:
             connection.state = HEAD
@@ -156,8 +153,7 @@ class Arrival:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
-            self._ignore_upgrade(data[upgrade.args[0] :])
-            return
+            return self._ignore_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserCallbackError as error:
             log.error("a request met a fault of ours", exc_info=error.__context__ or error)
             self._refuse_faulted()
@@ -165,6 +161,7 @@ class Arrival:
             self.refuse_and_close(Reason.BAD_REQUEST, str(error))
         if connection.state != IDLE and not connection.lingering:
             self._unfinished(data)
+        return b""
 
     def leave(self) -> None:
         """The connection is gone: what is held goes as well. The parser and this would keep each other."""
@@ -549,12 +546,13 @@ class Arrival:
 
     # --- an offered upgrade
 
-    def _ignore_upgrade(self, rest: bytes) -> None:
-        """Read on as if no other protocol had been offered: a fresh parser is told the body's framing, then gets the body."""
+    def _ignore_upgrade(self, rest: bytes) -> bytes:
+        """Read on as if no other protocol had been offered: a fresh parser is told the body's framing. Returns `rest`, which it
+        is to get next."""
         self._upgrading = False
         connection = self._connection
         if connection.lingering:
-            return
+            return rest
         headers = self._headers
         framing = b""
         if b"transfer-encoding" in headers:
@@ -565,7 +563,8 @@ class Arrival:
         self._replaying = True
         self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n")
         self._replaying = False
-        if rest:
-            connection.receive(rest)
-        elif connection.state == BODY:
+        if connection.state == BODY and not self.chunked:
+            self.cut = int(headers[b"content-length"])
+        if not rest and connection.state == BODY:
             self._unfinished(b"")
+        return rest

@@ -28,6 +28,11 @@ LINGER_S: Final = 1.0
 _LARGE_PACKET_BYTES: Final = 64 * 1024
 """Behind such a one there is more already, which the transport would read at once, many times over."""
 
+_HEADS_MAX: Final = 32
+"""Of one connection in a turn of the loop. Requests that are answered at once never fill the pipeline: a packet has thousands
+of 27 bytes, and each takes some twenty microseconds, for which everybody waits."""
+_END_OF_HEAD: Final = b"\r\n\r\n"
+
 # What keeps an answer from being written at once, as bits: for those in `_PAUSED` reading is paused.
 _PIPELINE_FULL: Final = 1
 _CLIENT_NOT_READING: Final = 2
@@ -47,6 +52,7 @@ class CaptureConnection(asyncio.Protocol):
         "_behind",
         "_decoding",
         "_lingered",
+        "_unread",
         "deadline_s",
         "familiar",
         "hindered",
@@ -77,6 +83,8 @@ class CaptureConnection(asyncio.Protocol):
         """Reads what is not ordinary; there from the first such request on."""
         self.state = IDLE
         """What of a request is arriving there."""
+        self._unread = b""
+        """Has come, and is read when others had their turn. Reading is paused as long."""
         # what goes out
         self.queue: list[Due] = []
         """Requests whose answers are due, in order."""
@@ -111,6 +119,7 @@ class CaptureConnection(asyncio.Protocol):
         # Requests that wait for their commit are stored all the same; only their answers have nowhere to go.
         self.transport = None
         self.hindered |= _GONE
+        self._unread = b""
         if self.packet:
             # It may be for the connection's own parser, which would come to life again behind this.
             self.turn.take()
@@ -171,39 +180,48 @@ class CaptureConnection(asyncio.Protocol):
         self._own_parser().refuse_unread(self.service.ordinary.read(packet))
 
     def receive(self, data: bytes) -> None:
-        """What the connection's own parser reads."""
+        """What the connection's own parser reads: some of it now, the rest in the turns of the loop that follow."""
+        if self._unread:
+            # It came before this did.
+            self._unread += data
+            return
+        large = len(data) >= _LARGE_PACKET_BYTES
+        arrival = self._own_parser()
+        while data and not self.lingering:
+            known = self.state == BODY and not arrival.chunked
+            end = arrival.cut if known else _end_of_piece(data, arrival.cut)
+            data = arrival.feed(data[:end]) + data[end:]
+            # A body whose length is known is little work, and chunks may be of a byte each.
+            if self.state != BODY or arrival.chunked:
+                break
         if self.lingering:
             self._throw_away(len(data))
             return
-        arrival = self._own_parser()
-        large = len(data) >= _LARGE_PACKET_BYTES
-        begin = 0
-        while len(data) - begin > arrival.cut:
-            end = begin + arrival.cut
-            arrival.feed(data[begin:end])
-            begin = end
-            if self.lingering:
-                self._throw_away(len(data) - begin)
-                return
-            if self.state == BODY and arrival.chunked:
-                # Chunks may be of a byte each, and thousands of them in every one of these pieces.
-                self._pause(_OTHERS_FIRST)
-                asyncio.get_running_loop().call_soon(self._read_on, data[begin:])
-                return
-        arrival.feed(data[begin:])
-        if large and self.state == BODY:
+        self._unread = data
+        if large or data:
+            self._let_others_first()
+
+    def _let_others_first(self) -> None:
+        """Read on in the next turn of the loop."""
+        if not self.hindered & _OTHERS_FIRST:
             self._pause(_OTHERS_FIRST)
-            asyncio.get_running_loop().call_soon(self._resume, _OTHERS_FIRST)
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        self.hindered &= ~_OTHERS_FIRST
+        if self.hindered & _PAUSED:
+            # Whoever ends that reads on.
+            return
+        data, self._unread = self._unread, b""
+        if data:
+            self.receive(data)
+        if not self.hindered & _PAUSED and self.transport is not None:
+            self.transport.resume_reading()
 
     def _throw_away(self, size: int) -> None:
         self._lingered += size
         if self._lingered > LINGER_BYTES_MAX and not self.queue and self.transport is not None:
             self.transport.abort()
-
-    def _read_on(self, data: bytes) -> None:
-        self._resume(_OTHERS_FIRST)
-        if self.transport is not None:
-            self.receive(data)
 
     def _own_parser(self) -> Arrival:
         if self._arrival is None:
@@ -295,7 +313,10 @@ class CaptureConnection(asyncio.Protocol):
         was = self.hindered
         self.hindered &= ~why
         if was & _PAUSED and not self.hindered & _PAUSED and self.transport is not None:
-            self.transport.resume_reading()
+            if self._unread:
+                self._let_others_first()
+            else:
+                self.transport.resume_reading()
 
     # --- what an upstream answers
 
@@ -323,6 +344,7 @@ class CaptureConnection(asyncio.Protocol):
             self.transport.abort()
             self.transport = None
             self.hindered |= _GONE
+            self._unread = b""
 
     def _lose_forwardings(self) -> None:
         if self._arrival is not None:
@@ -350,8 +372,8 @@ class CaptureConnection(asyncio.Protocol):
             return
         if self.hindered & _CLIENT_NOT_READING:
             transport.abort()
-        elif self.queue and (self.state == IDLE or self.lingering):
-            # Waiting for a commit, which has its own limits.
+        elif (self.queue or self._unread) and (self.state == IDLE or self.lingering):
+            # Waiting for a commit, which has its own limits, or for others to have their turn.
             self.deadline_s = self.service.idle_deadline_s
         elif self.lingering:
             transport.abort()
@@ -365,7 +387,7 @@ class CaptureConnection(asyncio.Protocol):
 
     def stop(self) -> bool:
         """The worker stops: whether the connection had nothing under way and was closed."""
-        if self.state == IDLE and not (self.queue or self.packet) and self.transport is not None:
+        if self.state == IDLE and not (self.queue or self.packet or self._unread) and self.transport is not None:
             self._close()
             return True
         return False
@@ -405,6 +427,15 @@ class CaptureConnection(asyncio.Protocol):
             self.transport.close()
             self.transport = None
             self.hindered |= _GONE
+            self._unread = b""
+
+
+def _end_of_piece(data: bytes, bytes_max: int) -> int:
+    """Where in `data` at most so many bytes end, and at most so many heads."""
+    if data.count(_END_OF_HEAD, 0, bytes_max) <= _HEADS_MAX:
+        return bytes_max
+    piece = data[:bytes_max]
+    return len(piece) - len(piece.split(_END_OF_HEAD, _HEADS_MAX)[-1])
 
 
 Behind = tuple[Exchange, Request, Body | None]

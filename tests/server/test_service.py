@@ -11,7 +11,7 @@ from edge.disk import RealDisk
 from edge.metrics import Board, Row
 from edge.segment.record import RecordIds
 from edge.server.admission import ServerSettings
-from edge.server.protocol import CaptureConnection
+from edge.server.protocol import _HEADS_MAX, CaptureConnection
 from edge.server.service import _EXPIRED_TOGETHER, HEAD_PACKET_BYTES_MAX, RETRY_AFTER_S, Service
 from edge.server.turn import Turn
 from edge.spool.writer import Clock, SpoolSettings, SpoolWriter
@@ -222,19 +222,29 @@ def test_the_limits_are_the_documented_ones() -> None:
     assert settings.pipeline_max == 16
 
 
+class Pausing(Transport):
+    """Knows whether it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paused = False
+
+    def pause_reading(self) -> None:
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
+
+
+def pausing(service: Service) -> tuple[CaptureConnection, Pausing]:
+    connection, transport = CaptureConnection(service, turn_of(service)), Pausing()
+    connection.connection_made(transport)
+    return connection, transport
+
+
 def test_a_body_in_chunks_of_a_byte_is_read_in_pieces_with_others_in_between(service: Service) -> None:
-    class Pausing(Transport):
-        paused = False
-
-        def pause_reading(self) -> None:
-            self.paused = True
-
-        def resume_reading(self) -> None:
-            self.paused = False
-
     async def read() -> list[int]:
-        connection, transport = CaptureConnection(service, turn_of(service)), Pausing()
-        connection.connection_made(transport)
+        connection, transport = pausing(service)
         connection.receive(
             b"POST /e/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * 40_000
         )
@@ -249,3 +259,61 @@ def test_a_body_in_chunks_of_a_byte_is_read_in_pieces_with_others_in_between(ser
     assert read_bytes[-1] == 40_000
     assert max(after - before for before, after in pairwise([0, *read_bytes])) < 10_000
     assert service.inflight_bytes == 0
+
+
+ANSWERED_AT_ONCE = {
+    "not found": b"GET /x HTTP/1.1\r\nHost:a\r\n\r\n",
+    "a page": b"GET / HTTP/1.1\r\nHost:a\r\n\r\n",
+    "a preflight": b"OPTIONS / HTTP/1.1\r\nHost:a\r\n\r\n",
+    "an upgrade": b"GET / HTTP/1.1\r\nHost:a\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n",
+    "an upgrade of a body": (
+        b"POST /x HTTP/1.1\r\nHost:a\r\nUpgrade: h2c\r\nConnection: upgrade\r\nContent-Length: 9\r\n\r\n123456789"
+    ),
+    "refused": b'POST /e/ HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\n{"broken"',
+    "refused in chunks": b"POST /x HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", ANSWERED_AT_ONCE.values(), ids=ANSWERED_AT_ONCE)
+def test_requests_that_are_answered_at_once_are_read_some_in_a_turn(service: Service, sent: bytes) -> None:
+    """As they never fill the pipeline, one connection would have the loop to itself."""
+
+    async def read() -> list[int]:
+        connection, transport = pausing(service)
+        connection.data_received(sent * 2000 + sent[:-1])
+        answered = [0]
+        while transport.paused:
+            answered.append(transport.written.count(b"HTTP/1.1 "))
+            await asyncio.sleep(0)
+        connection.data_received(sent[-1:])
+        answered.append(transport.written.count(b"HTTP/1.1 "))
+        connection.connection_lost(None)
+        return answered
+
+    answered = asyncio.run(read())
+    assert answered[-1] == 2001
+    assert max(after - before for before, after in pairwise(answered)) <= _HEADS_MAX + 1
+
+
+def test_what_a_packet_has_behind_a_full_pipeline_waits(service: Service) -> None:
+    body = b'{"api_key":"phc_x","event":"e","distinct_id":"d"}'
+    event = b"POST /e/ HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+    async def read() -> None:
+        connection, transport = pausing(service)
+        connection.receive(event * 500)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        waiting = list(connection.queue)
+        assert service.settings.pipeline_max <= len(waiting) <= service.settings.pipeline_max + _HEADS_MAX
+        assert transport.paused
+        assert not connection.stop()
+        while connection.queue or transport.paused:
+            for due in connection.queue:
+                due.response = b"HTTP/1.1 200 OK\r\n\r\n"
+            connection.flush()
+            await asyncio.sleep(0)
+        assert transport.written.count(b"HTTP/1.1 200") == 500
+        connection.connection_lost(None)
+
+    asyncio.run(read())
