@@ -186,7 +186,7 @@ class Arrival:
                 begin = data.rfind(self._parser.get_method() + b" " + self._url) if self._url else 0
                 data = data[max(0, begin) :]
             self._fed += len(data)
-            if self._fed > head_bytes_max:
+            if self._fed > head_bytes_max or len(self._fields) > settings.headers_max:
                 long_target = len(self._url) > settings.target_bytes_max
                 self.refuse_and_close(Reason.URI_TOO_LONG if long_target else Reason.HEADERS_TOO_LARGE)
         else:

@@ -102,6 +102,16 @@ def test_a_head_that_does_not_end_is_refused_at_its_limit(scene: Scene, begin: b
     scene.close()
 
 
+def test_a_head_of_many_fields_is_refused_before_it_ends(scene: Scene) -> None:
+    connection, transport = scene.client()
+    fields = b"aa:\r\n" * (SETTINGS.headers_max + 1)
+    connection.data_received(b"GET / HTTP/1.1\r\nHost: h\r\n" + fields)
+    scene.turn()
+    assert transport.written.startswith(b"HTTP/1.1 431 ")
+    assert b"\r\nconnection: close\r\n" in transport.written.lower()
+    scene.close()
+
+
 def test_bytes_now_and_then_do_not_move_the_deadline_of_a_head(scene: Scene) -> None:
     connection, _ = scene.client()
     connection.data_received(b"GET /e/?data=")
