@@ -38,6 +38,11 @@ _METHOD_NAMES: Final = {b"POST": "POST", b"GET": "GET", b"OPTIONS": "OPTIONS", b
 _CHUNK_OVERHEAD_BYTES_MAX: Final = 64 * 1024
 """Chunk sizes, extensions and trailers of a body; on top of eight times its bytes, which one-byte chunks need."""
 
+_TRAILER_BYTES_MAX: Final = 4096
+"""Of a chunked body; they are ignored."""
+_BETWEEN_BYTES_MAX: Final = 2 * 4096
+"""Between two bytes of a body that arrives: chunk sizes and extensions, and a trailer of which the parser has not told yet."""
+
 _SEVERAL_HOSTS: Final = b""
 
 
@@ -75,6 +80,7 @@ class Arrival:
 
     __slots__ = (
         "_arriving",
+        "_between_bytes",
         "_body",
         "_body_bytes_max",
         "_connection",
@@ -91,6 +97,7 @@ class Arrival:
         "_replaying",
         "_route",
         "_service",
+        "_trailer_bytes",
         "_upgrading",
         "_url",
         "cut",
@@ -124,6 +131,8 @@ class Arrival:
         self._packet = b""
         self._counted_bytes = 0
         self._discarded = 0
+        self._trailer_bytes = 0
+        self._between_bytes = 0
         self._upgrading = False
         self._replaying = False
         # The parser calls this one without a Python frame. Sizes are judged when the head, or a packet, is complete.
@@ -178,6 +187,7 @@ class Arrival:
         head_bytes_max = settings.target_bytes_max + settings.header_bytes_max
         if connection.state == BODY:
             self._fed += len(data)
+            self._between_bytes = 0 if self._body.pieces else self._between_bytes + len(data)
             self._bound_body(head_bytes_max)
         elif self._fed or self._url or data.strip(b"\r\n"):
             if not self._fed:
@@ -216,9 +226,20 @@ class Arrival:
                 self._refuse_held(overload)
             elif held:
                 self._connection.uninvite_body()
+        if self._has_long_trailers():
+            self.refuse_and_close(Reason.HEADERS_TOO_LARGE)
+        elif self._between_bytes > _BETWEEN_BYTES_MAX:
+            self.refuse_and_close(Reason.BODY_TOO_LARGE, "Found too little body in too many chunks.")
         length = self._headers.get(b"content-length")
         # The next request's head then begins a packet. The end of a chunked body only the parser knows.
         self.cut = int(length) - self._discarded - self._counted_bytes if length else service.head_packet_bytes_max
+
+    def _has_long_trailers(self) -> bool:
+        """Count the trailers that have come, and forget them."""
+        if self._fields:
+            self._trailer_bytes += sum(len(name) + len(value) + len(b": \r\n") for name, value in self._fields)
+            self._forget_arriving()
+        return self._trailer_bytes > _TRAILER_BYTES_MAX
 
     # --- the parser's side, in wire order
 
@@ -241,6 +262,8 @@ class Arrival:
     def on_headers_complete(self) -> None:
         connection = self._connection
         connection.state = BODY
+        # The packet that the head is in counts, too.
+        self._between_bytes = -self._service.head_packet_bytes_max
         if self._replaying:
             return
         self._headers = self._arriving
@@ -317,6 +340,8 @@ class Arrival:
             # An offer to change protocols, which is declined by answering; the parser stops here without the body.
             return
         connection = self._connection
+        if self._fields and self._has_long_trailers():
+            self.refuse_and_close(Reason.HEADERS_TOO_LARGE)
         self._url = b""
         connection.state = IDLE
         if self.forwarding is not None:
@@ -539,6 +564,7 @@ class Arrival:
         self._packet = b""
         self.cut = self._service.head_packet_bytes_max
         self._discarded = 0
+        self._trailer_bytes = 0
         connection.uninvite_body()
         self._forget_body()
         # Trailers of a chunked body are no headers of the next request.

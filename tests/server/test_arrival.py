@@ -112,6 +112,32 @@ def test_a_head_of_many_fields_is_refused_before_it_ends(scene: Scene) -> None:
     scene.close()
 
 
+@pytest.mark.parametrize("target", [b"/e/", b"/nothing"])
+@pytest.mark.parametrize(
+    ("begin", "then"),
+    [
+        (b"0\r\n", b"aa:\r\n" * 100),
+        (b"0\r\nX-Pad: ", b"p" * 500),
+        (b"1", b"0" * 500),
+        (b"1;x=", b"p" * 500),
+    ],
+    ids=["trailers", "one trailer", "a chunk's size", "a chunk's extension"],
+)
+def test_what_a_body_has_around_its_bytes_is_bounded(scene: Scene, target: bytes, begin: bytes, then: bytes) -> None:
+    """However much of a body it has, and whether anybody takes it."""
+    connection, transport = scene.client()
+    connection.data_received(CHUNKED.replace(b"/e/", target) + chunk(bytes(2500)))
+    scene.turn()
+    connection.data_received(begin)
+    sent = len(begin)
+    while not connection.lingering:
+        connection.data_received(then)
+        sent += len(then)
+        assert sent < 20_000
+    assert transport.written.count(b"HTTP/1.1 4") == 1
+    scene.close()
+
+
 def test_bytes_now_and_then_do_not_move_the_deadline_of_a_head(scene: Scene) -> None:
     connection, _ = scene.client()
     connection.data_received(b"GET /e/?data=")

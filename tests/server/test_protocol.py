@@ -348,6 +348,9 @@ CASES: Final[dict[str, Case]] = {
     "replay body above its limit": refused(413, post(event_of(REPLAY_BODY_MAX + 1), target=b"/s/")),
     "chunked body at the limit": stored(chunked(chunks(event_of(BODY_MAX)))),
     "chunked body above the limit": refused(413, chunked(chunks(event_of(BODY_MAX + 1)))),
+    "trailers at their limit": stored(chunked(chunks(EVENT, trailers=b"X-Pad: %b\r\n" % (b"p" * (4096 - 9))))),
+    "trailers above their limit": closing(431, chunked(chunks(EVENT, trailers=b"X-Pad: %b\r\n" % (b"p" * (4096 - 8))))),
+    "trailers of twice their limit": closing(431, chunked(chunks(EVENT, trailers=b"X-Pad: p\r\n" * 820))),
     "body above the limit once inflated": refused(413, post(gzip.compress(event_of(300 * 1024), mtime=0))),
 }
 """Where a head is malformed, something stands between Origin and the fault: the parser hands a header over with the next."""
