@@ -47,6 +47,8 @@ _BUSY: Final = frozenset({408, 425, 429})
 _BAD: Final = frozenset({400, 422})
 
 _EMPTY_OBJECT: Final = Raw(b"{}")
+_FALSE: Final = Raw(b"false")
+_COOKIELESS_MODE: Final = "$cookieless_mode"
 _NOT_SENT: Final = frozenset(
     {
         *("uuid", "event", "distinct_id", "timestamp", "properties"),
@@ -166,6 +168,8 @@ def sent(event: Event, with_ip: bool) -> bytes:
     properties = members.get("properties", _EMPTY_OBJECT)
     if not bytes(properties).startswith(b"{"):
         properties = _EMPTY_OBJECT
+    if not event.cookieless:
+        properties = _without_odd_mode(properties)
     if with_ip and event.ip:
         properties = _with_ip(properties, event.ip)
     line = _encode(
@@ -201,6 +205,19 @@ def recording(event: Event) -> bytes:
             properties=properties,
         )
     )
+
+
+def _without_odd_mode(properties: Raw) -> Raw:
+    """Without a `$cookieless_mode` that is no boolean: to the edge it is false, and downstream refuses a whole batch for it."""
+    text = bytes(properties)
+    # The second is how a letter of a name is escaped. Nothing is decoded for events that have neither.
+    if b"cookieless_mode" not in text and b"\\u00" not in text:
+        return properties
+    members = _decode_members(properties)
+    if bytes(members.get(_COOKIELESS_MODE, _FALSE)) in (b"true", b"false"):
+        return properties
+    del members[_COOKIELESS_MODE]
+    return Raw(_encode(members))
 
 
 def _with_ip(properties: Raw, ip: str) -> Raw:
