@@ -78,7 +78,7 @@ class _Recording(msgspec.Struct, gc=False, kw_only=True):
 
 
 class _Answer(msgspec.Struct, gc=False):
-    quota_limited: list[str] = []
+    quota_limited: list[str] | None = None
 
 
 _encode: Final = msgspec.json.Encoder().encode

@@ -181,7 +181,9 @@ def test_a_friendly_answer_of_somebody_else_is_none(answer: bytes) -> None:
     assert isinstance(interpret(200, {}, answer), Paused)
 
 
-@pytest.mark.parametrize("answer", [b"", b"{}", b'{"status":1}', b'{"status":"Ok","unknown":[1]}'])
+@pytest.mark.parametrize(
+    "answer", [b"", b"{}", b'{"status":1}', b'{"status":"Ok","unknown":[1]}', b'{"quota_limited":null}']
+)
 def test_the_answers_of_capture_services_are_read(answer: bytes) -> None:
     assert interpret(200, {}, answer) is None
 
@@ -211,6 +213,9 @@ def test_retry_after_is_honoured_in_both_its_forms(value: str, least: float, mos
 def test_an_answer_that_says_over_quota_is_counted_and_not_repeated(sink: Sink, downstream: Downstream) -> None:
     downstream.rule = lambda call: Reply(body=b'{"status":"Ok","quota_limited":["events"]}')
     offered = batch(named("a"), named("b"))
+    sink.ship(offered)
+    assert offered.limited == 2
+    downstream.rule = lambda call: Reply(body=b'{"quota_limited":null}')
     sink.ship(offered)
     assert offered.limited == 2
 
