@@ -7,6 +7,7 @@ when its name says so and everything in it was read. A finished one that the dis
 
 import heapq
 import logging
+import sys
 import time
 from typing import Final
 
@@ -21,6 +22,8 @@ from edge.segment.scan import Damage, Frame, scan, written_end
 
 log = logging.getLogger(__name__)
 
+RAW_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Of the records of a chunk, if it has more than one frame: they compress to a thousandth, and are held several times over."""
 _REREAD_S: Final = 0.01
 _REREADS: Final = 3
 _UNREADABLE_READS: Final = 5
@@ -49,6 +52,16 @@ class Chunk(msgspec.Struct, gc=False):
     """Those of them in frames that do not hold what they say."""
     damages: list[tuple[int, bytes]] = []
     """What could not be read, each with its offset in the segment. Zeroes are left out: nothing is in them."""
+
+
+def _up_to(raw_bytes_max: int, items: list[Frame | Damage]) -> list[Frame | Damage]:
+    """As many as have no more text than that, and at least one."""
+    raw_bytes = 0
+    for index, item in enumerate(items):
+        raw_bytes += 0 if isinstance(item, Damage) else item.header.raw_bytes
+        if index and raw_bytes > raw_bytes_max:
+            return items[:index]
+    return items
 
 
 class SlotReader:
@@ -102,7 +115,8 @@ class SlotReader:
         return None
 
     def read(self, end: int | None = None) -> Chunk | None:
-        """The next records of the segment `peek` told, up to about `read_bytes` of file or exactly to `end`.
+        """The next records of the segment `peek` told, up to about `read_bytes` of file and `RAW_BYTES_MAX` of text, or exactly
+        to `end`.
 
         `None` when nothing more is there now.
         """
@@ -132,7 +146,8 @@ class SlotReader:
                 return None
             file_end = written_end(self._pread, at, file_end)
         size = self.read_bytes if end is None else end - self._offset
-        while (chunk := self._read_chunk(min(size, file_end - self._offset))) is None:
+        raw_bytes_max = RAW_BYTES_MAX if end is None else sys.maxsize
+        while (chunk := self._read_chunk(min(size, file_end - self._offset), raw_bytes_max)) is None:
             rest = file_end - self._offset
             if end is None and rest > size:
                 # A frame of one large record.
@@ -150,7 +165,7 @@ class SlotReader:
             return None
         return chunk
 
-    def _read_chunk(self, size: int) -> Chunk | None:
+    def _read_chunk(self, size: int, raw_bytes_max: int) -> Chunk | None:
         assert self._name is not None
         items = self._scan(size)
         for _ in range(_REREADS):
@@ -159,6 +174,7 @@ class SlotReader:
             # Perhaps seen while it was being written.
             time.sleep(_REREAD_S)
             items = self._scan(size)
+        items = _up_to(raw_bytes_max, items)
         if not items:
             return None
         chunk = Chunk(self.slot, self._name, self._offset, items[-1].end, [], 0, 0)

@@ -5,7 +5,7 @@ import pytest
 
 from edge.checkpoints import Position
 from edge.disk import RealDisk
-from edge.drain.reader import Chunk, SlotReader
+from edge.drain.reader import RAW_BYTES_MAX, Chunk, SlotReader
 from edge.segment.frame import ROOM_MAGIC
 from edge.segment.record import decode_record
 from tests.drain.spools import Slot
@@ -265,6 +265,24 @@ def test_damage_that_is_all_of_what_was_asked_for_costs_nothing_behind_it(slot: 
     assert chunk is not None
     assert (chunk.lines, chunk.end) == ([], end)
     assert drained(reading) == ["b", "c"]
+
+
+def test_a_chunk_holds_no_more_text_than_its_limit_however_small_it_is_in_the_segment(slot: Slot) -> None:
+    for letter in "abc":
+        slot.commit(letter * (RAW_BYTES_MAX // 2 - 1000))
+    slot.seal()
+    assert slot.files[0].stat().st_size < 64 * 1024
+    reading = reader(slot)
+    chunks = [next_chunk(reading) for _ in range(2)]
+    assert [len(chunk.lines) for chunk in chunks if chunk] == [2, 1]
+    assert next_chunk(reading) is None
+    reading.close()
+    # What was published as one is read as one.
+    again = reader(slot)
+    whole = next_chunk(again, slot.files[0].stat().st_size)
+    assert whole is not None
+    assert len(whole.lines) == 3
+    again.close()
 
 
 class ShortReads(RealDisk):
