@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 import msgspec
 
 from edge.wire.request import MIB
-from edge.wire.routes import Kind, find_route
+from edge.wire.routes import Kind, behind_scheme, find_route
 
 Fields = Iterable[tuple[bytes, bytes]]
 """Header fields in the order of the wire, names as they were spelled."""
@@ -111,8 +111,8 @@ def origin_form(target: bytes) -> bytes:
     """
     target = target.partition(b"#")[0]
     if not target.startswith(b"/"):
-        scheme, _, target = target.partition(b"://")
-        if scheme.lower() not in (b"http", b"https"):
+        target = behind_scheme(target)
+        if not target:
             return b""
         at = min((found for found in (target.find(b"/"), target.find(b"?")) if found >= 0), default=len(target))
         target = target[at:]

@@ -13,6 +13,7 @@ from edge.wire.rejections import Reason, Rejected
 from edge.wire.repair import REPAIRS_MAX, repair_json
 from edge.wire.request import Heavy, Light
 from edge.wire.utf8 import is_utf8
+from edge.wire.validate import is_key
 
 
 class Payload(msgspec.Struct, gc=False, frozen=True):
@@ -171,7 +172,7 @@ def _read_batch(text: bytes, wrapper: _Envelope, batch: list[msgspec.Raw], light
     if not batch:
         raise Rejected(Reason.EMPTY_BATCH)
     key = _first_key(wrapper.api_key, wrapper.token, wrapper.dollar_token)
-    if _is_key(key):
+    if is_key(key):
         return Payload(text, (key,), len(batch))
     if light is not None and len(batch) > light.elements_max:
         raise Heavy
@@ -186,15 +187,10 @@ def _event_token(envelope: _Envelope) -> object | None:
     return _first_key(envelope.dollar_token, envelope.token, envelope.api_key, inside)
 
 
-def _is_key(token: object | None) -> bool:
-    """Whether it may be a project key: a string that is not blank."""
-    return isinstance(token, str) and bool(token) and not token.isspace()
-
-
 def _first_key(*tokens: object | None) -> object | None:
     """The first that may be one; failing that the first that is there at all, for the error it deserves."""
     present = [token for token in tokens if token is not None]
-    return next(filter(_is_key, present), present[0] if present else None)
+    return next(filter(is_key, present), present[0] if present else None)
 
 
 def _read_loose(text: bytes, light: Light | None = None) -> Payload:
@@ -221,7 +217,7 @@ def _read_loose(text: bytes, light: Light | None = None) -> Payload:
         if not _begins(envelope.batch, b"["):
             return Payload(text, _distinct([_loose_token(envelope)]), 1, repaired)
         key = _first_key(_loose_text(envelope.api_key), _loose_text(envelope.token), _loose_text(envelope.dollar_token))
-    keyed = _is_key(key)
+    keyed = is_key(key)
     count = 0
     tokens: tuple[object, ...] = () if key is None else (key,)
     for element in _each(elements):
@@ -264,7 +260,7 @@ def _begins(value: memoryview | msgspec.Raw, character: bytes) -> bool:
 
 def _loose_token(event: _Loose) -> object | None:
     key = _first_key(_loose_text(event.dollar_token), _loose_text(event.token), _loose_text(event.api_key))
-    if not _is_key(key) and _begins(event.properties, b"{"):
+    if not is_key(key) and _begins(event.properties, b"{"):
         return _first_key(key, _loose_text(_decode_loose_properties(event.properties).token))
     return key
 
@@ -283,10 +279,9 @@ def _distinct(tokens: Iterable[object | None]) -> tuple[object, ...]:
     for token in tokens:
         if token is None or token in found:
             continue
-        key = token.strip() if isinstance(token, str) else ""
-        if not key:
+        if not is_key(token):
             odd = token if odd is None else odd
-        elif key not in found:
+        elif (key := token.strip()) not in found:
             found.append(key)
             # Two are as wrong as more.
             if len(found) > 1:

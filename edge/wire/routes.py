@@ -78,7 +78,7 @@ def find_route(target: bytes) -> tuple[Route | None, bytes]:
     """The route of a request target, and its query. Absolute form (RFC 9112 section 3.2.2) counts by its path."""
     path, _, query = target.partition(b"?")
     if not path.startswith(b"/"):
-        rest = _behind_scheme(path)
+        rest = behind_scheme(path)
         path = b"/" + rest.partition(b"/")[2] if rest else b""
     return ROUTES.get(path), query
 
@@ -87,10 +87,11 @@ def authority(target: bytes) -> bytes:
     """The host, with its port, that a request target in absolute form names; empty for any other form."""
     if target.startswith(b"/"):
         return b""
-    return re.split(rb"[/?#]", _behind_scheme(target), maxsplit=1)[0].rpartition(b"@")[2]
+    return re.split(rb"[/?#]", behind_scheme(target), maxsplit=1)[0].rpartition(b"@")[2]
 
 
-def _behind_scheme(target: bytes) -> bytes:
+def behind_scheme(target: bytes) -> bytes:
+    """What follows `http://` or `https://` in a request target; empty where neither begins it."""
     scheme, _, rest = target.partition(b"://")
     return rest if scheme.lower() in (b"http", b"https") else b""
 

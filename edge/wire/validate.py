@@ -1,7 +1,7 @@
 """The project key: which one counts, and whether it has the shape of one. No key is looked up."""
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, TypeGuard
 
 from edge.wire.rejections import Reason, Rejected
 from edge.wire.request import Request
@@ -11,6 +11,11 @@ _KNOWN_MAX: Final = 4096
 _known: Final[set[str]] = set()
 PERSONAL_PREFIX: Final = "phx_"
 _BEARER: Final = b"bearer "
+
+
+def is_key(token: object) -> TypeGuard[str]:
+    """Whether it may be a project key: a string that is not blank."""
+    return isinstance(token, str) and bool(token) and not token.isspace()
 
 
 def judge_token(token: object) -> str:
@@ -53,7 +58,7 @@ def choose_token(
     """
     if len(in_payload) > 1:
         raise Rejected(Reason.MULTIPLE_TOKENS)
-    if in_payload and isinstance(in_payload[0], str) and in_payload[0].strip():
+    if in_payload and is_key(in_payload[0]):
         return judge_token(in_payload[0])
     for fields in (form, query):
         for name in ("api_key", "token"):

@@ -139,6 +139,15 @@ def test_what_is_not_ordinary_is_left_alone_and_harms_nothing_that_follows(sent:
     assert reads.read(next_one)
 
 
+@pytest.mark.parametrize(
+    "sent", [b"2\r\n{}\r\n9\r\n{", b"2\r\n{}\r\n2\r\n{}\r\n"], ids=["in a chunk", "between chunks"]
+)
+def test_a_body_that_stops_in_the_middle_is_not_gone_on_with(sent: bytes) -> None:
+    reads = reader()
+    assert reads.read(b"POST /e/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n" + sent) is None
+    assert reads.read(packet())
+
+
 NAMES = st.sampled_from(
     [
         b"Host",
