@@ -3,7 +3,10 @@
 import contextlib
 import fcntl
 import os
-from typing import Protocol
+from typing import Final, Protocol
+
+_BLOCK_BYTES: Final = 4096
+"""What a device refuses, it refuses in no smaller pieces."""
 
 
 class Disk(Protocol):
@@ -21,7 +24,9 @@ class Disk(Protocol):
         """Bytes written, which may be fewer than given."""
         ...
 
-    def pread(self, fd: int, size: int, offset: int) -> bytes: ...
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        """Fewer bytes than asked for at the end of the file, and before what cannot be read: only the next call fails."""
+        ...
 
     def size(self, fd: int) -> int: ...
 
@@ -157,6 +162,28 @@ class RealDisk:
                 return None
             raise
         return fd
+
+
+def pread_all(disk: Disk, fd: int, size: int, offset: int) -> bytes:
+    """All `size` bytes at `offset`, fewer only at the end of the file. Raises `OSError` when any of them cannot be read."""
+    data = disk.pread(fd, size, offset)
+    while len(data) < size and (piece := disk.pread(fd, size - len(data), offset + len(data))):
+        data += piece
+    return data
+
+
+def pread_around(disk: Disk, fd: int, size: int, offset: int) -> bytes:
+    """The same of a file of which the disk refuses some: zeroes stand for the blocks that cannot be read, no others."""
+    size = max(0, min(size, disk.size(fd) - offset))
+    found = bytearray(size)
+    done = 0
+    while done < size:
+        # To the end of the block: one that reaches into two would cost both.
+        block = min(size - done, _BLOCK_BYTES - (offset + done) % _BLOCK_BYTES)
+        with contextlib.suppress(OSError):
+            found[done : done + block] = pread_all(disk, fd, block, offset + done).ljust(block, b"\0")
+        done += block
+    return bytes(found)
 
 
 def write_all(disk: Disk, fd: int, data: bytes, offset: int) -> None:

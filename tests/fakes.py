@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from edge.disk import Disk
+from edge.disk import Disk, RealDisk
 from edge.spool.writer import Clock
 
 EIO = errno.EIO
@@ -570,6 +570,19 @@ class FaultyDisk:
         if fd is not None:
             self._paths[fd] = path
         return fd
+
+
+class UnreadableDisk(RealDisk):
+    """The operating system's, of which some bytes cannot be read: a read ends before them, and one that begins there fails."""
+
+    def __init__(self) -> None:
+        self.unreadable = range(0)
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        bad = self.unreadable
+        if offset in bad and size:
+            raise OSError(EIO, os.strerror(EIO))
+        return super().pread(fd, min(size, bad.start - offset) if bad and offset < bad.start else size, offset)
 
 
 class FakeClock:

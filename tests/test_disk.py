@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edge.disk import RealDisk, write_all, write_durably
-from tests.fakes import EIO, ENOSPC, Call, Fault, FaultyDisk, MemoryDisk
+from edge.disk import RealDisk, pread_all, pread_around, write_all, write_durably
+from tests.fakes import EIO, ENOSPC, Call, Fault, FaultyDisk, MemoryDisk, UnreadableDisk
 
 DISK = RealDisk()
 
@@ -142,6 +142,42 @@ class TestRealDisk:
         with closing(lock), closing(DISK.create(str(tmp_path / "file"))) as fd:
             assert not os.get_inheritable(lock)
             assert not os.get_inheritable(fd)
+
+
+class StutteringDisk(RealDisk):
+    """Reads three bytes at a time."""
+
+    def pread(self, fd: int, size: int, offset: int) -> bytes:
+        return super().pread(fd, min(size, 3), offset)
+
+
+class TestReadingAll:
+    def test_short_reads_are_continued_up_to_the_end_of_the_file(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"0123456789")
+        with closing(DISK.open(str(tmp_path / "file"))) as fd:
+            for size, offset in ((10, 0), (7, 1), (1, 9), (0, 3), (100, 2), (4, 10)):
+                assert pread_all(StutteringDisk(), fd, size, offset) == b"0123456789"[offset : offset + size]
+
+    def test_what_a_short_read_ended_before_is_an_error_and_not_the_end_of_the_file(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(bytes(10_000))
+        disk = UnreadableDisk()
+        disk.unreadable = range(4096, 8192)
+        with closing(disk.open(str(tmp_path / "file"))) as fd:
+            assert pread_all(disk, fd, 4096, 0) == bytes(4096)
+            with pytest.raises(OSError, match="Input/output"):
+                pread_all(disk, fd, 4097, 0)
+
+    @pytest.mark.parametrize(("size", "offset"), [(20_000, 0), (20_000, 5000), (100, 4090), (9000, 8000), (5, 30_000)])
+    def test_zeroes_stand_for_the_blocks_that_cannot_be_read_and_for_no_others(
+        self, tmp_path: Path, size: int, offset: int
+    ) -> None:
+        data = b"x" * 17_000
+        (tmp_path / "file").write_bytes(data)
+        disk = UnreadableDisk()
+        disk.unreadable = range(4096, 12_288)
+        seen = data[:4096] + bytes(8192) + data[12_288:]
+        with closing(disk.open(str(tmp_path / "file"))) as fd:
+            assert pread_around(disk, fd, size, offset) == seen[offset : offset + size]
 
 
 class TestWriteAll:

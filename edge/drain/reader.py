@@ -2,19 +2,19 @@
 
 The newest segment is read as it grows: what is not a whole frame yet is waited for, never an error. A segment is finished
 when its name says so and everything in it was read. A finished one that the disk refuses to read again and again is renamed
-`.bad` and passed over: nothing waits for it, and it is never deleted.
+`.bad`: nothing waits for it, and it is never deleted. What can be read of such a one is read around what cannot, which costs
+the frames it touches.
 """
 
 import heapq
 import logging
-import sys
 import time
 from typing import Final
 
 import msgspec
 
 from edge.checkpoints import Position
-from edge.disk import Disk
+from edge.disk import Disk, pread_all, pread_around
 from edge.drain.sink import READ_BYTES
 from edge.segment.frame import ROOM_HEADER_BYTES, SEGMENT_HEADER_BYTES, is_room
 from edge.segment.name import SegmentName, State, parse_name
@@ -22,14 +22,12 @@ from edge.segment.scan import Damage, Frame, scan, written_end
 
 log = logging.getLogger(__name__)
 
-RAW_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Of the records of a chunk, if it has more than one frame: they compress to a thousandth, and are held several times over."""
 _REREAD_S: Final = 0.01
 _REREADS: Final = 3
-_UNREADABLE_READS: Final = 5
+_ATTEMPTS: Final = 5
 _AHEAD_MAX: Final = 1000
 _SETTLED_NS: Final = 1_000_000_000
-_FINISHED: Final = (State.SEALED, State.SUSPECT)
+_FINISHED: Final = (State.SEALED, State.SUSPECT, State.BAD)
 
 
 class _Unreadable(OSError):
@@ -54,16 +52,6 @@ class Chunk(msgspec.Struct, gc=False):
     """What could not be read, each with its offset in the segment. Zeroes are left out: nothing is in them."""
 
 
-def _up_to(raw_bytes_max: int, items: list[Frame | Damage]) -> list[Frame | Damage]:
-    """As many as have no more text than that, and at least one."""
-    raw_bytes = 0
-    for index, item in enumerate(items):
-        raw_bytes += 0 if isinstance(item, Damage) else item.header.raw_bytes
-        if index and raw_bytes > raw_bytes_max:
-            return items[:index]
-    return items
-
-
 class SlotReader:
     """Raises `OSError`."""
 
@@ -76,14 +64,16 @@ class SlotReader:
         self._name: SegmentName | None = position.name if position else None
         self._offset = position.offset if position else 0
         self._fd: int | None = None
+        self._reads_around = False
+        """The open segment is one that the disk refused to read."""
         self._before: tuple[SegmentName | None, int] = self._name, self._offset
         """Where the segment before the open one was read to."""
         self._ahead: list[SegmentName] = []
         """Listed segments behind the position, the next one last."""
         self._empty_ns: int | None = None
         """When the directory was last changed, if there was nothing behind the position then."""
-        self._refused_reads = 0
-        """In a row."""
+        self._refused = 0
+        """Attempts in a row at the same segment."""
 
     @property
     def position(self) -> Position | None:
@@ -115,8 +105,7 @@ class SlotReader:
         return None
 
     def read(self, end: int | None = None) -> Chunk | None:
-        """The next records of the segment `peek` told, up to about `read_bytes` of file and `RAW_BYTES_MAX` of text, or exactly
-        to `end`.
+        """The next records of the segment `peek` told, up to about `read_bytes` of file or exactly to `end`.
 
         `None` when nothing more is there now.
         """
@@ -125,13 +114,17 @@ class SlotReader:
         try:
             chunk = self._read(end)
         except _Unreadable as error:
-            self._refused_reads += 1
-            if self._refused_reads < _UNREADABLE_READS or not self._finished(self._name):
+            self._refused += 1
+            if self._refused < _ATTEMPTS or not self._finished(self._name):
                 raise
-            log.error("segment %s cannot be read from %d on, it is set aside: %s", self._name, self._offset, error)
-            self._set_aside()
-            return None
-        self._refused_reads = 0
+            log.error(
+                "segment %s cannot be read from %d on, it is set aside and read around that: %s",
+                *(self._name, self._offset, error),
+            )
+            self._set_aside(self._name)
+            self._reads_around = True
+            chunk = self._read(end)
+        self._refused = 0
         return chunk
 
     def _read(self, end: int | None) -> Chunk | None:
@@ -146,15 +139,12 @@ class SlotReader:
                 return None
             file_end = written_end(self._pread, at, file_end)
         size = self.read_bytes if end is None else end - self._offset
-        raw_bytes_max = RAW_BYTES_MAX if end is None else sys.maxsize
-        while (chunk := self._read_chunk(min(size, file_end - self._offset), raw_bytes_max)) is None:
+        while (chunk := self._read_chunk(min(size, file_end - self._offset))) is None:
             rest = file_end - self._offset
             if end is None and rest > size:
                 # A frame of one large record.
                 size *= 2
                 continue
-            if end is not None:
-                rest = min(rest, size)
             if not finished or rest == 0:
                 return None
             unused = is_room(self._pread(rest, self._offset))
@@ -165,7 +155,7 @@ class SlotReader:
             return None
         return chunk
 
-    def _read_chunk(self, size: int, raw_bytes_max: int) -> Chunk | None:
+    def _read_chunk(self, size: int) -> Chunk | None:
         assert self._name is not None
         items = self._scan(size)
         for _ in range(_REREADS):
@@ -174,7 +164,6 @@ class SlotReader:
             # Perhaps seen while it was being written.
             time.sleep(_REREAD_S)
             items = self._scan(size)
-        items = _up_to(raw_bytes_max, items)
         if not items:
             return None
         chunk = Chunk(self.slot, self._name, self._offset, items[-1].end, [], 0, 0)
@@ -217,26 +206,18 @@ class SlotReader:
 
     def _pread(self, size: int, offset: int) -> bytes:
         assert self._fd is not None
-        pieces: list[bytes] = []
         try:
-            # In front of what it cannot read, a disk gives less than it was asked for and no error. The error comes next.
-            while size and (piece := self._disk.pread(self._fd, size, offset)):
-                pieces.append(piece)
-                size -= len(piece)
-                offset += len(piece)
+            return pread_all(self._disk, self._fd, size, offset)
         except OSError as error:
+            if self._reads_around:
+                return pread_around(self._disk, self._fd, size, offset)
             raise _Unreadable(error.errno, error.strerror, str(self._name)) from error
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
-    def _set_aside(self) -> None:
-        """The next segment is chosen as if this one were gone."""
-        assert self._name is not None
-        for state in _FINISHED:
-            if self._is_there(self._name, state):
-                self._disk.rename(self._path(self._name, state), self._path(self._name, State.BAD))
+    def _set_aside(self, name: SegmentName) -> None:
+        for state in (State.SEALED, State.SUSPECT):
+            if self._is_there(name, state):
+                self._disk.rename(self._path(name, state), self._path(name, State.BAD))
                 self._disk.sync_directory(self._directory)
-        self._refused_reads = 0
-        self.close()
 
     def _report(self, damage: Damage) -> None:
         log.error("segment %s: bytes %d to %d are damaged and skipped", self._name, damage.offset, damage.end)
@@ -251,7 +232,7 @@ class SlotReader:
 
     def _finished(self, name: SegmentName) -> bool:
         """Nothing more is written to it. One that is gone was finished, shipped and deleted since this reader opened it."""
-        return not self._is_there(name, State.OPEN) or self._is_there(name, *_FINISHED, State.BAD)
+        return not self._is_there(name, State.OPEN) or self._is_there(name, *_FINISHED)
 
     def _vanished(self, name: SegmentName) -> bool:
         # In the order of a segment's life: one that is renamed meanwhile is found under its new name.
@@ -268,7 +249,7 @@ class SlotReader:
         while (again := set(self._disk.listdir(self._directory))) != files:
             files = again
         least = self._name
-        found = (parsed[0] for parsed in map(parse_name, files) if parsed and parsed[1] is not State.BAD)
+        found = (parsed[0] for parsed in map(parse_name, files) if parsed)
         behind = (name for name in found if least is None or name > least or (itself and name == least))
         self._ahead = heapq.nsmallest(_AHEAD_MAX, behind)[::-1]
         # A change may have the time of the one before it.
@@ -280,7 +261,7 @@ class SlotReader:
         if not self._ahead:
             self._list(itself=itself)
         while self._ahead:
-            # It stays listed when the disk refuses to open it, as what is passed over is deleted.
+            # It stays listed while the disk refuses to open it, as what is passed over is deleted.
             name = self._ahead[-1]
             fd = self._open_file(name)
             self._ahead.pop()
@@ -291,9 +272,11 @@ class SlotReader:
     def _open_file(self, name: SegmentName) -> int | None:
         for state in (State.OPEN, *_FINISHED):
             try:
-                return self._disk.open(self._path(name, state))
+                fd = self._disk.open(self._path(name, state))
             except FileNotFoundError:
                 continue
+            self._reads_around = state is State.BAD
+            return fd
         return None
 
     def _open(self) -> bool:

@@ -3,7 +3,7 @@
     000000000042-9f31c0aa17be5d02.open.zst    being written
     000000000041-5c0d2e88b1f09a37.zst         sealed
     000000000040-77aa0c1d2e3f4a5b.suspect.zst a write or sync failed; recovery reads what it can
-    000000000039-0f1e2d3c4b5a6978.bad         could not be read at all; kept, never shipped
+    000000000039-0f1e2d3c4b5a6978.bad         could not be read wholly; kept, shipped as far as it reads
 
 The counter orders the segments of a slot and is never reused; no clock is in the name, so a clock jump cannot reorder.
 The incarnation is 64 random bits: it seeds the frame checksums, so bytes of another file can never pass as frames of this one.

@@ -1,3 +1,4 @@
+import json
 import os
 from pathlib import Path
 
@@ -5,11 +6,11 @@ import pytest
 
 from edge.checkpoints import Position
 from edge.disk import RealDisk
-from edge.drain.reader import RAW_BYTES_MAX, Chunk, SlotReader
+from edge.drain.reader import Chunk, SlotReader
 from edge.segment.frame import ROOM_MAGIC
 from edge.segment.record import decode_record
 from tests.drain.spools import Slot
-from tests.fakes import EIO, Fault, FaultyDisk
+from tests.fakes import EIO, Fault, FaultyDisk, UnreadableDisk
 
 
 @pytest.fixture
@@ -251,83 +252,13 @@ def test_a_chunk_can_be_asked_to_end_at_a_frame(slot: Slot) -> None:
     again.close()
 
 
-def test_damage_that_is_all_of_what_was_asked_for_costs_nothing_behind_it(slot: Slot) -> None:
-    slot.commit("a")
-    end = slot.files[0].stat().st_size
-    for name in "bc":
-        slot.commit(name)
-    slot.seal()
-    data = bytearray(slot.files[0].read_bytes())
-    data[end - 1] ^= 1
-    slot.files[0].write_bytes(data)
-    reading = reader(slot)
-    chunk = next_chunk(reading, end)
-    assert chunk is not None
-    assert (chunk.lines, chunk.end) == ([], end)
-    assert drained(reading) == ["b", "c"]
-
-
-def test_a_chunk_holds_no_more_text_than_its_limit_however_small_it_is_in_the_segment(slot: Slot) -> None:
-    for letter in "abc":
-        slot.commit(letter * (RAW_BYTES_MAX // 2 - 1000))
-    slot.seal()
-    assert slot.files[0].stat().st_size < 64 * 1024
-    reading = reader(slot)
-    chunks = [next_chunk(reading) for _ in range(2)]
-    assert [len(chunk.lines) for chunk in chunks if chunk] == [2, 1]
-    assert next_chunk(reading) is None
-    reading.close()
-    # What was published as one is read as one.
-    again = reader(slot)
-    whole = next_chunk(again, slot.files[0].stat().st_size)
-    assert whole is not None
-    assert len(whole.lines) == 3
-    again.close()
-
-
-class ShortReads(RealDisk):
-    """Gives half of what is asked for, and nothing of the block that it cannot read but the error."""
-
-    bad_from: int | None = None
-
-    def pread(self, fd: int, size: int, offset: int) -> bytes:
-        if self.bad_from is not None and offset + size > self.bad_from:
-            if offset >= self.bad_from:
-                raise OSError(EIO, os.strerror(EIO))
-            return super().pread(fd, self.bad_from - offset, offset)
-        return super().pread(fd, (size + 1) // 2, offset)
-
-
-def test_a_disk_that_gives_less_than_it_was_asked_for_is_asked_again(slot: Slot) -> None:
-    for name in "abc":
-        slot.commit(name)
-    slot.seal()
-    assert drained(SlotReader(ShortReads(), str(slot.directory), slot.slot, None)) == ["a", "b", "c"]
-
-
-def test_what_stands_behind_a_block_that_cannot_be_read_is_set_aside_and_not_taken_for_damage(slot: Slot) -> None:
-    for name in "abc":
-        slot.commit(name)
-    slot.seal()
-    whole = slot.files[0].read_bytes()
-    disk = ShortReads()
-    disk.bad_from = len(whole) - 1
-    reading = SlotReader(disk, str(slot.directory), slot.slot, None)
-    for _ in range(4):
-        with pytest.raises(OSError, match="Input/output error"):
-            next_chunk(reading)
-    assert next_chunk(reading) is None
-    [aside] = slot.directory.glob("*.bad")
-    assert aside.read_bytes() == whole
-    reading.close()
-
-
-def test_segments_set_aside_are_not_read(slot: Slot) -> None:
+def test_of_segments_set_aside_is_read_what_can_be_read(slot: Slot) -> None:
+    """By sinks that were not there yet when one of them was."""
     slot.commit("a")
     slot.seal()
     slot.files[0].rename(slot.files[0].with_suffix(".bad"))
     slot.commit("b")
-    assert drained(reader(slot)) == ["b"]
+    assert drained(reader(slot)) == ["a", "b"]
 
 
 def test_reading_never_goes_on_to_a_segment_that_peek_has_not_told(slot: Slot) -> None:
@@ -423,18 +354,78 @@ def test_a_segment_that_was_set_aside_while_it_was_read_is_read_to_its_end_and_p
     assert drained(reading) == ["b", "c"]
 
 
-def test_a_finished_segment_that_the_disk_refuses_to_read_is_set_aside_and_the_next_one_read(slot: Slot) -> None:
+def refused(reading: SlotReader, times: int) -> None:
+    for _ in range(times):
+        with pytest.raises(OSError, match="Input/output error"):
+            next_chunk(reading)
+
+
+def test_a_block_that_cannot_be_read_costs_the_frames_it_touches_and_the_segment_is_kept(slot: Slot) -> None:
+    ends = [48]
+    for name in "abcdef":
+        noise = os.urandom(2500).hex()
+        slot.commit(name, body=json.dumps({"event": name, "distinct_id": "u", "properties": {"x": noise}}).encode())
+        ends.append(slot.files[0].stat().st_size)
+    slot.seal()
+    slot.commit("after")
+    disk = UnreadableDisk()
+    disk.unreadable = range(4096, 8192)
+    hit = [name for name, start, end in zip("abcdef", ends, ends[1:], strict=False) if end > 4096 and start < 8192]
+    assert hit
+    assert hit[-1] != "f"
+    first, second = (SlotReader(disk, str(slot.directory), slot.slot, None) for _ in range(2))
+    refused(first, 4)
+    chunk = next_chunk(first)
+    assert names(chunk) + drained(first) == [name for name in "abcdef" if name not in hit] + ["after"]
+    assert chunk is not None
+    damaged = slice(chunk.damages[0][0], chunk.damages[0][0] + chunk.damaged_bytes)
+    [bad] = slot.directory.glob("*.bad")
+    whole = bad.read_bytes()
+    assert chunk.damages[0][1] == (whole[:4096] + bytes(4096) + whole[8192:])[damaged]
+    # Another sink, which comes later, has the same.
+    assert drained(second) == [name for name in "abcdef" if name not in hit] + ["after"]
+
+
+def test_a_read_that_is_short_for_a_moment_costs_nothing(slot: Slot) -> None:
+    """As before a page that cannot be read just now."""
+
+    class OnceShort(RealDisk):
+        short = True
+
+        def pread(self, fd: int, size: int, offset: int) -> bytes:
+            if size > 1000 and self.short:
+                self.short = False
+                size = 1000
+            return super().pread(fd, size, offset)
+
+    slot.commit("large", body=b'{"event":"large","distinct_id":"%b"}' % os.urandom(4000).hex().encode())
+    slot.commit("after")
+    slot.seal()
+    disk = OnceShort()
+    reading = SlotReader(disk, str(slot.directory), slot.slot, None)
+    assert names(next_chunk(reading)) == ["large", "after"]
+    assert not disk.short
+    assert drained(reading) == []
+
+
+def test_a_segment_that_cannot_be_read_at_all_is_set_aside_and_the_next_one_read(slot: Slot) -> None:
     slot.commit("a")
     slot.seal()
     slot.commit("b")
-    disk = FaultyDisk(RealDisk())
-    disk.fail_next("pread", *[Fault(EIO)] * 5)
-    reading = SlotReader(disk, str(slot.directory), slot.slot, None)
-    for _ in range(4):
-        with pytest.raises(OSError, match="Input/output error"):
-            next_chunk(reading)
-    assert next_chunk(reading) is None
-    assert [path.name for path in slot.directory.glob("*.bad")] == ["000000000001-000000000000abc1.bad"]
+    size = slot.files[0].stat().st_size
+
+    class Refusing(UnreadableDisk):
+        """The first segment alone, which was opened first."""
+
+        def pread(self, fd: int, size: int, offset: int) -> bytes:
+            self.unreadable = range(1000) if os.readlink(f"/proc/self/fd/{fd}").endswith("abc1.bad") else range(0)
+            return super().pread(fd, size, offset)
+
+    slot.files[0].rename(slot.files[0].with_suffix(".bad"))
+    reading = SlotReader(Refusing(), str(slot.directory), slot.slot, None)
+    chunk = next_chunk(reading)
+    assert chunk is not None
+    assert (chunk.lines, chunk.damaged_bytes, chunk.damages) == ([], size, [])
     assert drained(reading) == ["b"]
 
 
