@@ -15,6 +15,7 @@ from edge.disk import Disk, RealDisk
 from edge.spool.writer import Clock
 
 EIO = errno.EIO
+EMFILE = errno.EMFILE
 ENOSPC = errno.ENOSPC
 SECTOR_BYTES = 512
 """A device writes a sector whole or not at all."""

@@ -6,6 +6,7 @@ when its name says so and everything in it was read. A finished one that the dis
 the frames it touches.
 """
 
+import errno
 import heapq
 import logging
 import time
@@ -28,6 +29,8 @@ _ATTEMPTS: Final = 5
 _AHEAD_MAX: Final = 1000
 _SETTLED_NS: Final = 1_000_000_000
 _FINISHED: Final = (State.SEALED, State.SUSPECT, State.BAD)
+_NO_FAULT_OF_THE_FILE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+"""Why nothing at all can be opened at the moment."""
 
 
 class _Unreadable(OSError):
@@ -74,6 +77,8 @@ class SlotReader:
         """When the directory was last changed, if there was nothing behind the position then."""
         self._refused = 0
         """Attempts in a row at the same segment."""
+        self._unopenable: set[SegmentName] = set()
+        """Those set aside that the disk refuses to open, until the next start."""
 
     @property
     def position(self) -> Position | None:
@@ -249,7 +254,8 @@ class SlotReader:
         while (again := set(self._disk.listdir(self._directory))) != files:
             files = again
         least = self._name
-        found = (parsed[0] for parsed in map(parse_name, files) if parsed)
+        names = (parsed[0] for parsed in map(parse_name, files) if parsed)
+        found = (name for name in names if name not in self._unopenable)
         behind = (name for name in found if least is None or name > least or (itself and name == least))
         self._ahead = heapq.nsmallest(_AHEAD_MAX, behind)[::-1]
         # A change may have the time of the one before it.
@@ -257,7 +263,10 @@ class SlotReader:
         self._empty_ns = changed_ns if settled and not self._ahead else None
 
     def _open_next(self, *, itself: bool) -> tuple[SegmentName, int] | None:
-        """The first segment that can be opened of those behind the position, and its descriptor."""
+        """The first segment that can be opened of those behind the position, and its descriptor.
+
+        What the disk refuses to open again and again is set aside.
+        """
         if not self._ahead:
             self._list(itself=itself)
         while self._ahead:
@@ -275,7 +284,19 @@ class SlotReader:
                 fd = self._disk.open(self._path(name, state))
             except FileNotFoundError:
                 continue
+            except OSError as error:
+                if state is State.OPEN or error.errno in _NO_FAULT_OF_THE_FILE:
+                    raise
+                self._refused += 1
+                if self._refused < _ATTEMPTS:
+                    raise
+                log.error("segment %s cannot be opened, it is set aside: %s", name, error)
+                self._set_aside(name)
+                self._unopenable.add(name)
+                self._refused = 0
+                return None
             self._reads_around = state is State.BAD
+            self._refused = 0
             return fd
         return None
 

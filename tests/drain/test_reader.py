@@ -10,7 +10,7 @@ from edge.drain.reader import Chunk, SlotReader
 from edge.segment.frame import ROOM_MAGIC
 from edge.segment.record import decode_record
 from tests.drain.spools import Slot
-from tests.fakes import EIO, Fault, FaultyDisk, UnreadableDisk
+from tests.fakes import EIO, EMFILE, Fault, FaultyDisk, UnreadableDisk
 
 
 @pytest.fixture
@@ -427,6 +427,58 @@ def test_a_segment_that_cannot_be_read_at_all_is_set_aside_and_the_next_one_read
     assert chunk is not None
     assert (chunk.lines, chunk.damaged_bytes, chunk.damages) == ([], size, [])
     assert drained(reading) == ["b"]
+
+
+@pytest.mark.parametrize("state", [".zst", ".suspect.zst", ".bad"])
+def test_a_finished_segment_that_the_disk_will_not_open_is_set_aside_and_the_next_one_read(
+    slot: Slot, state: str
+) -> None:
+    for name in "abc":
+        slot.commit(name)
+        slot.seal()
+    slot.files[1].rename(slot.files[1].with_suffix("").with_suffix(state))
+
+    class Closed(RealDisk):
+        def open(self, path: str, *, write: bool = False) -> int:
+            if "000000000002-" in path and self.exists(path):
+                raise OSError(EIO, os.strerror(EIO))
+            return super().open(path, write=write)
+
+    reading = SlotReader(Closed(), str(slot.directory), slot.slot, None)
+    assert names(next_chunk(reading)) == ["a"]
+    refused(reading, 4)
+    assert names(next_chunk(reading)) == ["c"]
+    assert next_chunk(reading) is None
+    assert [path.name for path in slot.directory.glob("*.bad")] == ["000000000002-000000000000abc2.bad"]
+    reading.close()
+
+
+def test_a_newest_segment_that_the_disk_will_not_open_is_asked_for_five_times_and_no_more(slot: Slot) -> None:
+    slot.commit("a")
+    slot.seal()
+    disk = FaultyDisk(RealDisk())
+    # Under none of the other names is there anything.
+    disk.fail_next("open", *[None, Fault(EIO)] * 5)
+    reading = SlotReader(disk, str(slot.directory), slot.slot, None)
+    refused(reading, 4)
+    assert next_chunk(reading) is None
+    opened = len(disk.methods("open"))
+    assert next_chunk(reading) is None
+    assert len(disk.methods("open")) == opened
+    slot.commit("b")
+    assert drained(reading) == ["b"]
+
+
+def test_a_process_without_descriptors_sets_nothing_aside(slot: Slot) -> None:
+    slot.commit("a")
+    slot.seal()
+    disk = FaultyDisk(RealDisk())
+    disk.fail_next("open", *[None, Fault(EMFILE)] * 8)
+    reading = SlotReader(disk, str(slot.directory), slot.slot, None)
+    for _ in range(8):
+        with pytest.raises(OSError, match="Too many open files"):
+            next_chunk(reading)
+    assert drained(reading) == ["a"]
 
 
 def test_a_disk_that_refuses_for_a_moment_costs_no_segment(slot: Slot) -> None:
