@@ -143,10 +143,11 @@ class SlotReader:
             if is_room(self._pread(ROOM_HEADER_BYTES, at)):
                 return None
             file_end = written_end(self._pread, at, file_end)
-        size = self.read_bytes if end is None else end - self._offset
-        while (chunk := self._read_chunk(min(size, file_end - self._offset))) is None:
-            rest = file_end - self._offset
-            if end is None and rest > size:
+        limit = file_end if end is None else min(end, file_end)
+        size = self.read_bytes if end is None else limit - self._offset
+        while (chunk := self._read_chunk(min(size, limit - self._offset))) is None:
+            rest = limit - self._offset
+            if rest > size:
                 # A frame of one large record.
                 size *= 2
                 continue
@@ -158,6 +159,9 @@ class SlotReader:
             # Finished before anything was committed to it.
             self._offset += rest
             return None
+        if end is not None and finished and chunk.end < limit:
+            # A chunk that ended earlier would leave frames behind the damage to be shipped under another name than before.
+            self._skip_to(chunk, limit)
         return chunk
 
     def _read_chunk(self, size: int) -> Chunk | None:
@@ -196,12 +200,15 @@ class SlotReader:
 
     def _damaged_tail(self, rest: int) -> Chunk:
         assert self._name is not None
-        start, end = self._offset, self._offset + rest
-        self._report(Damage(start, end))
-        chunk = Chunk(self.slot, self._name, start, end, [], 0, 0)
-        self._skip(chunk, start, end)
-        self._offset = end
+        chunk = Chunk(self.slot, self._name, self._offset, self._offset, [], 0, 0)
+        self._skip_to(chunk, self._offset + rest)
         return chunk
+
+    def _skip_to(self, chunk: Chunk, end: int) -> None:
+        """Nothing behind the chunk is readable up to `end`."""
+        self._report(Damage(chunk.end, end))
+        self._skip(chunk, chunk.end, end)
+        chunk.end = self._offset = end
 
     def _skip(self, chunk: Chunk, start: int, end: int) -> None:
         data = self._pread(end - start, start)

@@ -481,6 +481,55 @@ def test_a_process_without_descriptors_sets_nothing_aside(slot: Slot) -> None:
     assert drained(reading) == ["a"]
 
 
+def test_a_damaged_frame_that_is_a_whole_published_range_costs_nothing_behind_it(slot: Slot) -> None:
+    ends = []
+    for name in "abcd":
+        slot.commit(name)
+        ends.append(slot.files[0].stat().st_size)
+    slot.seal()
+    [path] = slot.files
+    data = bytearray(path.read_bytes())
+    data[ends[0] + 70] ^= 1
+    path.write_bytes(data)
+    reading = reader(slot)
+    assert names(next_chunk(reading, ends[0])) == ["a"]
+    damaged = next_chunk(reading, ends[1])
+    assert damaged is not None
+    assert (damaged.lines, damaged.start, damaged.end) == ([], ends[0], ends[1])
+    assert names(next_chunk(reading, ends[2])) == ["c"]
+    assert drained(reading) == ["d"]
+
+
+def test_a_published_range_whose_last_frame_is_damaged_is_one_chunk_all_the_same(slot: Slot) -> None:
+    ends = []
+    for name in "abc":
+        slot.commit(name)
+        ends.append(slot.files[0].stat().st_size)
+    slot.seal()
+    [path] = slot.files
+    data = bytearray(path.read_bytes())
+    data[ends[0] + 70] ^= 1
+    path.write_bytes(data)
+    reading = reader(slot)
+    chunk = next_chunk(reading, ends[1])
+    assert chunk is not None
+    assert (names(chunk), chunk.end, chunk.damaged_bytes) == (["a"], ends[1], ends[1] - ends[0])
+    assert chunk.damages == [(ends[0], bytes(data[ends[0] : ends[1]]))]
+    assert drained(reading) == ["c"]
+
+
+def test_a_published_range_that_reaches_behind_the_file_is_read_to_its_end(slot: Slot) -> None:
+    slot.commit("a")
+    slot.seal()
+    with slot.files[0].open("ab") as file:
+        file.write(b"torn")
+    slot.commit("b")
+    reading = reader(slot)
+    chunk = next_chunk(reading, 10_000_000)
+    assert (names(chunk), chunk and chunk.damaged_bytes) == (["a"], 4)
+    assert drained(reading) == ["b"]
+
+
 def test_a_disk_that_refuses_for_a_moment_costs_no_segment(slot: Slot) -> None:
     slot.commit("a")
     slot.seal()
