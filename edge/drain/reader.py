@@ -23,6 +23,9 @@ from edge.segment.scan import Damage, Frame, scan, written_end
 
 log = logging.getLogger(__name__)
 
+RAW_BYTES_MAX: Final = 64 * 1024 * 1024
+"""Records of a chunk: what bounds the drainer's memory where a few bytes of file hold many. No usual `read_bytes` hold more."""
+
 _REREAD_S: Final = 0.01
 _REREADS: Final = 3
 _ATTEMPTS: Final = 5
@@ -53,6 +56,17 @@ class Chunk(msgspec.Struct, gc=False):
     """Those of them in frames that do not hold what they say."""
     damages: list[tuple[int, bytes]] = []
     """What could not be read, each with its offset in the segment. Zeroes are left out: nothing is in them."""
+
+
+def _beginning(items: list[Frame | Damage], raw_bytes_max: int) -> list[Frame | Damage]:
+    """Those of the first frames whose records are together no larger, at least one frame."""
+    raw_bytes = 0
+    for index, item in enumerate(items):
+        if isinstance(item, Frame):
+            if raw_bytes and raw_bytes + item.header.raw_bytes > raw_bytes_max:
+                return items[:index]
+            raw_bytes += item.header.raw_bytes
+    return items
 
 
 class SlotReader:
@@ -112,7 +126,8 @@ class SlotReader:
     def read(self, end: int | None = None) -> Chunk | None:
         """The next records of the segment `peek` told, up to about `read_bytes` of file or exactly to `end`.
 
-        `None` when nothing more is there now.
+        Without `end` they are no more than `RAW_BYTES_MAX` unpacked, or those of a single frame. `None` when nothing more is
+        there now.
         """
         if self._name is None or self._fd is None:
             return None
@@ -145,7 +160,8 @@ class SlotReader:
             file_end = written_end(self._pread, at, file_end)
         limit = file_end if end is None else min(end, file_end)
         size = self.read_bytes if end is None else limit - self._offset
-        while (chunk := self._read_chunk(min(size, limit - self._offset))) is None:
+        raw_bytes_max = RAW_BYTES_MAX if end is None else None
+        while (chunk := self._read_chunk(min(size, limit - self._offset), raw_bytes_max)) is None:
             rest = limit - self._offset
             if rest > size:
                 # A frame of one large record.
@@ -164,7 +180,7 @@ class SlotReader:
             self._skip_to(chunk, limit)
         return chunk
 
-    def _read_chunk(self, size: int) -> Chunk | None:
+    def _read_chunk(self, size: int, raw_bytes_max: int | None) -> Chunk | None:
         assert self._name is not None
         items = self._scan(size)
         for _ in range(_REREADS):
@@ -175,6 +191,8 @@ class SlotReader:
             items = self._scan(size)
         if not items:
             return None
+        if raw_bytes_max is not None:
+            items = _beginning(items, raw_bytes_max)
         chunk = Chunk(self.slot, self._name, self._offset, items[-1].end, [], 0, 0)
         for item in items:
             if isinstance(item, Damage):

@@ -6,7 +6,7 @@ import pytest
 
 from edge.checkpoints import Position
 from edge.disk import RealDisk
-from edge.drain.reader import Chunk, SlotReader
+from edge.drain.reader import RAW_BYTES_MAX, Chunk, SlotReader
 from edge.segment.frame import ROOM_MAGIC
 from edge.segment.record import decode_record
 from tests.drain.spools import Slot
@@ -528,6 +528,26 @@ def test_a_published_range_that_reaches_behind_the_file_is_read_to_its_end(slot:
     chunk = next_chunk(reading, 10_000_000)
     assert (names(chunk), chunk and chunk.damaged_bytes) == (["a"], 4)
     assert drained(reading) == ["b"]
+
+
+def test_a_chunk_holds_no_more_than_fits_into_memory_however_little_of_the_file_that_is(slot: Slot) -> None:
+    """What repeats itself takes next to no room in the file: 30 MiB of records are some KiB here."""
+    large = b'{"event":"large","distinct_id":"u","properties":{"x":"%b"}}' % (b"a" * (30 << 20))
+    huge = b'{"event":"huge","distinct_id":"u","properties":{"x":"%b"}}' % (b"a" * RAW_BYTES_MAX)
+    for name, body in (("large", large),) * 3 + (("huge", huge), ("large", large)):
+        slot.commit(name, body=body)
+    slot.seal()
+    assert slot.files[0].stat().st_size < 100_000
+    end = slot.files[0].stat().st_size
+    reading = reader(slot)
+    found = [names(next_chunk(reading)) for _ in range(4)]
+    assert found == [["large", "large"], ["large"], ["huge"], ["large"]]
+    assert next_chunk(reading) is None
+    reading.close()
+    again = reader(slot)
+    # What was published together stays so.
+    assert names(next_chunk(again, end)) == ["large", "large", "large", "huge", "large"]
+    again.close()
 
 
 def test_a_disk_that_refuses_for_a_moment_costs_no_segment(slot: Slot) -> None:
