@@ -183,6 +183,7 @@ class Drainer:
         refuse_signals()
         finish_s = float("inf")
         while time.monotonic() < finish_s:
+            moved, wait_s = True, 0.0
             try:
                 moved = shipper.step(linger=not self._stop.is_set())
             except (SinkGone, InUse) as gone:
@@ -190,12 +191,14 @@ class Drainer:
                 break
             except OSError as error:
                 log.error("sink %s: the spool or the checkpoint cannot be read or written: %s", shipper.sink_id, error)
-                self._stop.wait(SPOOL_ERROR_S)
-                continue
+                wait_s = SPOOL_ERROR_S
             if self._stop.is_set():
                 finish_s = min(finish_s, time.monotonic() + FINISH_S)
                 if shipper.failures or not moved:
                     break
+                time.sleep(wait_s)
+            else:
+                self._stop.wait(wait_s)
             if not moved or shipper.waits:
                 time.sleep(POLL_S)
         try:

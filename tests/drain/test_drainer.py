@@ -380,3 +380,37 @@ def test_the_trouble_of_drainers_there_are_no_longer_is_forgotten(tmp_path: Path
     # The first may be started again, and the third is still there.
     assert [each and each.trouble for each in found] == [trouble, None, trouble]
     held.close()
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drainer_module, "FINISH_S", 0.4)
+    monkeypatch.setattr(drainer_module, "SPOOL_ERROR_S", 0.1)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_disk_that_refuses_when_the_order_to_stop_comes_is_asked_a_few_times_more(
+    tmp_path: Path, row: Row, caplog: pytest.LogCaptureFixture
+) -> None:
+    slot = Slot(tmp_path, 0, locked=True)
+    slot.commit("a")
+    disk = FaultyDisk(RealDisk())
+    draining = Drainer(disk, Layout(tmp_path), ["null:"], row)
+    disk.fail_always("listdir", Fault(EIO))
+    with caplog.at_level(logging.ERROR):
+        assert draining.run(lambda: bool(disk.failed)) == 0
+    refusals = [record for record in caplog.records if "cannot be read or written" in record.getMessage()]
+    assert 1 <= len(refusals) <= 6
+    slot.release()
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_is_left_is_shipped_at_the_stop_by_a_disk_that_refuses_once(tmp_path: Path, row: Row) -> None:
+    slot = Slot(tmp_path, 0, locked=True)
+    slot.commit("a")
+    disk = FaultyDisk(RealDisk())
+    draining = Drainer(disk, Layout(tmp_path), [f"file:{tmp_path}/events"], row)
+    disk.fail_next("open", Fault(EIO))
+    assert draining.run(lambda: True) == 0
+    assert delivered(tmp_path / "events") == ["a"]
+    slot.release()
