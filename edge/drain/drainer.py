@@ -108,6 +108,8 @@ class Drainer:
             raise
         self._stop = threading.Event()
         self._gone: str | None = None
+        self._undeleted: set[str] = set()
+        """What was shipped and the disk refuses to delete, as it was told."""
 
     def run(self, should_stop: Callable[[], bool]) -> int:
         """Ship until told to stop; the exit status."""
@@ -120,19 +122,12 @@ class Drainer:
         while not should_stop() and self._gone is None:
             now = time.monotonic()
             self._row.set("edge_heartbeat_timestamp_seconds", time.time_ns() // 1000)
-            try:
-                if now >= adopt_at_s:
-                    adopt_at_s = now + ADOPT_S
-                    self._adopt()
-                    adopt_at_s = _next_look(now, ADOPT_S)
-                if now >= retire_at_s:
-                    retire_at_s = now + RETIRE_S
-                    self._retire()
-                    retire_at_s = _next_look(now, RETIRE_S)
-            except InUse as error:
-                self._gone = str(error)
-            except OSError as error:
-                log.error("the spool cannot be tidied: %s", error)
+            if now >= adopt_at_s:
+                self._tidy(self._adopt)
+                adopt_at_s = _next_look(now, ADOPT_S)
+            if now >= retire_at_s:
+                self._tidy(self._retire)
+                retire_at_s = _next_look(now, RETIRE_S)
             if not all(thread.is_alive() for thread in threads) and self._gone is None:
                 # Its last words are on standard error.
                 log.critical("a sink's thread ended, and the drainer with it")
@@ -147,7 +142,7 @@ class Drainer:
             log.warning("a sink has not answered for %d s and is not waited for", STOP_S)
         else:
             if self._gone is None:
-                self._retire()
+                self._tidy(self._retire)
             self.close()
         if self._gone is not None:
             log.error("%s", self._gone)
@@ -246,6 +241,14 @@ class Drainer:
                 return Position(str(file.name), end)
         return None
 
+    def _tidy(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except InUse as error:
+            self._gone = str(error)
+        except OSError as error:
+            log.error("the spool cannot be tidied: %s", error)
+
     def _adopt(self) -> None:
         """Recover the slots nobody writes any more, so that what a dead worker left open is shipped to its end."""
         for slot in self._slots():
@@ -271,7 +274,11 @@ class Drainer:
 
     def _retire(self) -> None:
         positions = {slot: [shipper.durable.get(slot) for shipper in self.shippers] for slot in self._slots()}
-        retire(self._disk, self._layout, positions, self._retain, time.time(), scarce=self._is_scarce())
+        refused = retire(self._disk, self._layout, positions, self._retain, time.time(), scarce=self._is_scarce())
+        for path in refused.keys() - self._undeleted:
+            # Once, not at every look.
+            log.error("what was shipped cannot be deleted from %s: %s", path, refused[path])
+        self._undeleted = set(refused)
 
 
 def _next_look(began_s: float, pause_s: float) -> float:

@@ -6,7 +6,8 @@ the newest half of what is kept stays, and of that half again at the next look.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import msgspec
@@ -37,31 +38,49 @@ def retire(
     now_s: float = 0.0,
     *,
     scarce: bool = False,
-) -> int:
-    """Delete finished segments that lie wholly before every sink's position in their slot, which must be durable. How many.
+) -> dict[str, OSError]:
+    """Delete finished segments that lie wholly before every sink's position in their slot, which must be durable.
 
-    `now_s` is Unix time. Raises `OSError`.
+    `now_s` is Unix time. What the disk refuses keeps nothing else from being deleted: the refusals, by path.
     """
-    shipped = [found for slot, of_slot in positions.items() for found in _shipped(disk, layout, slot, of_slot)]
-    touched = set()
+    refused: dict[str, OSError] = {}
+    shipped = [each for slot, of_slot in positions.items() for each in _shipped(disk, layout, slot, of_slot, refused)]
     if scarce and retain != DELETE:
         half = sum(each.bytes for each in shipped) // 2
         retain = Retention(retain.age_s, half if retain.bytes is None else min(half, retain.bytes))
-    finished = shipped if retain == DELETE else _beyond(shipped, retain, now_s)
-    for found in finished:
-        disk.unlink(found.path)
-        touched.add(found.slot)
+    finished = shipped if retain == DELETE else _beyond(shipped, retain, now_s, refused)
+    touched = set()
+    for each in finished:
+        with _noting(refused, each.path):
+            disk.unlink(each.path)
+            touched.add(each.slot)
     for slot in sorted(touched):
-        disk.sync_directory(str(layout.slot(slot)))
-    return len(finished)
+        directory = str(layout.slot(slot))
+        with _noting(refused, directory):
+            disk.sync_directory(directory)
+    return refused
 
 
-def _beyond(shipped: list[Shipped], retain: Retention, now_s: float) -> list[Shipped]:
+@contextmanager
+def _noting(refused: dict[str, OSError], path: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError:
+        # It went or was renamed meanwhile, as by recovery.
+        return
+    except OSError as error:
+        refused[path] = error
+
+
+def _beyond(shipped: list[Shipped], retain: Retention, now_s: float, refused: dict[str, OSError]) -> list[Shipped]:
     """What is not among the newest that are to be kept, oldest first."""
     beyond = []
     kept_bytes = 0
-    newest_first = sorted(((os.stat(each.path).st_mtime, each.path, each) for each in shipped), reverse=True)
-    for written_s, _, each in newest_first:
+    dated = []
+    for each in shipped:
+        with _noting(refused, each.path):
+            dated.append((os.stat(each.path).st_mtime, each.path, each))
+    for written_s, _, each in sorted(dated, reverse=True):
         kept_bytes += each.bytes
         if (retain.age_s is not None and now_s - written_s >= retain.age_s) or (
             retain.bytes is not None and kept_bytes > retain.bytes
@@ -70,20 +89,26 @@ def _beyond(shipped: list[Shipped], retain: Retention, now_s: float) -> list[Shi
     return beyond[::-1]
 
 
-def _shipped(disk: Disk, layout: Layout, slot: int, positions: Sequence[Position | None]) -> list[Shipped]:
+def _shipped(
+    disk: Disk, layout: Layout, slot: int, positions: Sequence[Position | None], refused: dict[str, OSError]
+) -> list[Shipped]:
     if not positions or any(position is None for position in positions):
         return []
     least = min((position for position in positions if position is not None), key=lambda position: position.place)
     directory = str(layout.slot(slot))
+    file_names: list[str] = []
+    with _noting(refused, directory):
+        file_names = sorted(disk.listdir(directory))
     found = []
-    for file_name in sorted(disk.listdir(directory)):
+    for file_name in file_names:
         parsed = parse_name(file_name)
         if parsed is None or parsed[1] not in (State.SEALED, State.SUSPECT) or parsed[0] > least.name:
             continue
         path = f"{directory}/{file_name}"
-        size = _size(disk, path)
-        if parsed[0] < least.name or least.offset >= size:
-            found.append(Shipped(slot, path, size))
+        with _noting(refused, path):
+            size = _size(disk, path)
+            if parsed[0] < least.name or least.offset >= size:
+                found.append(Shipped(slot, path, size))
     return found
 
 

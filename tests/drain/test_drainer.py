@@ -382,10 +382,64 @@ def test_the_trouble_of_drainers_there_are_no_longer_is_forgotten(tmp_path: Path
     held.close()
 
 
+def test_what_cannot_be_deleted_is_told_once_and_does_not_keep_the_drainer_from_stopping(
+    tmp_path: Path, row: Row, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(drainer_module, "RETIRE_S", 0.0)
+    slot = Slot(tmp_path, 0, locked=True)
+    for name in "ab":
+        slot.commit(name)
+        slot.seal()
+    first, second = slot.files
+
+    class Refusing(RealDisk):
+        looks = 0
+
+        def unlink(self, path: str) -> None:
+            if path == str(first):
+                self.looks += 1
+                raise PermissionError(1, "Operation not permitted", path)
+            super().unlink(path)
+
+    disk = Refusing()
+    draining = Drainer(disk, Layout(tmp_path), [f"file:{tmp_path}/events"], row)
+    with caplog.at_level(logging.ERROR):
+        assert draining.run(lambda: disk.looks >= 3) == 0
+    assert slot.files == [first]
+    assert not second.exists()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"what was shipped cannot be deleted from {first}: [Errno 1] Operation not permitted: '{first}'"
+    ]
+    slot.release()
+
+
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drainer_module, "FINISH_S", 0.4)
     monkeypatch.setattr(drainer_module, "SPOOL_ERROR_S", 0.1)
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_spool_that_cannot_be_looked_at_does_not_keep_the_drainer_from_stopping(
+    tmp_path: Path, row: Row, caplog: pytest.LogCaptureFixture
+) -> None:
+    slot = Slot(tmp_path, 0, locked=True)
+    slot.commit("a")
+    disk = FaultyDisk(RealDisk())
+    draining = Drainer(disk, Layout(tmp_path), [f"file:{tmp_path}/events"], row)
+
+    def should_stop() -> bool:
+        if not delivered(tmp_path / "events"):
+            return False
+        # There is a slot more, which cannot be locked.
+        (tmp_path / "spool" / "slot-01").mkdir(exist_ok=True)
+        disk.fail_always("lock", Fault(EIO))
+        return True
+
+    with caplog.at_level(logging.ERROR):
+        assert draining.run(should_stop) == 0
+    assert "the spool cannot be tidied" in caplog.text
+    slot.release()
 
 
 @pytest.mark.usefixtures("quick")

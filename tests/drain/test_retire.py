@@ -8,6 +8,7 @@ from edge.config import Retention
 from edge.disk import RealDisk
 from edge.drain.retire import retire
 from tests.drain.spools import Slot
+from tests.fakes import EIO, Fault, FaultyDisk
 
 
 @pytest.fixture
@@ -55,6 +56,8 @@ def test_a_position_in_a_segment_that_is_gone_deletes_only_what_is_before_it(slo
     assert left(slot, Position("000000000002-00000000000000ff", 0)) == [2, 3, 4]
 
 
+Positions = dict[int, list[Position | None]]
+
 NOW_S = 1_763_690_000.0
 
 
@@ -101,3 +104,65 @@ def test_what_is_kept_for_replay_makes_room_by_halves_while_the_disk_is_short_of
         retire(RealDisk(), slot.layout, positions, Retention(age_s=1e12), NOW_S, scarce=True)
         left.append([int(path.name[:12]) for path in slot.files])
     assert left == [[3, 4], [4], [4]]
+
+
+def whole(slot: Slot) -> list[Position | None]:
+    return [position(slot, 2, whole=True)]
+
+
+@pytest.mark.parametrize(
+    ("method", "retain"),
+    [("unlink", Retention()), ("open", Retention()), ("unlink", Retention(bytes=0)), ("size", Retention(bytes=0))],
+    ids=str,
+)
+def test_a_segment_that_the_disk_refuses_holds_up_no_other_in_any_slot(
+    slot: Slot, tmp_path: Path, method: str, retain: Retention
+) -> None:
+    other = Slot(tmp_path, 1)
+    other.commit("a")
+    other.seal()
+    positions: Positions = {0: whole(slot), 1: [position(other, 0, whole=True)]}
+    disk = FaultyDisk(RealDisk())
+    disk.fail_next(method, Fault(EIO))
+    path = slot.files[0]
+    refused = retire(disk, slot.layout, positions, retain, NOW_S)
+    assert {path: error.errno for path, error in refused.items()} == {str(path): EIO}
+    assert [each.files for each in (slot, other)] == [[path, slot.files[-1]], []]
+    assert retire(disk, slot.layout, positions, retain, NOW_S) == {}
+    assert [len(each.files) for each in (slot, other)] == [1, 0]
+
+
+@pytest.mark.parametrize(("method", "left"), [("listdir", 4), ("sync_directory", 1)])
+def test_a_slot_that_the_disk_refuses_holds_up_no_other(slot: Slot, tmp_path: Path, method: str, left: int) -> None:
+    other = Slot(tmp_path, 1)
+    other.commit("a")
+    other.seal()
+    positions: Positions = {0: whole(slot), 1: [position(other, 0, whole=True)]}
+    disk = FaultyDisk(RealDisk())
+    disk.fail_next(method, Fault(EIO))
+    assert retire(disk, slot.layout, positions).keys() == {str(slot.directory)}
+    assert [len(each.files) for each in (slot, other)] == [left, 0]
+
+
+def test_a_segment_that_goes_meanwhile_is_nothing_to_tell(slot: Slot) -> None:
+    class Vanishing(RealDisk):
+        def unlink(self, path: str) -> None:
+            super().unlink(path)
+            super().unlink(path)
+
+    assert retire(Vanishing(), slot.layout, {slot.slot: whole(slot)}) == {}
+    assert len(slot.files) == 1
+
+
+def test_a_segment_that_goes_before_its_age_is_asked_for_is_nothing_to_tell(slot: Slot) -> None:
+    first = slot.files[0]
+
+    class Vanishing(RealDisk):
+        """It goes when its size was told."""
+
+        def close(self, fd: int) -> None:
+            super().close(fd)
+            first.unlink(missing_ok=True)
+
+    assert retire(Vanishing(), slot.layout, {slot.slot: whole(slot)}, Retention(bytes=0), NOW_S) == {}
+    assert len(slot.files) == 1
