@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final
 
 from edge.checkpoints import Position, clear_trouble, list_files
@@ -49,7 +50,8 @@ IDLE_ONCE_S: Final = 2.0
 ATTEMPTS_ONCE: Final = 5
 """`--once`: attempts in a row before a sink counts as unavailable."""
 ERRORS_ONCE: Final = 20
-"""`--once`: refusals of our own disk before it is given up. More than it takes to set a segment aside that cannot be read."""
+"""`--once`: refusals of our own disk in a row, for every slot, before it is given up. More than it takes to set a segment aside
+that cannot be read."""
 
 
 WHOLE: Final = Share(0, 1)
@@ -152,11 +154,15 @@ class Drainer:
     def run_once(self) -> bool:
         """Ship what is committed now, slots of dead workers included; whether all of it could be. Raises `InUse`."""
         self._adopt()
+        known = self._set_aside()
         targets = {slot: self._end(slot) for slot in self._slots()}
         complete = [self._ship_to(shipper, targets) for shipper in self.shippers]
+        refused = self._set_aside() - known
+        for path in sorted(refused):
+            log.error("segment %s could not be read wholly, and is kept", path)
         self._retire()
         self.close()
-        return all(complete)
+        return all(complete) and not refused
 
     def close(self) -> None:
         for shipper in self.shippers:
@@ -218,28 +224,46 @@ class Drainer:
             except OSError as error:
                 log.error("sink %s: %s", shipper.sink_id, error)
                 errors += 1
-                if errors >= ERRORS_ONCE:
+                if errors >= ERRORS_ONCE * len(targets):
                     break
                 time.sleep(POLL_S)
                 continue
             if shipper.failures >= ATTEMPTS_ONCE:
                 break
             if moved:
+                errors = 0
                 idle_since_s = time.monotonic()
             elif time.monotonic() - idle_since_s > IDLE_ONCE_S:
                 log.error("sink %s: what was committed is not there any more", shipper.sink_id)
                 break
             if not moved or shipper.waits:
                 time.sleep(POLL_S)
-        shipper.save()
+        try:
+            shipper.save()
+        except OSError as error:
+            log.error("sink %s: the checkpoint cannot be written: %s", shipper.sink_id, error)
+            return False
         return not behind()
 
     def _end(self, slot: int) -> Position | None:
         """The end of what is committed in the slot."""
         for file in reversed(segment_files(self._layout, slot)):
-            if file.state is not State.BAD and (end := summarise(file).end):
+            if file.state is State.BAD:
+                # It was told when it was set aside, and never holds up anybody.
+                continue
+            try:
+                end = summarise(file).end
+            except OSError as error:
+                # Shipping finds out what can be read of it.
+                log.error("segment %s: %s", file.path, error)
+                end = file.size
+            if end:
                 return Position(str(file.name), end)
         return None
+
+    def _set_aside(self) -> set[Path]:
+        files = [file for slot in self._slots() for file in segment_files(self._layout, slot)]
+        return {file.path for file in files if file.state is State.BAD}
 
     def _tidy(self, step: Callable[[], None]) -> None:
         try:

@@ -468,3 +468,84 @@ def test_what_is_left_is_shipped_at_the_stop_by_a_disk_that_refuses_once(tmp_pat
     assert draining.run(lambda: True) == 0
     assert delivered(tmp_path / "events") == ["a"]
     slot.release()
+
+
+@pytest.mark.parametrize("refused", ["open", "pread"])
+def test_once_ships_what_can_be_read_and_says_that_it_was_not_all(
+    tmp_path: Path, row: Row, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refused: str
+) -> None:
+    monkeypatch.setattr(drainer_module, "IDLE_ONCE_S", 0.2)
+    slots = [Slot(tmp_path, number) for number in range(2)]
+    for slot in slots:
+        for name in "ab":
+            slot.commit(f"{name}{slot.slot}")
+            slot.seal()
+    newest = slots[0].files[1]
+
+    def is_newest(path: str) -> bool:
+        return Path(path).with_suffix("") == newest.with_suffix("")
+
+    class Refusing(RealDisk):
+        def open(self, path: str, *, write: bool = False) -> int:
+            if refused == "open" and is_newest(path) and self.exists(path):
+                raise OSError(EIO, "Input/output error")
+            return super().open(path, write=write)
+
+        def pread(self, fd: int, size: int, offset: int) -> bytes:
+            if refused == "pread" and is_newest(os.readlink(f"/proc/self/fd/{fd}")):
+                raise OSError(EIO, "Input/output error")
+            return super().pread(fd, size, offset)
+
+    with caplog.at_level(logging.ERROR):
+        assert not Drainer(Refusing(), Layout(tmp_path), [f"file:{tmp_path}/events"], row).run_once()
+    assert sorted(delivered(tmp_path / "events")) == ["a0", "a1", "b1"]
+    assert [path.name for path in slots[0].directory.glob("0*")] == [newest.with_suffix(".bad").name]
+    assert f"segment {newest.with_suffix('.bad')} could not be read wholly" in caplog.text
+    # It was told, and stays.
+    assert drainer(tmp_path, row).run_once()
+
+
+def test_once_a_sink_whose_checkpoint_cannot_be_written_holds_up_no_other(tmp_path: Path, row: Row) -> None:
+    slot = Slot(tmp_path, 0)
+    slot.commit("a")
+    slot.seal()
+
+    class Refusing(RealDisk):
+        def create(self, path: str) -> int:
+            if "ckpt/.null" in path:
+                raise OSError(EIO, "Input/output error")
+            return super().create(path)
+
+    assert not Drainer(Refusing(), Layout(tmp_path), ["null:", f"file:{tmp_path}/events"], row).run_once()
+    assert delivered(tmp_path / "events") == ["a"]
+    assert load_all(RealDisk(), str(tmp_path / "ckpt")).keys() != {"null"}
+    assert len(slot.files) == 1
+
+
+def test_once_a_bad_segment_in_every_slot_holds_up_none_of_them(tmp_path: Path, row: Row) -> None:
+    slots = [Slot(tmp_path, number) for number in range(6)]
+    for slot in slots:
+        for name in ("bad", "good"):
+            slot.commit(name)
+            slot.seal()
+
+    class Refusing(RealDisk):
+        def pread(self, fd: int, size: int, offset: int) -> bytes:
+            if "/000000000001-" in os.readlink(f"/proc/self/fd/{fd}"):
+                raise OSError(EIO, "Input/output error")
+            return super().pread(fd, size, offset)
+
+    assert not Drainer(Refusing(), Layout(tmp_path), [f"file:{tmp_path}/events"], row).run_once()
+    assert delivered(tmp_path / "events") == ["good"] * 6
+
+
+def test_once_ships_what_stands_before_a_newest_segment_of_which_nothing_can_be_told(tmp_path: Path, row: Row) -> None:
+    slot = Slot(tmp_path, 0)
+    for name in "ab":
+        slot.commit(name)
+        slot.seal()
+    # What no permission and no privilege makes readable.
+    slot.files[1].unlink()
+    (slot.directory / "000000000002-000000000000abc2.zst").mkdir()
+    assert not drainer(tmp_path, row).run_once()
+    assert delivered(tmp_path / "events") == ["a"]
