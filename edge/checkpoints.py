@@ -1,7 +1,7 @@
 """How far a sink has come: a durable position per slot, with the totals that belong to it.
 
     DATA/ckpt/<sink>.json        the newest
-    DATA/ckpt/<sink>.prev.json   the one before it, used when the newest is not readable
+    DATA/ckpt/<sink>.prev.json   the one before it, used when the newest is not readable; in the same segments
     DATA/ckpt/<sink>.1.json      that of the second of several drainers, and so on
 
 Two lines: a JSON object, and the XXH3-64 of that line as a JSON string. A position is written after the sink confirmed
@@ -11,6 +11,7 @@ Several drainers have different slots. Where their number was changed, files kno
 furthest stands: positions only advance. Each file's totals are of what its own drainers confirmed, so their sum is everything.
 """
 
+import errno
 import logging
 import re
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from typing import Final
 import msgspec
 import xxhash
 
-from edge.disk import Disk, write_durably
+from edge.disk import Disk, pread_all, write_durably
 from edge.segment.name import SegmentName, parse_name
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ _SUFFIX: Final = ".json"
 _PREVIOUS: Final = ".prev.json"
 _FILE_NAME: Final = re.compile(r"([^.]+)(?:\.([1-9][0-9]*))?(?:\.prev)?\.json")
 _BYTES_MAX: Final = 16 * 1024 * 1024
+_LOST: Final = (errno.EIO, errno.EUCLEAN)
+"""The device or the file system has lost the file: waiting brings nothing back."""
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -136,23 +139,48 @@ class CheckpointFile:
         self._previous = stem + _PREVIOUS
 
     def load(self) -> Checkpoint | None:
-        """The newest readable one, `None` when there is none: then shipping starts with the oldest segment."""
+        """The newest readable one, `None` when there is none: then shipping starts with the oldest segment.
+
+        Raises `OSError` when there is one that may be readable another time: segments would get counters again that it knows,
+        and be passed over when it is.
+        """
+        refusals: list[OSError] = []
         for name in (self._name, self._previous):
-            found = _read(self._disk, self._directory, name)
+            found = self._read(name, refusals)
             if found is not None:
                 return found
+        for refusal in refusals:
+            if refusal.errno not in _LOST:
+                raise refusal
         return None
 
     def save(self, checkpoint: Checkpoint) -> None:
         """On stable storage when this returns. Raises `OSError`."""
-        # A damaged one must not take the place of the good one before it.
-        if _read(self._disk, self._directory, self._name) is not None:
+        data = encode_checkpoint(checkpoint)
+        newest = self._read(self._name, [])
+        if newest is not None and _segments(newest) == _segments(checkpoint):
             self._disk.rename(f"{self._directory}/{self._name}", f"{self._directory}/{self._previous}")
-        write_durably(self._disk, self._directory, self._name, encode_checkpoint(checkpoint))
+        else:
+            # A damaged one must not take the place of the good one before it; and where only that can be read, it must know of
+            # every segment that may be deleted, whose counter is never given again.
+            write_durably(self._disk, self._directory, self._previous, data)
+        write_durably(self._disk, self._directory, self._name, data)
+
+    def _read(self, name: str, refusals: list[OSError]) -> Checkpoint | None:
+        try:
+            return decode_checkpoint(_contents(self._disk, f"{self._directory}/{name}"))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            refusals.append(error)
+            log.error("checkpoint %s cannot be read, the one before it is used: %s", name, error)
+        except ValueError as error:
+            log.error("checkpoint %s is damaged, the one before it is used: %s", name, error)
+        return None
 
 
 def load_all(disk: Disk, directory: str) -> dict[str, Checkpoint]:
-    """What stands for every sink, those no longer configured included, by sink id."""
+    """What stands for every sink, those no longer configured included, by sink id. Raises `OSError`."""
     by_sink = {
         sink_id: [CheckpointFile(disk, directory, sink_id, drainer).load() for drainer in drainers]
         for sink_id, drainers in sorted(list_files(disk, directory).items())
@@ -198,15 +226,13 @@ def merge(files: Sequence[Checkpoint]) -> Checkpoint:
     return merged
 
 
-def _read(disk: Disk, directory: str, name: str) -> Checkpoint | None:
+def _segments(checkpoint: Checkpoint) -> dict[int, str]:
+    return {slot: position.segment for slot, position in checkpoint.slots.items()}
+
+
+def _contents(disk: Disk, path: str) -> bytes:
+    fd = disk.open(path)
     try:
-        fd = disk.open(f"{directory}/{name}")
-    except FileNotFoundError:
-        return None
-    try:
-        return decode_checkpoint(disk.pread(fd, _BYTES_MAX, 0))
-    except (OSError, ValueError) as error:
-        log.error("checkpoint %s is not readable, the one before it is used: %s", name, error)
-        return None
+        return pread_all(disk, fd, _BYTES_MAX, 0)
     finally:
         disk.close(fd)

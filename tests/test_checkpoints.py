@@ -1,3 +1,5 @@
+import errno
+
 import msgspec
 import pytest
 
@@ -101,11 +103,58 @@ def test_both_damaged_is_none() -> None:
     assert loaded_offset(memory(newest=b"{}", previous=b"")) is None
 
 
-def test_newest_that_the_device_cannot_read_falls_back_to_the_one_before() -> None:
+@pytest.mark.parametrize("method", ["open", "pread"])
+@pytest.mark.parametrize("error", [EIO, errno.EUCLEAN, errno.EACCES])
+def test_newest_that_cannot_be_read_falls_back_to_the_one_before(method: str, error: int) -> None:
     disk = FaultyDisk(memory(newest=encode_checkpoint(checkpoint(2)), previous=encode_checkpoint(checkpoint(1))))
-    disk.fail_next("pread", Fault(EIO))
-    found = CheckpointFile(disk, DIRECTORY, "file").load()
-    assert found == checkpoint(1)
+    for _ in range(2):
+        disk.fail_next(method, Fault(error))
+        assert load_all(disk, DIRECTORY) == {"file": checkpoint(1)}
+    disk.fail_next(method, Fault(error))
+    file = CheckpointFile(disk, DIRECTORY, "file")
+    file.save(checkpoint(3))
+    assert file.load() == checkpoint(3)
+
+
+def test_both_lost_by_the_device_is_none_and_no_other_sinks_affair() -> None:
+    disk = FaultyDisk(memory(newest=encode_checkpoint(checkpoint(2)), previous=encode_checkpoint(checkpoint(1))))
+    CheckpointFile(disk, DIRECTORY, "null").save(checkpoint(5))
+    disk.fail_next("open", Fault(EIO), Fault(errno.EUCLEAN))
+    assert load_all(disk, DIRECTORY) == {"null": checkpoint(5)}
+
+
+@pytest.mark.parametrize("newest_refused", [Fault(errno.EACCES), Fault(errno.EMFILE), Fault(EIO)], ids=str)
+def test_none_that_can_be_read_where_one_may_be_later_is_an_error(newest_refused: Fault) -> None:
+    """A worker would begin again at the first counter, and what it wrote would lie before the position that comes back."""
+    disk = FaultyDisk(memory(newest=encode_checkpoint(checkpoint(2)), previous=encode_checkpoint(checkpoint(1))))
+    disk.fail_next("open", newest_refused, Fault(errno.EACCES))
+    with pytest.raises(OSError, match=r"Permission denied|Too many"):
+        load_all(disk, DIRECTORY)
+
+
+def test_each_of_the_two_knows_the_newest_segment_whatever_fails_meanwhile() -> None:
+    """A segment before the position may be deleted, and its counter must be known for ever."""
+    n = 0
+    while True:
+        inner = memory()
+        disk = FaultyDisk(inner)
+        file = CheckpointFile(disk, DIRECTORY, "file")
+        durable = 0
+        disk.fail_nth(n, Fault(EIO))
+        for counter in (1, 2, 2, 3):
+            try:
+                file.save(Checkpoint("file:", {0: Position(str(SegmentName(counter, 7)), 48)}))
+                durable = counter
+            except OSError:
+                pass
+            for name, data in inner.after_power_loss().tree().items():
+                if name in (NEWEST, PREVIOUS):
+                    assert decode_checkpoint(data).slots[0].name.counter >= durable, (n, name)
+        assert durable == 3 or disk.failed
+        if n >= len(disk.calls):
+            break
+        n += 1
+    assert n >= 30
 
 
 @pytest.mark.parametrize("newest", [b"", b"garbage", encode_checkpoint(checkpoint(2))], ids=["empty", "bad", "good"])
