@@ -7,6 +7,7 @@ Several of them share the slots between them, and nothing else.
 import gc
 import logging
 import os
+import random
 import sys
 import threading
 import time
@@ -14,12 +15,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from edge.checkpoints import Position, clear_trouble, list_files
+from edge.checkpoints import Checkpoint, CheckpointFile, Position, Trouble, clear_trouble, list_files
 from edge.config import Retention, Share
 from edge.disk import Disk
+from edge.drain.backoff import CAP_S, pause_s
 from edge.drain.retire import DELETE, retire
 from edge.drain.shipper import Shipper
-from edge.drain.sink import SinkGone, without_secrets
+from edge.drain.sink import Sink, SinkGone, without_secrets
 from edge.drain.sinks.table import make_sink
 from edge.drain.slots import ClaimedSlots, InUse, share_lock
 from edge.layout import LOCK_NAME, Layout
@@ -86,6 +88,8 @@ class Drainer:
         # Each keeps its part, so together they keep no more.
         self._retain = retain if retain.bytes is None else Retention(retain.age_s, retain.bytes // share.count)
         self._is_scarce = is_scarce
+        self._urls = urls
+        self._index = share.index
         for directory in (layout.spool, layout.checkpoints):
             disk.makedirs(str(directory))
         self._slots = ClaimedSlots(disk, layout, share)
@@ -95,14 +99,7 @@ class Drainer:
             ids = [sink_id for _, sink_id, _ in sinks]
             if len(set(ids)) < len(ids):
                 raise ValueError("expected different sinks, found the same destination twice")
-            self.shippers = [
-                Shipper(
-                    *(disk, layout, sink_id, without_secrets(url), sink, row, index),
-                    drainer=share.index,
-                    slots=self._slots,
-                )
-                for index, (url, sink_id, sink) in enumerate(sinks)
-            ]
+            self.shippers = [self._shipper(index, *each) for index, each in enumerate(sinks)]
             if share.index == 0:
                 self._forget_drainers(share.count)
         except (OSError, ValueError):
@@ -116,7 +113,8 @@ class Drainer:
     def run(self, should_stop: Callable[[], bool]) -> int:
         """Ship until told to stop; the exit status."""
         threads = [
-            threading.Thread(target=self._ship_until_stopped, args=(shipper,), daemon=True) for shipper in self.shippers
+            threading.Thread(target=self._ship_until_stopped, args=(place,), daemon=True)
+            for place in range(len(self.shippers))
         ]
         for thread in threads:
             thread.start()
@@ -180,12 +178,24 @@ class Drainer:
                     finally:
                         os.close(lock)
 
-    def _ship_until_stopped(self, shipper: Shipper) -> None:
+    def _shipper(self, place: int, url: str, sink_id: str, sink: Sink) -> Shipper:
+        given = self._disk, self._layout, sink_id, without_secrets(url), sink, self._row, place
+        return Shipper(*given, drainer=self._index, slots=self._slots)
+
+    def _ship_until_stopped(self, place: int) -> None:
+        """Ship to the sink that has this place among all."""
         refuse_signals()
+        shipper = self.shippers[place]
         finish_s = float("inf")
+        faults = 0
+        forgotten_s = 0.0
+        fault = ""
         while time.monotonic() < finish_s:
             moved, wait_s = True, 0.0
             try:
+                if fault:
+                    shipper = self._begin_again(place, fault)
+                    fault = ""
                 moved = shipper.step(linger=not self._stop.is_set())
             except (SinkGone, InUse) as gone:
                 self._gone = str(gone)
@@ -193,19 +203,44 @@ class Drainer:
             except OSError as error:
                 log.error("sink %s: the spool or the checkpoint cannot be read or written: %s", shipper.sink_id, error)
                 wait_s = SPOOL_ERROR_S
+            except Exception as error:
+                # Whatever it is: nobody above knows which sink met it, and it must not hold up the others.
+                faults = faults + 1 if time.monotonic() < forgotten_s else 1
+                wait_s = pause_s(faults, random.random())
+                forgotten_s = time.monotonic() + wait_s + CAP_S
+                fault = f"{type(error).__name__}: {error}"
+                log.exception("sink %s met a fault of ours, again in %.1f s", shipper.sink_id, wait_s)
+                self._row.add("edge_drain_retries_total", 1, str(place), "retryable")
             if self._stop.is_set():
                 finish_s = min(finish_s, time.monotonic() + FINISH_S)
-                if shipper.failures or not moved:
+                if fault or shipper.failures or not moved:
                     break
                 time.sleep(wait_s)
             else:
                 self._stop.wait(wait_s)
             if not moved or shipper.waits:
                 time.sleep(POLL_S)
-        try:
-            shipper.save()
-        except OSError as error:
-            log.error("sink %s: the checkpoint cannot be written: %s", shipper.sink_id, error)
+        _save(shipper)
+
+    def _begin_again(self, place: int, fault: str) -> Shipper:
+        """A new shipper for a sink, from its checkpoint on: the one before may have read what it did not ship.
+
+        Raises `OSError`, and what making a sink raises.
+        """
+        before = self.shippers[place]
+        for leave in (before.save, before.close):
+            try:
+                leave()
+            except Exception:
+                # It is let go of in any case, and what is not saved is shipped again.
+                log.exception("sink %s: what met a fault cannot be left in order", before.sink_id)
+        url = self._urls[place]
+        file = CheckpointFile(self._disk, str(self._layout.checkpoints), before.sink_id, self._index)
+        checkpoint = file.load() or Checkpoint(without_secrets(url))
+        checkpoint.trouble = Trouble("retryable", fault, time.time_ns() // 1000)
+        file.save(checkpoint)
+        self.shippers[place] = self._shipper(place, url, *make_sink(url))
+        return self.shippers[place]
 
     def _ship_to(self, shipper: Shipper, targets: dict[int, Position | None]) -> bool:
         def behind() -> bool:
@@ -228,6 +263,11 @@ class Drainer:
                     break
                 time.sleep(POLL_S)
                 continue
+            except Exception:
+                # As above: the other sinks' turn comes.
+                log.exception("sink %s met a fault of ours", shipper.sink_id)
+                _save(shipper)
+                return False
             if shipper.failures >= ATTEMPTS_ONCE:
                 break
             if moved:
@@ -238,12 +278,7 @@ class Drainer:
                 break
             if not moved or shipper.waits:
                 time.sleep(POLL_S)
-        try:
-            shipper.save()
-        except OSError as error:
-            log.error("sink %s: the checkpoint cannot be written: %s", shipper.sink_id, error)
-            return False
-        return not behind()
+        return _save(shipper) and not behind()
 
     def _end(self, slot: int) -> Position | None:
         """The end of what is committed in the slot."""
@@ -303,6 +338,16 @@ class Drainer:
             # Once, not at every look.
             log.error("what was shipped cannot be deleted from %s: %s", path, refused[path])
         self._undeleted = set(refused)
+
+
+def _save(shipper: Shipper) -> bool:
+    """Whether the checkpoint could be written; what is not saved is shipped again."""
+    try:
+        shipper.save()
+    except OSError as error:
+        log.error("sink %s: the checkpoint cannot be written: %s", shipper.sink_id, error)
+        return False
+    return True
 
 
 def _next_look(began_s: float, pause_s: float) -> float:

@@ -3,7 +3,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from edge.disk import RealDisk
 from edge.drain import drainer as drainer_module
 from edge.drain import slots as slots_module
 from edge.drain.drainer import Drainer
+from edge.drain.event import Event
 from edge.drain.retire import DELETE
 from edge.drain.sink import Batch
 from edge.drain.sinks.null import NullSink
@@ -207,10 +209,10 @@ def test_running_it_ships_what_is_committed_meanwhile_and_what_is_left_when_it_s
     slot.release()
 
 
-def test_a_fault_of_a_sink_ends_the_drainer_and_not_only_its_thread(
+def test_a_thread_that_ends_ends_the_drainer(
     tmp_path: Path, row: Row, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A thread that died in silence would leave everything unshipped and nobody told."""
+    """One that died in silence would leave everything unshipped and nobody told."""
     slot = Slot(tmp_path, 0, locked=True)
     slot.commit("a")
     draining = drainer(tmp_path, row, "null:")
@@ -219,14 +221,119 @@ def test_a_fault_of_a_sink_ends_the_drainer_and_not_only_its_thread(
 
     class Broken(NullSink):
         def ship(self, batch: Batch) -> int:
-            raise AssertionError("a fault of ours")
+            raise GeneratorExit("no mere fault")
 
     draining.shippers[0]._sink = Broken("event")
     with caplog.at_level(logging.CRITICAL):
         assert draining.run(lambda: False) == EXIT_FAULT
-    assert [str(fault) for fault in faults] == ["a fault of ours"]
+    assert [str(fault) for fault in faults] == ["no mere fault"]
     draining.close()
     slot.release()
+
+
+@contextmanager
+def running(draining: Drainer) -> Iterator[None]:
+    stop = threading.Event()
+    thread = threading.Thread(target=draining.run, args=(stop.is_set,))
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+class Faulty(NullSink):
+    """Meets a fault of ours with the second batch, which was read by then."""
+
+    def __init__(self) -> None:
+        super().__init__("event")
+        self.batches = 0
+
+    def cut(self, events: list[Event]) -> list[list[Event]]:
+        self.batches += 1
+        if self.batches > 1:
+            raise AssertionError("a fault of ours")
+        return super().cut(events)
+
+
+def test_a_fault_of_a_sink_is_told_holds_up_no_other_and_passes_nothing_over(
+    tmp_path: Path, row: Row, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(drainer_module, "CAP_S", 0.0)
+    slot = Slot(tmp_path, 0, locked=True)
+    slot.commit("a")
+    slot.seal()
+    draining = drainer(tmp_path, row, "null:", f"file:{tmp_path}/events")
+    draining.shippers[0]._sink = Faulty()
+    faulty = draining.shippers[0]
+
+    def confirmed() -> Checkpoint:
+        found = load_all(RealDisk(), str(tmp_path / "ckpt")).get("null")
+        return found or Checkpoint("null:")
+
+    with caplog.at_level(logging.ERROR), running(draining):
+        until(lambda: delivered(tmp_path / "events") == ["a"] and faulty.position(0) is not None)
+        # Read by a shipper that will never ship it.
+        slot.commit("b")
+        slot.seal()
+        until(lambda: delivered(tmp_path / "events") == ["a", "b"])
+        until(lambda: row.get("edge_drain_retries_total", "0", "retryable") == 1)
+        slot.commit("c")
+        slot.seal()
+        until(lambda: delivered(tmp_path / "events") == ["a", "b", "c"])
+        until(lambda: confirmed().totals.shipped == 3)
+        until(lambda: slot.files == [])
+    assert confirmed().trouble is None
+    assert confirmed().totals.imbalance == 0
+    [told] = caplog.records
+    assert told.exc_info is not None
+    assert "sink null met a fault of ours" in told.getMessage()
+    slot.release()
+
+
+def test_what_can_be_said_of_a_fault_is_in_the_checkpoint_before_the_sink_is_tried_again(
+    tmp_path: Path, row: Row
+) -> None:
+    draining = drainer(tmp_path, row, "null:")
+    draining._begin_again(0, "AssertionError: a fault of ours")
+    [checkpoint] = load_all(RealDisk(), str(tmp_path / "ckpt")).values()
+    assert checkpoint.trouble is not None
+    assert (checkpoint.trouble.kind, checkpoint.trouble.why) == ("retryable", "AssertionError: a fault of ours")
+    draining.close()
+
+
+def test_a_shipper_that_cannot_be_made_again_is_never_asked_for_more(
+    tmp_path: Path, row: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has read what it did not ship, and would go on behind that."""
+    monkeypatch.setattr(drainer_module, "SPOOL_ERROR_S", 0.05)
+    slot = Slot(tmp_path, 0, locked=True)
+    slot.commit("a")
+    disk = FaultyDisk(RealDisk())
+    draining = Drainer(disk, Layout(tmp_path), ["null:"], row)
+    broken = draining.shippers[0]._sink = Faulty()
+    broken.batches = 1
+    disk.fail_next("create", *[Fault(EIO)] * 3)
+    with running(draining):
+        until(lambda: draining.shippers[0].position(0) is not None)
+    assert broken.batches == 2
+    assert len([call for call in disk.failed if call.method == "create"]) == 3
+    [checkpoint] = load_all(RealDisk(), str(tmp_path / "ckpt")).values()
+    assert (checkpoint.totals.shipped, checkpoint.trouble) == (1, None)
+    slot.release()
+
+
+def test_once_a_fault_of_a_sink_is_told_by_the_status_and_holds_up_no_other(tmp_path: Path, row: Row) -> None:
+    slot = Slot(tmp_path)
+    slot.commit("a")
+    slot.seal()
+    draining = drainer(tmp_path, row, "null:", f"file:{tmp_path}/events")
+    broken = draining.shippers[0]._sink = Faulty()
+    broken.batches = 1
+    assert not draining.run_once()
+    assert delivered(tmp_path / "events") == ["a"]
+    assert len(slot.files) == 1
 
 
 def test_a_sink_that_does_not_answer_does_not_keep_the_drainer_from_stopping(
