@@ -7,13 +7,11 @@ Damage between good frames stays where it is and readers skip it.
 
 Nothing blocks the start: what cannot be read, cut, copied, synced or renamed, the disk being full or memory short perhaps,
 becomes `.suspect`, which readers read as far as they can, and is recovered at the next start. Only readers have the time to
-tell a place the disk cannot read from a moment in which it would not: they give a segment up, and so does recovery only where
-the medium never lets it be opened. May be interrupted anywhere and run again.
+tell a place the disk cannot read from a moment in which it would not: they call it `.bad`. May be interrupted anywhere and
+run again.
 """
 
-import errno
 import logging
-import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
@@ -30,10 +28,6 @@ from edge.segment.scan import Damage, scan
 log = logging.getLogger(__name__)
 
 _READ_BYTES: Final = 16 * 1024 * 1024
-_MEDIUM_ERRORS: Final = (errno.EIO, errno.ENODATA, errno.EBADMSG, errno.EUCLEAN)
-"""What the device and the file system say of what they cannot read, and not of the moment."""
-_OPENS: Final = 5
-_REOPEN_S: Final = 0.05
 _ZEROES_KEPT: Final = 4096
 """Of those at the end of a torn tail, behind which there may be megabytes of them."""
 
@@ -97,8 +91,7 @@ def recover_slot(disk: Disk, layout: Layout, slot: int) -> Recovered:
         except OSError as error:
             log.error("segment %s cannot be read, it is set aside: %s", file_name, error)
             found.unread += 1
-            state = State.BAD if _is_lost(disk, path) else State.SUSPECT
-            _set_aside(disk, path, f"{directory}/{name.file_name(state)}")
+            _set_aside(disk, path, f"{directory}/{name.file_name(State.SUSPECT)}")
             continue
         try:
             _recover_segment(disk, layout, slot, path, name, state, data, found)
@@ -119,21 +112,6 @@ def _read(disk: Disk, path: str) -> bytes:
         return read_all(disk, fd)
     finally:
         disk.close(fd)
-
-
-def _is_lost(disk: Disk, path: str) -> bool:
-    """The medium does not even let it be opened, however often it is tried."""
-    for attempt in range(_OPENS):
-        if attempt:
-            time.sleep(_REOPEN_S)
-        try:
-            disk.close(disk.open(path))
-        except OSError as error:
-            if error.errno not in _MEDIUM_ERRORS:
-                return False
-        else:
-            return False
-    return True
 
 
 def _discard(disk: Disk, path: str) -> None:

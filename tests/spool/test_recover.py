@@ -1,5 +1,4 @@
 import contextlib
-import errno
 import logging
 import os
 from pathlib import Path
@@ -290,27 +289,13 @@ class TestInterruption:
         recover_slot(inner, LAYOUT, 0)
         assert settled(inner) == AFTER
 
-    @pytest.mark.parametrize(
-        ("method", "times", "error", "state"),
-        [
-            ("pread", 1, EIO, State.SUSPECT),
-            ("pread", 10**6, EIO, State.SUSPECT),
-            ("open", 1, EIO, State.SUSPECT),
-            ("open", 5, EIO, State.SUSPECT),
-            ("open", 10**6, EIO, State.BAD),
-            ("open", 10**6, errno.EUCLEAN, State.BAD),
-            ("open", 10**6, errno.EMFILE, State.SUSPECT),
-            ("open", 10**6, errno.ENOMEM, State.SUSPECT),
-        ],
-    )
-    def test_segment_that_cannot_be_read_is_set_aside_untouched_and_given_up_only_if_the_medium_never_opens_it(
-        self, method: str, times: int, error: int, state: State
-    ) -> None:
+    @pytest.mark.parametrize(("method", "times"), [("pread", 1), ("pread", 100), ("open", 1), ("open", 100)])
+    def test_segment_that_cannot_be_read_is_left_to_readers_untouched(self, method: str, times: int) -> None:
         inner = memory({path(State.OPEN): DATA[:-1]})
         disk = FaultyDisk(inner)
-        disk.fail_next(method, *[Fault(error)] * min(times, 100))
+        disk.fail_next(method, *[Fault(EIO)] * times)
         assert recover_slot(disk, LAYOUT, 0) == Recovered(unread=1)
-        assert inner.tree() == {path(state): DATA[:-1]}
+        assert inner.tree() == {path(State.SUSPECT): DATA[:-1]}
         assert inner.open_descriptors == []
 
     def test_segment_that_could_not_be_read_for_a_moment_is_recovered_by_the_next_start(self) -> None:
