@@ -187,13 +187,16 @@ class CaptureConnection(asyncio.Protocol):
             return
         large = len(data) >= _LARGE_PACKET_BYTES
         arrival = self._own_parser()
+        worked = False
         while data and not self.lingering:
-            known = self.state == BODY and not arrival.chunked
-            end = arrival.cut if known else _end_of_piece(data, arrival.cut)
-            data = arrival.feed(data[:end]) + data[end:]
-            # A body whose length is known is little work, and chunks may be of a byte each.
+            end = arrival.cut
+            # A body whose length is known is little work. Heads are much, and chunks, which may be of a byte each.
             if self.state != BODY or arrival.chunked:
-                break
+                if worked:
+                    break
+                worked = True
+                end = _end_of_piece(data, end)
+            data = arrival.feed(data[:end]) + data[end:]
         if self.lingering:
             self._throw_away(len(data))
             return
