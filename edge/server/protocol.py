@@ -170,6 +170,7 @@ class CaptureConnection(asyncio.Protocol):
 
     def capture(self, method: str, route: Route, query: bytes, headers: Headers, body: bytes) -> None:
         """Take a whole POST or GET of a kept connection that was read elsewhere."""
+        self.deadline_s = self.service.idle_deadline_s
         exchange = Exchange(self, route, method, headers.get(b"origin", b""))
         self.queue.append(exchange)
         self.store(exchange, query, headers, body)

@@ -622,13 +622,23 @@ def test_bodies_are_observed_as_they_are_on_the_wire(scene: Scene) -> None:
     assert sizes == [len(plain), len(squeezed), 0]
 
 
-def test_a_request_moves_the_end_of_waiting_for_the_next_one(scene: Scene) -> None:
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(post(event("e")), id="an event"),
+        pytest.param(post(b"data=" + quote(b64encode(event("e"))).encode()), id="a form"),
+        pytest.param(post(b"{"), id="refused"),
+        pytest.param(b"GET /robots.txt HTTP/1.1\r\nHost: h\r\n\r\n", id="no ordinary request"),
+    ],
+)
+def test_a_request_moves_the_end_of_waiting_for_the_next_one(scene: Scene, sent: bytes) -> None:
     connection, _ = scene.client()
     for now_s in (150.0, 200.0):
         scene.service.tick(now_s)
-        connection.data_received(post(event("e")))
+        connection.data_received(sent)
         scene.turn()
         assert connection.deadline_s == now_s + scene.service.settings.idle_timeout_s
+    scene.close()
 
 
 def test_gets_are_stored_answered_and_counted(scene: Scene) -> None:
