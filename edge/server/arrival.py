@@ -153,7 +153,6 @@ class Arrival:
         """Go on with what the connection got. Returns what is left of it behind an offer to change protocols."""
         connection = self._connection
         if connection.state == IDLE:
-            connection.state = HEAD
             if not connection.hindered:
                 connection.deadline_s = self._service.idle_deadline_s
         elif connection.state == HEAD:
@@ -189,19 +188,16 @@ class Arrival:
             self._fed += len(data)
             self._between_bytes = 0 if self._body.pieces else self._between_bytes + len(data)
             self._bound_body(head_bytes_max)
-        elif self._fed or self._url or data.strip(b"\r\n"):
+        else:
             if not self._fed:
                 self._packet = data
-                # The ends of other requests may stand before it.
-                begin = data.rfind(self._parser.get_method() + b" " + self._url) if self._url else 0
+                # The ends of other requests may stand before it, and where a part of a method begins only the parser knows.
+                begin = data.rfind(self._parser.get_method() + b" " + self._url) if self._url else len(data) - 1
                 data = data[max(0, begin) :]
             self._fed += len(data)
             if self._fed > head_bytes_max or len(self._fields) > settings.headers_max:
                 long_target = len(self._url) > settings.target_bytes_max
                 self.refuse_and_close(Reason.URI_TOO_LONG if long_target else Reason.HEADERS_TOO_LARGE)
-        else:
-            # Empty lines in front of a request are none of it.
-            connection.state = IDLE
         if connection.state != connection.timed and not connection.lingering:
             # Absolute from here on: a byte now and then does not move it.
             connection.set_deadline()
@@ -243,9 +239,12 @@ class Arrival:
 
     # --- the parser's side, in wire order
 
+    def on_message_begin(self) -> None:
+        # Empty lines in front of a request are none of it.
+        self._connection.state = HEAD
+
     def on_url(self, url: bytes) -> None:
         if not self._replaying:
-            self._connection.state = HEAD
             self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:

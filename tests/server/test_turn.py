@@ -6,6 +6,7 @@ import json
 import zlib
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
 from urllib.parse import quote
 
@@ -513,15 +514,16 @@ class Answers:
         self.records += map(decode_record, found)
         waiter.stored()
 
-    def ask(self, packet: bytes, *, by_turn: bool) -> tuple[bytes, bool, list[Record], int]:
+    def ask(self, *packets: bytes, by_turn: bool) -> tuple[bytes, bool, list[Record], int]:
         """What a new client is told, whether it is closed, and what is stored, with how many events."""
         self.records, self.events = [], 0
         connection, transport = self.scene.client()
-        if by_turn:
-            connection.data_received(packet)
-            self.scene.turn()
-        else:
-            connection.receive(packet)
+        for packet in packets:
+            if by_turn:
+                connection.data_received(packet)
+                self.scene.turn()
+            else:
+                connection.receive(packet)
         for record in self.records:
             # Blanks around the text are kept or not, which nobody sees.
             record.id, record.data = "", record.data.strip()
@@ -607,6 +609,35 @@ def test_a_turn_takes_a_get_as_the_connection_does(
     for _ in range(FAMILIAR_AFTER):
         assert by_turn.ask(packet, by_turn=True) == expected
     by_turn.scene.service.ordinary.sweep()
+
+
+SENT = st.sampled_from(
+    [
+        *(post(event("e")), post(zipped(event("e"))), post(b"{"), post(event("e"), target=b"/nothing")),
+        b"GET /e/?data=%b HTTP/1.1\r\nHost: h\r\n\r\n" % b64encode(event("e")),
+        b"GET /robots.txt HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"POST /e/ HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n[]\r\n0\r\nX: y\r\n\r\n",
+        *(b"\r\n", b"\r", b"P", b"POST ", b"G", b"GET /", post(event("e"))[:-1]),
+    ]
+)
+"""What a client sends, and where a part of a request is not its beginning."""
+
+
+@settings_of_hypothesis(max_examples=1000, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sent=st.lists(st.tuples(SENT, st.booleans()), min_size=1, max_size=5),
+    places=st.lists(st.integers(1, 600), max_size=2),
+)
+def test_turns_take_what_comes_in_pieces_as_the_connection_does(
+    pair: tuple[Answers, Answers], sent: list[tuple[bytes, bool]], places: list[int]
+) -> None:
+    """Whatever stands between two packets: a turn takes one only where no request is under way."""
+    by_turn, by_connection = pair
+    whole = b"".join(piece for piece, _ in sent)
+    ends = accumulate(len(piece) for piece, _ in sent)
+    cuts = {end for end, (_, cut) in zip(ends, sent, strict=True) if cut} | {*places}
+    packets = [whole[begin:end] for begin, end in pairwise([0, *sorted(cuts), len(whole)])]
+    assert by_turn.ask(*filter(None, packets), by_turn=True) == by_connection.ask(whole, by_turn=False)
 
 
 def test_bodies_are_observed_as_they_are_on_the_wire(scene: Scene) -> None:
