@@ -290,6 +290,7 @@ class CaptureConnection(asyncio.Protocol):
             transport.write(CONTINUE)
         if self.hindered & _PIPELINE_FULL and len(queue) <= self.service.settings.pipeline_max // 2:
             self._resume(_PIPELINE_FULL)
+            self.set_deadline()
 
     def invite_body(self) -> None:
         """The client waits for a word before it sends the body."""
@@ -381,8 +382,8 @@ class CaptureConnection(asyncio.Protocol):
             self.deadline_s = self.service.idle_deadline_s
         elif self.lingering:
             transport.abort()
-        elif self.hindered & (_UPSTREAM_NOT_TAKING | _DECODING):
-            # An upstream's time has its own limit, and so has the decoder's.
+        elif self.hindered & (_PIPELINE_FULL | _UPSTREAM_NOT_TAKING | _DECODING):
+            # What it sends is not read. A commit's time has its own limit, and so have an upstream's and the decoder's.
             self.deadline_s = self.service.idle_deadline_s
         elif self.state == IDLE or not self._own_parser().named:
             self._close()

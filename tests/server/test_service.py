@@ -295,13 +295,32 @@ def test_requests_that_are_answered_at_once_are_read_some_in_a_turn(service: Ser
     assert max(after - before for before, after in pairwise(answered)) <= _HEADS_MAX + 1
 
 
-def test_what_a_packet_has_behind_a_full_pipeline_waits(service: Service) -> None:
-    body = b'{"api_key":"phc_x","event":"e","distinct_id":"d"}'
-    event = b"POST /e/ HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+BODY = b'{"api_key":"phc_x","event":"e","distinct_id":"d"}'
+EVENT = b"POST /e/ HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 
+
+def test_nobody_is_blamed_for_what_is_not_read(service: Service) -> None:
+    """Behind a full pipeline, which is the server's: the deadline begins anew when it is read on."""
+    settings = service.settings
+    connection, transport = pausing(service)
+    connection.receive(EVENT * settings.pipeline_max + EVENT[:-1])
+    assert transport.paused
+    service.tick(100.0 + settings.body_timeout_s)
+    assert not transport.written
+    for due in connection.queue:
+        due.response = b"HTTP/1.1 200 OK\r\n\r\n"
+    connection.flush()
+    assert not transport.paused
+    service.tick(99.75 + 2 * settings.body_timeout_s)
+    assert transport.written.count(b"HTTP/1.1 504") == 0
+    service.tick(100.0 + 2 * settings.body_timeout_s)
+    assert transport.written.count(b"HTTP/1.1 504") == 1
+
+
+def test_what_a_packet_has_behind_a_full_pipeline_waits(service: Service) -> None:
     async def read() -> None:
         connection, transport = pausing(service)
-        connection.receive(event * 500)
+        connection.receive(EVENT * 500)
         for _ in range(20):
             await asyncio.sleep(0)
         waiting = list(connection.queue)
