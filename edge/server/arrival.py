@@ -537,6 +537,13 @@ class Arrival:
             connection.end()
         connection.bound_pipeline()
 
+    def close_behind(self) -> bool:
+        """Let the request whose body is passed on or thrown away be the last one; whether there is such a one."""
+        arriving = self.refused or self.forwarding is not None
+        if arriving:
+            self._keep_alive = False
+        return arriving
+
     def throw_away(self) -> None:
         """What was forwarded has its whole answer: nobody takes the rest of the body."""
         self.forwarding = None

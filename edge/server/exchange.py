@@ -44,8 +44,8 @@ class Connection(Protocol):
     def flush(self) -> None:
         """Send the answers that are there."""
 
-    def ends_with(self, due: Due) -> bool:
-        """Whether no request came after this one."""
+    def is_last(self, due: Due) -> bool:
+        """Whether the worker stops, and nothing came behind this request. Nothing more is taken then, as its answer says so."""
 
     def end(self) -> None:
         """Take no more requests, and close behind the last answer."""
@@ -95,7 +95,7 @@ class Exchange(msgspec.Struct, gc=False):
 
     def answer_specially(self, service: Service) -> None:
         assert self.route is not None
-        self.close = self.close or self.is_last(service)
+        self.close = self.close or self.connection.is_last(self)
         service.count_answer(self.method, self.route.name, 204 if self.beacon else 200)
         if self.v1 is not None:
             self.response = service.v1_success(self.origin, self.v1, close=self.close)
@@ -107,7 +107,7 @@ class Exchange(msgspec.Struct, gc=False):
 
     def answer_preflight(self, headers: Headers) -> None:
         service = self.connection.service
-        self.close = self.close or self.is_last(service)
+        self.close = self.close or self.connection.is_last(self)
         self.response = render_preflight(
             cors_headers(self.origin),
             service.date,
@@ -123,15 +123,11 @@ class Exchange(msgspec.Struct, gc=False):
         if self.route.kind is Kind.READINESS and (not service.ready or service.writer.refusing):
             self.refuse(Reason.STORAGE if service.ready else Reason.STOPPING, "not ready")
             return
-        self.close = self.close or self.is_last(service)
+        self.close = self.close or self.connection.is_last(self)
         text = _ROBOTS if self.route.kind is Kind.ROBOTS else "capture"
         cors = cors_headers(self.origin)
         self.response = render_text(200, text, cors, service.date, close=self.close, head=self.head)
         service.count_answer(self.method, self.route.name, 200)
-
-    def is_last(self, service: Service) -> bool:
-        """The worker stops, and nothing waits behind this answer."""
-        return service.stopping and self.connection.ends_with(self)
 
     def not_stored(self) -> None:
         self.refuse(Reason.STORAGE, REFUSALS[Reason.STORAGE].detail)
@@ -140,7 +136,7 @@ class Exchange(msgspec.Struct, gc=False):
     def refuse(self, reason: Reason, detail: str, *, allowed: str = "") -> None:
         """Fill in an error answer."""
         service = self.connection.service
-        self.close = self.close or self.is_last(service)
+        self.close = self.close or self.connection.is_last(self)
         service.count_refusal(
             reason, self.method if self.method in METHODS else "other", self.route.name if self.route else OTHER
         )

@@ -23,9 +23,6 @@ _LAST_CHUNK: Final = b"0\r\n\r\n"
 class Client(Connection, Protocol):
     """What a forwarded request asks of its connection besides."""
 
-    def is_last(self, due: Due) -> bool:
-        """Whether the worker stops, and no request came after this one."""
-
     def pause_body(self) -> None:
         """The upstream does not take what comes."""
 

@@ -305,9 +305,14 @@ class CaptureConnection(asyncio.Protocol):
         if len(self.queue) >= self.service.settings.pipeline_max:
             self._pause(_PIPELINE_FULL)
 
-    def ends_with(self, due: Due) -> bool:
-        """Whether no request came after this one."""
-        return bool(self.queue) and self.queue[-1] is due
+    def is_last(self, due: Due) -> bool:
+        """Whether the worker stops, and nothing came behind this request. Nothing more is taken then, as its answer says so."""
+        queue = self.queue
+        if not (self.service.stopping and queue and queue[-1] is due) or self.packet or self._unread:
+            return False
+        if self._arrival is None or not self._arrival.close_behind():
+            self.lingering = True
+        return True
 
     def _pause(self, why: int) -> None:
         if not self.hindered & _PAUSED and self.transport is not None:
@@ -339,9 +344,6 @@ class CaptureConnection(asyncio.Protocol):
         if self._arrival is not None and self._arrival.forwarding is due:
             self._arrival.throw_away()
             self.lingering = self.lingering or at_once
-
-    def is_last(self, due: Due) -> bool:
-        return self.service.stopping and self.ends_with(due)
 
     def abort(self) -> None:
         """End the connection with a reset."""

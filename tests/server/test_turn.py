@@ -320,6 +320,53 @@ def test_the_connection_is_not_closed_as_idle_while_its_packet_waits(scene: Scen
     scene.close()
 
 
+PAGE = b"GET /robots.txt HTTP/1.1\r\nHost: h\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("packets", "stored"),
+    [
+        pytest.param([post(event("1")) + PAGE + post(event("2"))], ["1"], id="a page before it"),
+        pytest.param([post(event("1")) + post(event("2"))], ["1", "2"], id="an event before it"),
+        pytest.param([post(event("1")) + post(event("2")) + PAGE, post(event("3"))], ["1", "2"], id="a page"),
+        pytest.param([post(event("1")), post(event("2"))], ["1"], id="an event"),
+        pytest.param([post(event("1")) + post(event("2"))[:-1], b"}"], ["1"], id="an event before its end"),
+        pytest.param(
+            [post(event("1")) + post(b"[]", target=b"/x")[:-1], b"]" + post(event("2"))], ["1"], id="refused unread"
+        ),
+    ],
+)
+def test_what_a_stopping_worker_stores_it_answers(scene: Scene, packets: list[bytes], stored: list[str]) -> None:
+    """The first answer with nothing behind it says that it is the last one, and what comes then is not taken."""
+    scene.service.stopping = True
+    connection, transport = scene.client()
+    for packet in packets:
+        connection.data_received(packet)
+        scene.turn()
+    assert transport.closed
+    *kept, last = transport.written.split(b"HTTP/1.1 ")[1:]
+    assert b"connection: close" in last
+    assert not any(b"connection: close" in answer for answer in kept)
+    posted = sum(b'{"status":1}' in answer for answer in (*kept, last))
+    assert names(scene.records()) == stored
+    assert posted == len(stored)
+
+
+def test_an_answer_is_not_the_last_one_while_a_packet_waits(scene: Scene) -> None:
+    scene.service.stopping = True
+    connection, transport = scene.client()
+    connection.data_received(post(event("1")))
+    connection.turn.take()
+    connection.data_received(post(event("2")))
+    # The commit of the first ends before the second is taken.
+    scene.writer.commit()
+    scene.turn()
+    first, second = transport.written.split(b"HTTP/1.1 ")[1:]
+    assert b"connection: close" not in first
+    assert b"connection: close" in second
+    assert names(scene.records()) == ["1", "2"]
+
+
 @pytest.mark.parametrize("settings", [ServerSettings(body_bytes_max=200)])
 def test_low_limits_hold(scene: Scene) -> None:
     connection, transport = scene.client()
