@@ -50,6 +50,7 @@ class CaptureConnection(asyncio.Protocol):
     __slots__ = (
         "_arrival",
         "_behind",
+        "_closing",
         "_decoding",
         "_lingered",
         "_unread",
@@ -101,6 +102,8 @@ class CaptureConnection(asyncio.Protocol):
         self.lingering = False
         """No request is taken any more; what still comes is thrown away."""
         self._lingered = 0
+        self._closing: asyncio.Transport | None = None
+        """Is closed when the client has taken what was written."""
 
     # --- the transport's side
 
@@ -117,7 +120,7 @@ class CaptureConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         # Requests that wait for their commit are stored all the same; only their answers have nowhere to go.
-        self.transport = None
+        self.transport = self._closing = None
         self.hindered |= _GONE
         self._unread = b""
         if self.packet:
@@ -140,6 +143,7 @@ class CaptureConnection(asyncio.Protocol):
         self.turn.take()
         self._lose_forwardings()
         if not self.queue:
+            self._close()
             return False
         self.end()
         return True
@@ -366,7 +370,7 @@ class CaptureConnection(asyncio.Protocol):
     def set_deadline(self) -> None:
         settings = self.service.settings
         self.timed = self.state
-        if not self.hindered & _CLIENT_NOT_READING:
+        if self.transport is not None and not self.hindered & _CLIENT_NOT_READING:
             # Else the deadline is that of the answers it does not take.
             timeouts_s = (settings.idle_timeout_s, settings.header_timeout_s, settings.body_timeout_s)
             self.deadline_s = self.service.now_s + timeouts_s[self.state]
@@ -376,8 +380,9 @@ class CaptureConnection(asyncio.Protocol):
         self.turn.take()
         transport = self.transport
         if transport is None:
-            return
-        if self.hindered & _CLIENT_NOT_READING:
+            if self._closing is not None:
+                self._closing.abort()
+        elif self.hindered & _CLIENT_NOT_READING:
             transport.abort()
         elif (self.queue or self._unread) and (self.state == IDLE or self.lingering):
             # Waiting for a commit, which has its own limits, or for others to have their turn.
@@ -429,12 +434,13 @@ class CaptureConnection(asyncio.Protocol):
         self.deadline_s = self.service.now_s + LINGER_S
 
     def _close(self) -> None:
-        """Close once what was written is sent. Nothing may be written to the transport from here on."""
+        """Close once what was written is sent, for which the client has its time. Nothing may be written from here on."""
         if self.transport is not None:
             self.transport.close()
-            self.transport = None
+            self._closing, self.transport = self.transport, None
             self.hindered |= _GONE
             self._unread = b""
+            self.deadline_s = self.service.now_s + self.service.settings.write_timeout_s
 
 
 def _end_of_piece(data: bytes, bytes_max: int) -> int:

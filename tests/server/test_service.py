@@ -27,6 +27,7 @@ class Transport(asyncio.Transport):
         super().__init__({"peername": ("203.0.113.7", 4711)})
         self.written = b""
         self.closed = False
+        self.aborted = False
 
     def can_write_eof(self) -> bool:
         return False
@@ -36,6 +37,9 @@ class Transport(asyncio.Transport):
 
     def close(self) -> None:
         self.closed = True
+
+    def abort(self) -> None:
+        self.aborted = True
 
 
 @pytest.fixture
@@ -171,6 +175,29 @@ def test_connections_are_ended_at_their_deadline(writer: SpoolWriter, row: Row) 
     service.tick(110.0)
     assert idle.closed
     assert not idle.written
+
+
+@pytest.mark.parametrize("end", ["its last request", "its end", "the idle deadline"])
+def test_a_client_that_does_not_take_its_answers_has_its_time_for_them(writer: SpoolWriter, row: Row, end: str) -> None:
+    """What is closed waits for it, and is a connection as long."""
+    service = service_of(writer, row, ServerSettings(idle_timeout_s=10, write_timeout_s=5))
+    connection, transport = connect(service)
+    if end == "its last request":
+        connection.data_received(b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+    elif end == "its end":
+        assert not connection.eof_received()
+    else:
+        service.tick(110.0)
+    assert transport.closed
+    closed_s = service.now_s
+    connection.pause_writing()
+    connection.resume_writing()
+    service.tick(closed_s + 4.75)
+    assert not transport.aborted
+    service.tick(closed_s + 5.0)
+    assert transport.aborted
+    connection.connection_lost(None)
+    assert not service.connections
 
 
 def test_a_connection_that_is_used_is_not_idle(writer: SpoolWriter, row: Row) -> None:
