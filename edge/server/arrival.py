@@ -153,6 +153,7 @@ class Arrival:
         """Go on with what the connection got. Returns what is left of it behind an offer to change protocols."""
         connection = self._connection
         if connection.state == IDLE:
+            self._packet = data
             if not connection.hindered:
                 connection.deadline_s = self._service.idle_deadline_s
         elif connection.state == HEAD:
@@ -190,10 +191,15 @@ class Arrival:
             self._bound_body(head_bytes_max)
         else:
             if not self._fed:
+                # The ends of other requests may stand before it.
+                begin = 0
+                if self._url:
+                    begin = max(0, data.rfind(self._parser.get_method() + b" " + self._url))
+                elif not self._packet:
+                    # They left nothing of it, and where a part of a method begins behind them only the parser knows.
+                    begin = len(data) - 1
                 self._packet = data
-                # The ends of other requests may stand before it, and where a part of a method begins only the parser knows.
-                begin = data.rfind(self._parser.get_method() + b" " + self._url) if self._url else len(data) - 1
-                data = data[max(0, begin) :]
+                data = data[begin:]
             self._fed += len(data)
             if self._fed > head_bytes_max or len(self._fields) > settings.headers_max:
                 long_target = len(self._url) > settings.target_bytes_max

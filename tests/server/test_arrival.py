@@ -84,8 +84,8 @@ def test_bodies_of_several_clients_are_bounded_together(scene: Scene) -> None:
 
 @pytest.mark.parametrize(
     ("begin", "status"),
-    [(b"GET /e/?data=", b"414"), (b"GET /e/ HTTP/1.1\r\nHost: h\r\nX-Pad: ", b"431")],
-    ids=["target", "headers"],
+    [(b"GET /e/?data=", b"414"), (b"GET /e/ HTTP/1.1\r\nHost: h\r\nX-Pad: ", b"431"), (b"GET ", b"414")],
+    ids=["target", "headers", "all behind the method"],
 )
 def test_a_head_that_does_not_end_is_refused_at_its_limit(scene: Scene, begin: bytes, status: bytes) -> None:
     connection, transport = scene.client()
