@@ -56,6 +56,8 @@ class Source(Client, Protocol):
     deadline_s: float
     lingering: bool
     """No request is taken any more; what still comes is thrown away."""
+    parting: bool
+    """The client said of a request that it is its last one."""
     peer: str
     trusted: bool
 
@@ -276,6 +278,7 @@ class Arrival:
         self._forget_arriving()
         parser = self._parser
         self._keep_alive = parser.should_keep_alive()
+        connection.parting = not self._keep_alive
         self._method = _METHOD_NAMES.get(parser.get_method(), "other")
         self._route, self._query = find_route(self._url)
         if not connection.lingering:

@@ -52,6 +52,7 @@ class CaptureConnection(asyncio.Protocol):
         "_behind",
         "_closing",
         "_decoding",
+        "_eof",
         "_lingered",
         "_unread",
         "deadline_s",
@@ -59,6 +60,7 @@ class CaptureConnection(asyncio.Protocol):
         "hindered",
         "lingering",
         "packet",
+        "parting",
         "peer",
         "queue",
         "service",
@@ -101,6 +103,10 @@ class CaptureConnection(asyncio.Protocol):
         """The state that the deadline was set for."""
         self.lingering = False
         """No request is taken any more; what still comes is thrown away."""
+        self.parting = False
+        """The client said of a request that it is its last one."""
+        self._eof = False
+        """It sends no more."""
         self._lingered = 0
         self._closing: asyncio.Transport | None = None
         """Is closed when the client has taken what was written."""
@@ -141,7 +147,9 @@ class CaptureConnection(asyncio.Protocol):
         for nobody.
         """
         self.turn.take()
+        self._eof = True
         self._lose_forwardings()
+        self.flush()
         if not self.queue:
             self._close()
             return False
@@ -204,7 +212,7 @@ class CaptureConnection(asyncio.Protocol):
             data = arrival.feed(data[:end]) + data[end:]
         if self.lingering:
             self._throw_away(len(data))
-            return
+            data = b""
         self._unread = data
         if large or data:
             self._let_others_first()
@@ -228,8 +236,8 @@ class CaptureConnection(asyncio.Protocol):
 
     def _throw_away(self, size: int) -> None:
         self._lingered += size
-        if self._lingered > LINGER_BYTES_MAX and not self.queue and self.transport is not None:
-            self.transport.abort()
+        if self._lingered > LINGER_BYTES_MAX and not self.queue:
+            self.abort()
 
     def _own_parser(self) -> Arrival:
         if self._arrival is None:
@@ -363,7 +371,6 @@ class CaptureConnection(asyncio.Protocol):
         for waiting in self.queue:
             if type(waiting) is Forwarding:
                 waiting.lose()
-        self.flush()
 
     # --- how it ends
 
@@ -373,7 +380,8 @@ class CaptureConnection(asyncio.Protocol):
         if self.transport is not None and not self.hindered & _CLIENT_NOT_READING:
             # Else the deadline is that of the answers it does not take.
             timeouts_s = (settings.idle_timeout_s, settings.header_timeout_s, settings.body_timeout_s)
-            self.deadline_s = self.service.now_s + timeouts_s[self.state]
+            lingering = self.lingering and not self.queue
+            self.deadline_s = self.service.now_s + (LINGER_S if lingering else timeouts_s[self.state])
 
     def expire(self) -> None:
         """The deadline has passed."""
@@ -387,6 +395,9 @@ class CaptureConnection(asyncio.Protocol):
         elif (self.queue or self._unread) and (self.state == IDLE or self.lingering):
             # Waiting for a commit, which has its own limits, or for others to have their turn.
             self.deadline_s = self.service.idle_deadline_s
+        elif self.lingering and transport.get_write_buffer_size():
+            self.hindered |= _CLIENT_NOT_READING
+            self.deadline_s = self.service.now_s + self.service.settings.write_timeout_s
         elif self.lingering:
             transport.abort()
         elif self.hindered & (_PIPELINE_FULL | _UPSTREAM_NOT_TAKING | _DECODING):
@@ -399,7 +410,8 @@ class CaptureConnection(asyncio.Protocol):
 
     def stop(self) -> bool:
         """The worker stops: whether the connection had nothing under way and was closed."""
-        if self.state == IDLE and not (self.queue or self.packet or self._unread) and self.transport is not None:
+        busy = self.queue or self.packet or self._unread or self.lingering
+        if self.state == IDLE and not busy and self.transport is not None:
             self._close()
             return True
         return False
@@ -425,13 +437,18 @@ class CaptureConnection(asyncio.Protocol):
         """The last answer is written: say so, and read on for a moment so that it is not lost to a reset."""
         transport = self.transport
         self.lingering = True
+        # Nothing is written behind it.
+        self._lose_forwardings()
+        self.queue.clear()
         if transport is None:
             return
-        if self.state == IDLE or not transport.can_write_eof():
+        # Of most clients that want no other answer nothing more comes.
+        done = self.parting and self.state == IDLE and not (self._lingered or self.hindered)
+        if self._eof or done or not transport.can_write_eof():
             self._close()
             return
         transport.write_eof()
-        self.deadline_s = self.service.now_s + LINGER_S
+        self.set_deadline()
 
     def _close(self) -> None:
         """Close once what was written is sent, for which the client has its time. Nothing may be written from here on."""

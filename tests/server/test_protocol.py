@@ -922,10 +922,12 @@ def in_process(folder: Path, use: Callable[[Service, tuple[str, int]], object]) 
         service.tick(time.monotonic())
         turn = Turn(service, loop.call_soon)
         listening = await loop.create_server(lambda: CaptureConnection(service, turn), "127.0.0.1", 0)
-        await asyncio.to_thread(use, service, listening.sockets[0].getsockname())
-        listening.close()
-        await listening.wait_closed()
-        await writer.close()
+        try:
+            await asyncio.to_thread(use, service, listening.sockets[0].getsockname())
+        finally:
+            listening.close()
+            await listening.wait_closed()
+            await writer.close()
 
     # The loop that workers have: another one keeps what it met in a cycle.
     uvloop.run(serve())
@@ -961,6 +963,39 @@ def test_nothing_is_kept_of_a_client_that_left_before_its_answer(tmp_path: Path)
     finally:
         gc.enable()
     assert [kept for kept in gc.get_objects() if isinstance(kept, CaptureConnection) and kept.service in services] == []
+
+
+@pytest.mark.parametrize("sent", [OTHER, request(b"GET", b"/"), OTHER * 40], ids=["an event", "a page", "a pipeline"])
+def test_what_comes_behind_the_last_answer_does_not_cost_it(tmp_path: Path, sent: bytes) -> None:
+    """Of a worker that stops the client does not know: bytes that nobody reads would be a reset, which destroys what it has not
+    taken yet."""
+
+    def stop_it(service: Service, address: tuple[str, int]) -> None:
+        service.stopping = True
+        with Client(address) as client:
+            client.send(sent)
+            wait_until(lambda: [each for each in service.connections if each.lingering], "the last answer")  # type: ignore[attr-defined]
+            for _ in range(4):
+                client.send(OTHER)
+            answers = [client.answer() for _ in range(sent.count(b" HTTP/1.1"))]
+            assert {answer.status for answer in answers} == {200}
+            assert answers[-1].headers["connection"] == "close"
+            assert client.is_closed()
+            client.send(OTHER)
+            assert len(service.connections) == 1
+        wait_until(lambda: not service.connections, "the connection is gone with its client")
+
+    in_process(tmp_path, stop_it)
+
+
+def test_a_client_that_wants_no_other_answer_is_not_waited_for(tmp_path: Path) -> None:
+    def part(service: Service, address: tuple[str, int]) -> None:
+        with Client(address) as client:
+            assert client.ask(post(OTHER_EVENT, b"Connection: close")).headers["connection"] == "close"
+            assert client.is_closed()
+            wait_until(lambda: not service.connections, "the connection is gone")
+
+    in_process(tmp_path, part)
 
 
 @pytest.mark.parametrize(

@@ -11,20 +11,23 @@ from edge.disk import RealDisk
 from edge.metrics import Board, Row
 from edge.segment.record import RecordIds
 from edge.server.admission import ServerSettings
-from edge.server.protocol import _HEADS_MAX, CaptureConnection
+from edge.server.protocol import _HEADS_MAX, LINGER_S, CaptureConnection
 from edge.server.service import _EXPIRED_TOGETHER, HEAD_PACKET_BYTES_MAX, RETRY_AFTER_S, Service
 from edge.server.turn import Turn
 from edge.spool.writer import Clock, SpoolSettings, SpoolWriter
 from edge.wire.rejections import Reason
 
 WALL_NS = 1_763_690_000_123_456_789
+BODY = b'{"api_key":"phc_x","event":"e","distinct_id":"d"}'
+EVENT = b"POST /e/ HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 
 
 class Transport(asyncio.Transport):
-    """What a connection is on."""
+    """What a connection is on, which cannot be closed on one side only."""
 
     def __init__(self) -> None:
         super().__init__({"peername": ("203.0.113.7", 4711)})
+        self.unsent_bytes = 0
         self.written = b""
         self.closed = False
         self.aborted = False
@@ -40,6 +43,9 @@ class Transport(asyncio.Transport):
 
     def abort(self) -> None:
         self.aborted = True
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent_bytes
 
 
 @pytest.fixture
@@ -200,6 +206,53 @@ def test_a_client_that_does_not_take_its_answers_has_its_time_for_them(writer: S
     assert not service.connections
 
 
+class HalfClosing(Transport):
+    """Can be closed on one side only."""
+
+    half_closed = False
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.half_closed = True
+
+
+def half_closing(service: Service) -> tuple[CaptureConnection, HalfClosing]:
+    connection, transport = CaptureConnection(service, turn_of(service)), HalfClosing()
+    connection.connection_made(transport)
+    return connection, transport
+
+
+@pytest.mark.parametrize("behind", [b"", b"GET / HTTP/1.1\r\n"], ids=["nothing", "more"])
+def test_a_client_that_wants_no_other_answer_is_read_on_only_if_it_sends_more(service: Service, behind: bytes) -> None:
+    connection, transport = half_closing(service)
+    connection.receive(EVENT.replace(b"Host: h", b"Host: h\r\nConnection: close"))
+    if behind:
+        connection.data_received(behind)
+    connection.queue[0].response = b"HTTP/1.1 200 OK\r\n\r\n"
+    connection.flush()
+    assert (transport.closed, transport.half_closed) == (not behind, bool(behind))
+
+
+@pytest.mark.parametrize(("unsent_bytes", "patience_s"), [(0, LINGER_S), (1, LINGER_S + 5)], ids=["all", "not all"])
+def test_a_client_that_has_taken_its_answers_is_not_waited_for_long(
+    writer: SpoolWriter, row: Row, unsent_bytes: int, patience_s: float
+) -> None:
+    service = service_of(writer, row, ServerSettings(write_timeout_s=5))
+    connection, transport = half_closing(service)
+    service.stopping = True
+    connection.data_received(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert transport.half_closed
+    transport.unsent_bytes = unsent_bytes
+    for quarter in range(int(patience_s * 4)):
+        service.tick(100.0 + quarter / 4)
+        assert not connection.stop()
+        assert not transport.aborted
+    service.tick(100.0 + patience_s)
+    assert transport.aborted
+
+
 def test_a_connection_that_is_used_is_not_idle(writer: SpoolWriter, row: Row) -> None:
     service = service_of(writer, row, ServerSettings(idle_timeout_s=10))
     connection, transport = connect(service)
@@ -320,10 +373,6 @@ def test_requests_that_are_answered_at_once_are_read_some_in_a_turn(service: Ser
     answered = asyncio.run(read())
     assert answered[-1] == 2001
     assert max(after - before for before, after in pairwise(answered)) <= _HEADS_MAX + 1
-
-
-BODY = b'{"api_key":"phc_x","event":"e","distinct_id":"d"}'
-EVENT = b"POST /e/ HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY)
 
 
 def test_nobody_is_blamed_for_what_is_not_read(service: Service) -> None:
