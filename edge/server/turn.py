@@ -291,6 +291,8 @@ class Turn:
         service.observe_bodies(sizes)
         exchanges = list(map(Exchange, connections, routes, methods, origins))
         deadline_s = service.idle_deadline_s
+        # Pipelines are not bounded here, which took 0.7 % of a request's instructions (payload A): one is long only where a
+        # client sends a packet for each request while a sync takes long, and the bytes of all of them are bounded by `take`.
         for connection, exchange in zip(connections, exchanges, strict=True):
             connection.queue.append(exchange)
             connection.deadline_s = deadline_s
