@@ -1,6 +1,7 @@
 import json
 from collections.abc import Iterator
 from email.utils import formatdate
+from math import inf
 from time import time
 from typing import Any
 
@@ -12,7 +13,7 @@ from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, Sink, To
 from edge.drain.sinks.posthog import BODY_BYTES_MAX, EVENTS_MAX, RETRY_AFTER_S_MAX, interpret, make, recording, sent
 from edge.segment.name import SegmentName
 from edge.segment.record import Record
-from tests.downstream import Downstream, Reply
+from tests.downstream import TAKE, Call, Downstream, Reply
 
 AT_US = 1_763_690_000_123_456
 
@@ -218,6 +219,34 @@ def test_an_answer_that_says_over_quota_is_counted_and_not_repeated(sink: Sink, 
     downstream.rule = lambda call: Reply(body=b'{"quota_limited":null}')
     sink.ship(offered)
     assert offered.limited == 2
+
+
+def strict(call: Call) -> Reply:
+    """As a capture service in Rust, which refuses what does not fit a double; Python reads it as infinite."""
+    return Reply(400) if any(inf in event["properties"].values() for event in call.events) else TAKE
+
+
+def test_a_number_no_double_holds_is_sent_as_null_where_it_is_refused(sink: Sink, downstream: Downstream) -> None:
+    downstream.rule = strict
+    [odd] = events(b'{"event":"odd","distinct_id":"u","properties":{"a":1e999,"b":123456789012345678901}}')
+    with pytest.raises(Refused):
+        sink.ship(batch(named("a"), odd))
+    size = sink.ship(batch(odd))
+    call = downstream.calls[-1]
+    assert size == call.size
+    assert call.events[0]["properties"] == {"a": None, "b": 123456789012345678901, "$ip": "203.0.113.7"}
+    assert (call.events[0]["uuid"], len(downstream.calls)) == (odd.uuid, 3)
+
+
+def test_an_event_that_is_refused_for_anything_else_is_sent_once(sink: Sink, downstream: Downstream) -> None:
+    downstream.rule = lambda call: Reply(400)
+    with pytest.raises(Refused):
+        sink.ship(batch(named("a")))
+    assert downstream.requests == 1
+    [odd] = events(b'{"event":"odd","distinct_id":"u","properties":{"a":1e999}}')
+    with pytest.raises(Refused):
+        sink.ship(batch(odd))
+    assert downstream.requests == 3
 
 
 def test_a_path_goes_before_the_routes(downstream: Downstream) -> None:
