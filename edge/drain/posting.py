@@ -1,6 +1,7 @@
 """One HTTP connection to a destination, kept between requests, for the sinks that post what they ship."""
 
 import http.client
+import re
 import ssl
 from collections.abc import Mapping
 from typing import Final
@@ -11,12 +12,25 @@ TIMEOUT_S: Final = 30.0
 """For each connect, read and write. Longer than downstream takes for anything; an answer that comes later counts as none."""
 ANSWER_BYTES_MAX: Final = 64 * 1024
 """Read of an answer; who says more is not asked anything else on that connection."""
+_PRINTABLE: Final = re.compile(r"[!-~]*")
+
+
+def require_address(scheme: str, host: str, path: str = "") -> None:
+    """Raises `ValueError` for a host that cannot be looked up, and for a path that no request can name."""
+    try:
+        name = host.encode("idna").decode()
+    except UnicodeError as error:
+        raise ValueError(f"{scheme}: expected the name of a host, found {host!r}: {error}") from error
+    if not _PRINTABLE.fullmatch(name):
+        raise ValueError(f"{scheme}: expected the name of a host, found {host!r}")
+    if not _PRINTABLE.fullmatch(path):
+        raise ValueError(f"{scheme}: expected a path of printable ASCII, all else percent-encoded, found {path!r}")
 
 
 class Poster:
     """Used by one thread."""
 
-    def __init__(self, host: str, port: int | None, *, secure: bool) -> None:
+    def __init__(self, host: str, port: int, *, secure: bool) -> None:
         self._host = host
         self._port = port
         self._secure = secure
@@ -37,7 +51,8 @@ class Poster:
         except ssl.SSLCertVerificationError as error:
             self.close()
             raise Paused(f"{self._host}: {error}") from error
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            # The last is what http.client lets through of numbers that make no sense, as a chunk of -5 bytes.
             self.close()
             raise Retryable(f"{self._host}: {type(error).__name__}: {error}") from error
 

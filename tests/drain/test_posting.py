@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from edge.drain import posting
-from edge.drain.posting import Poster
+from edge.drain.posting import Poster, require_address
 from edge.drain.sink import Paused, Retryable
 from tests.downstream import Downstream, Reply
 
@@ -64,8 +64,11 @@ def test_nobody_there_is_no_reason_to_give_up() -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}", b"HTTP/1.1 abc\r\n\r\n"],
-    ids=["nothing", "no HTTP", "cut short", "no status"],
+    [
+        *(b"", b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{}", b"HTTP/1.1 abc\r\n\r\n"),
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n-5\r\nabc\r\n",
+    ],
+    ids=["nothing", "no HTTP", "cut short", "no status", "a chunk of less than nothing"],
 )
 def test_an_answer_that_is_none_is_asked_for_again(answer: bytes) -> None:
     with socket.socket() as listening:
@@ -85,6 +88,26 @@ def test_an_answer_that_is_none_is_asked_for_again(answer: bytes) -> None:
             post(poster, "a")
         server.join()
         poster.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "found"),
+    [
+        ("a..b", "", "expected the name of a host, found 'a..b'"),
+        ("x" * 64, "", "expected the name of a host, found 'xxx"),
+        ("a b", "", "expected the name of a host, found 'a b'"),
+        ("a", "/\u00fc", "expected a path of printable ASCII, all else percent-encoded, found '/\u00fc'"),
+        ("a", "/a b", "expected a path of printable ASCII, all else percent-encoded, found '/a b'"),
+    ],
+)
+def test_an_address_nobody_can_post_to_says_what_was_expected(host: str, path: str, found: str) -> None:
+    with pytest.raises(ValueError, match=f"s: {found}"):
+        require_address("s", host, path)
+
+
+@pytest.mark.parametrize("host", ["example.com", "b\u00fccher.example", "127.0.0.1", "::1", "under_score"])
+def test_every_other_address_will_do(host: str) -> None:
+    require_address("s", host, "/a%20b;c=~d")
 
 
 def test_an_answer_that_never_comes_is_given_up(

@@ -20,7 +20,7 @@ import zstandard
 
 from edge import __version__
 from edge.drain.event import Event
-from edge.drain.posting import Poster
+from edge.drain.posting import Poster, require_address
 from edge.drain.shapes import row_line
 from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, Sink, SinkUrl, TooLarge
 from edge.segment.name import SegmentName
@@ -168,6 +168,7 @@ def make(url: SinkUrl) -> tuple[str, Sink]:
         raise ValueError(f"{url.scheme}: expected {url.scheme}://HOST:PORT/DB.TABLE, found another form")
     if not _TABLE.fullmatch(table):
         raise ValueError(f"{url.scheme}: expected DB.TABLE after the host, found {table!r}")
+    require_address(url.scheme, parts.hostname)
     secure = parts.scheme == "https"
     port = port or PORTS[parts.scheme]
     user = unquote(parts.username or "") or os.environ.get("CLICKHOUSE_USER", "")

@@ -24,7 +24,7 @@ from msgspec import Raw
 
 from edge import __version__
 from edge.drain.event import Event
-from edge.drain.posting import Poster
+from edge.drain.posting import Poster, require_address
 from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, Sink, SinkUrl, TooLarge
 from edge.drain.timestamps import format_time
 from edge.segment.name import SegmentName
@@ -37,6 +37,7 @@ EVENTS_MAX: Final = 1000
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 """JSON text of a request, unless a single event is larger: a fifth of what downstream accepts."""
 RETRY_AFTER_S_MAX: Final = 3600.0
+PORTS: Final = {"http": 80, "https": 443}
 _HEADERS: Final = {
     "Content-Type": "application/json",
     "Content-Encoding": "gzip",
@@ -93,7 +94,7 @@ class PostHogSink:
     read_bytes = READ_BYTES
     by_range = False
 
-    def __init__(self, secure: bool, host: str, port: int | None, prefix: str, with_ip: bool) -> None:
+    def __init__(self, secure: bool, host: str, port: int, prefix: str, with_ip: bool) -> None:
         self._poster = Poster(host, port, secure=secure)
         self._prefix = prefix
         self._with_ip = with_ip
@@ -293,7 +294,8 @@ def make(url: SinkUrl) -> tuple[str, Sink]:
     if not usable or not parts.hostname or parts.fragment:
         raise ValueError(f"{url.scheme}: expected a host, as in {url.scheme}://HOST:PORT, found {url.target!r}")
     prefix = parts.path.rstrip("/")
-    secure = parts.scheme == "https"
-    address = f"{parts.scheme}://{parts.hostname}:{port or (443 if secure else 80)}{prefix}"
-    sink = PostHogSink(secure, parts.hostname, port, prefix, options["ip"] == "property")
+    require_address(url.scheme, parts.hostname, prefix)
+    port = port or PORTS[parts.scheme]
+    address = f"{parts.scheme}://{parts.hostname}:{port}{prefix}"
+    sink = PostHogSink(parts.scheme == "https", parts.hostname, port, prefix, options["ip"] == "property")
     return f"posthog-{xxhash.xxh3_64_hexdigest(address.encode())}", sink

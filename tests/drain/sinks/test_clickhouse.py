@@ -217,6 +217,7 @@ def test_user_and_password_go_in_headers(where: str, server: Scripted, monkeypat
     [
         ("clickhouse+http:host/db.t", r"expected clickhouse\+http://HOST:PORT/DB.TABLE"),
         ("clickhouse+http://host:x/db.t", r"expected clickhouse\+http://HOST:PORT/DB.TABLE"),
+        ("clickhouse+http://a..b/db.t", "expected the name of a host, found 'a..b'"),
         ("clickhouse+http://host", "expected DB.TABLE after the host, found ''"),
         ("clickhouse+http://host/table", "expected DB.TABLE after the host, found 'table'"),
         ("clickhouse+http://host/db.t;drop", "expected DB.TABLE after the host"),

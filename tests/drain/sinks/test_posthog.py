@@ -271,10 +271,13 @@ def test_a_path_goes_before_the_routes(downstream: Downstream) -> None:
             "posthog+http://host?x=1",
             "posthog+http://user:word@host",
             "posthog+http://h#f",
+            "posthog+http://a..b/",
+            "posthog+http://h/\u00fc",
+            "posthog+http://h/a b",
         ),
     ],
 )
-def test_a_url_that_names_no_host_is_refused(url: str) -> None:
+def test_a_url_that_cannot_be_posted_to_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match=r"posthog\+https?: expected"):
         make(split_url(url))
 
