@@ -1,15 +1,23 @@
 """One HTTP connection to a destination, kept between requests, for the sinks that post what they ship."""
 
 import http.client
+import io
 import re
+import socket
 import ssl
-from collections.abc import Mapping
-from typing import Final
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final
 
 from edge.drain.sink import Paused, Retryable
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 TIMEOUT_S: Final = 30.0
 """For each connect, read and write. Longer than downstream takes for anything; an answer that comes later counts as none."""
+EXCHANGE_S: Final = 120.0
+"""For a request and its whole answer, once connected: who takes or gives a byte now and then is not there either."""
 ANSWER_BYTES_MAX: Final = 64 * 1024
 """Read of an answer; who says more is not asked anything else on that connection."""
 _PRINTABLE: Final = re.compile(r"[!-~]*")
@@ -30,10 +38,12 @@ def require_address(scheme: str, host: str, path: str = "") -> None:
 class Poster:
     """Used by one thread."""
 
-    def __init__(self, host: str, port: int, *, secure: bool) -> None:
+    def __init__(self, host: str, port: int, *, secure: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        """`clock` is monotonic, seconds."""
         self._host = host
         self._port = port
         self._secure = secure
+        self._deadline = _Deadline(clock)
         self._connection: http.client.HTTPConnection | None = None
 
     def post(self, target: str, data: bytes, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
@@ -61,15 +71,24 @@ class Poster:
             self._connection.close()
             self._connection = None
 
+    def _connect(self) -> http.client.HTTPConnection:
+        if self._secure:
+            context = ssl.create_default_context()
+            made: http.client.HTTPConnection = http.client.HTTPSConnection(
+                self._host, self._port, timeout=TIMEOUT_S, context=context
+            )
+        else:
+            made = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+        # It would connect by itself, without the deadline, after an answer that ended the connection.
+        made.auto_open = 0
+        made.connect()
+        made.sock = _Timed(made.sock, self._deadline)
+        return made
+
     def _exchange(self, target: str, data: bytes, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
-        if self._connection is None:
-            if self._secure:
-                context = ssl.create_default_context()
-                self._connection = http.client.HTTPSConnection(
-                    self._host, self._port, timeout=TIMEOUT_S, context=context
-                )
-            else:
-                self._connection = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+        if self._connection is None or self._connection.sock is None:
+            self._connection = self._connect()
+        self._deadline.begin()
         self._connection.request("POST", target, data, headers)
         response = self._connection.getresponse()
         answer = response.read(ANSWER_BYTES_MAX)
@@ -79,3 +98,62 @@ class Poster:
         if not response.isclosed():
             self.close()
         return response.status, found, answer
+
+
+class _Deadline:
+    """Of one exchange after the other."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._until_s = 0.0
+
+    def begin(self) -> None:
+        self._until_s = self._clock() + EXCHANGE_S
+
+    def bound(self, connected: socket.socket) -> None:
+        """The next call on the socket ends by then. Raises `TimeoutError` when it is too late for one."""
+        left_s = self._until_s - self._clock()
+        if left_s <= 0.0:
+            raise TimeoutError(f"the exchange was not over within {EXCHANGE_S:g} s")
+        connected.settimeout(min(TIMEOUT_S, left_s))
+
+
+class _Timed:
+    """What http.client asks of a connected socket, bounded by a deadline: a timeout of a socket begins anew with every byte."""
+
+    def __init__(self, connected: socket.socket, deadline: _Deadline) -> None:
+        self._socket = connected
+        self._deadline = deadline
+
+    def sendall(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            self._deadline.bound(self._socket)
+            left = left[self._socket.send(left) :]
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        assert mode == "rb", mode
+        return io.BufferedReader(_Incoming(self._socket, self._deadline))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class _Incoming(io.RawIOBase):
+    """The bytes that arrive. Keeps the socket open until it is closed itself, as a socket's own file does."""
+
+    def __init__(self, connected: socket.socket, deadline: _Deadline) -> None:
+        self._socket = connected
+        self._deadline = deadline
+        self._file = connected.makefile("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: "WriteableBuffer") -> int | None:
+        self._deadline.bound(self._socket)
+        return self._file.readinto(buffer)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()

@@ -1,7 +1,10 @@
+import contextlib
+import itertools
 import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -119,6 +122,81 @@ def test_an_answer_that_never_comes_is_given_up(
     with pytest.raises(Retryable, match=r"(?i)time"):
         post(poster, "a")
     gate.set()
+
+
+class Trickle:
+    """Answers with a byte of a header for every look at its clock, on which a second passes from one look to the next."""
+
+    def __init__(self, bytes_max: int) -> None:
+        self._looks = threading.Semaphore(0)
+        self._now_s = 0.0
+        self._bytes_max = bytes_max
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listening.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve)
+
+    def clock(self) -> float:
+        self._now_s += 1.0
+        self._looks.release()
+        return self._now_s
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bytes_max = 0
+        self._looks.release()
+        self._thread.join()
+        self._listening.close()
+
+    def _serve(self) -> None:
+        connection, _ = self._listening.accept()
+        with connection, contextlib.suppress(ConnectionError):
+            request = b""
+            while not request.endswith(b"]}"):
+                request += connection.recv(65536)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            sent = 0
+            while sent < self._bytes_max:
+                self._looks.acquire()
+                connection.sendall(b"a")
+                sent += 1
+            connection.sendall(b"\r\nContent-Length: 2\r\n\r\n{}")
+
+
+def test_an_answer_that_trickles_is_given_up() -> None:
+    with Trickle(1000) as trickle:
+        poster = Poster("127.0.0.1", trickle.port, secure=False, clock=trickle.clock)
+        with pytest.raises(Retryable, match="TimeoutError: the exchange was not over within 120 s"):
+            post(poster, "a")
+        poster.close()
+
+
+def test_an_answer_in_pieces_is_whole_when_it_comes_in_time() -> None:
+    with Trickle(5) as trickle:
+        poster = Poster("127.0.0.1", trickle.port, secure=False, clock=trickle.clock)
+        assert post(poster, "a") == 200
+        poster.close()
+
+
+def test_a_request_that_is_taken_in_trickles_is_given_up() -> None:
+    """Larger than what the kernel keeps for both sides."""
+    looks = itertools.count(step=10.0)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                while connection.recv(65536):
+                    pass
+
+        server = threading.Thread(target=serve)
+        server.start()
+        poster = Poster("127.0.0.1", listening.getsockname()[1], secure=False, clock=lambda: float(next(looks)))
+        with pytest.raises(Retryable, match="TimeoutError: the exchange was not over within 120 s"):
+            poster.post("/", bytes(256 * 1024 * 1024), {})
+        server.join()
 
 
 def test_a_certificate_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
