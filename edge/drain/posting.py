@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
 from edge.drain.sink import Paused, Retryable
@@ -20,6 +21,7 @@ EXCHANGE_S: Final = 120.0
 """For a request and its whole answer, once connected: who takes or gives a byte now and then is not there either."""
 ANSWER_BYTES_MAX: Final = 64 * 1024
 """Read of an answer; who says more is not asked anything else on that connection."""
+RETRY_AFTER_S_MAX: Final = 3600.0
 _PRINTABLE: Final = re.compile(r"[!-~]*")
 
 
@@ -33,6 +35,18 @@ def require_address(scheme: str, host: str, path: str = "") -> None:
         raise ValueError(f"{scheme}: expected the name of a host, found {host!r}")
     if not _PRINTABLE.fullmatch(path):
         raise ValueError(f"{scheme}: expected a path of printable ASCII, all else percent-encoded, found {path!r}")
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float:
+    """Seconds to wait, 0 where nothing usable is said (RFC 9110 10.2.3: seconds or a date). Header names in lower case."""
+    value = headers.get("retry-after", "").strip()
+    if value.isdecimal() and value.isascii():
+        return min(float(value[:9]), RETRY_AFTER_S_MAX)
+    try:
+        until_s = parsedate_to_datetime(value).timestamp()
+    except (ValueError, OverflowError):
+        return 0.0
+    return min(max(0.0, until_s - time.time()), RETRY_AFTER_S_MAX)
 
 
 class Poster:

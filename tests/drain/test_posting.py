@@ -3,13 +3,15 @@ import itertools
 import socket
 import threading
 from collections.abc import Iterator
+from email.utils import formatdate
 from pathlib import Path
+from time import time
 from typing import Self
 
 import pytest
 
 from edge.drain import posting
-from edge.drain.posting import Poster, require_address
+from edge.drain.posting import RETRY_AFTER_S_MAX, Poster, require_address, retry_after_s
 from edge.drain.sink import Paused, Retryable
 from tests.downstream import Downstream, Reply
 
@@ -111,6 +113,26 @@ def test_an_address_nobody_can_post_to_says_what_was_expected(host: str, path: s
 @pytest.mark.parametrize("host", ["example.com", "b\u00fccher.example", "127.0.0.1", "::1", "under_score"])
 def test_every_other_address_will_do(host: str) -> None:
     require_address("s", host, "/a%20b;c=~d")
+
+
+@pytest.mark.parametrize(
+    ("value", "least", "most"),
+    [
+        ("7", 7, 7),
+        (" 7 ", 7, 7),
+        ("0", 0, 0),
+        ("-1", 0, 0),
+        ("soon", 0, 0),
+        ("", 0, 0),
+        ("9" * 5000, RETRY_AFTER_S_MAX, RETRY_AFTER_S_MAX),
+        ("Fri, 21 Nov 2025 01:00:00 GMT", 0, 0),
+        pytest.param(
+            formatdate(time() + 1_000_000, usegmt=True), RETRY_AFTER_S_MAX, RETRY_AFTER_S_MAX, id="a date ahead"
+        ),
+    ],
+)
+def test_retry_after_is_honoured_in_both_its_forms(value: str, least: float, most: float) -> None:
+    assert least <= retry_after_s({"retry-after": value}) <= most
 
 
 def test_an_answer_that_never_comes_is_given_up(

@@ -20,7 +20,7 @@ import zstandard
 
 from edge import __version__
 from edge.drain.event import Event
-from edge.drain.posting import Poster, require_address
+from edge.drain.posting import Poster, require_address, retry_after_s
 from edge.drain.shapes import row_line
 from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, Sink, SinkUrl, TooLarge
 from edge.segment.name import SegmentName
@@ -152,7 +152,7 @@ def interpret(status: int, headers: Mapping[str, str], answer: bytes) -> Refusal
     if code in _SET_UP:
         return Paused(why)
     if code or status in _BUSY or status >= 500:
-        return Retryable(why)
+        return Retryable(why, retry_after_s(headers))
     return Paused(why)
 
 

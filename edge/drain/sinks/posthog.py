@@ -12,9 +12,7 @@ downstream sees ours.
 """
 
 import gzip
-import time
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -24,7 +22,7 @@ from msgspec import Raw
 
 from edge import __version__
 from edge.drain.event import Event
-from edge.drain.posting import Poster, require_address
+from edge.drain.posting import Poster, require_address, retry_after_s
 from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, Sink, SinkUrl, TooLarge
 from edge.drain.timestamps import format_time
 from edge.segment.name import SegmentName
@@ -36,7 +34,6 @@ READ_BYTES: Final = 256 * 1024
 EVENTS_MAX: Final = 1000
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 """JSON text of a request, unless a single event is larger: a fifth of what downstream accepts."""
-RETRY_AFTER_S_MAX: Final = 3600.0
 PORTS: Final = {"http": 80, "https": 443}
 _HEADERS: Final = {
     "Content-Type": "application/json",
@@ -267,20 +264,8 @@ def interpret(status: int, headers: Mapping[str, str], answer: bytes) -> Refusal
     if status in _BAD:
         return Refused(why)
     if status in _BUSY or status >= 500 or status < 200:
-        return Retryable(why, _retry_after_s(headers.get("retry-after", "")))
+        return Retryable(why, retry_after_s(headers))
     return Paused(why)
-
-
-def _retry_after_s(value: str) -> float:
-    """Seconds to wait, 0 where nothing usable is said (RFC 9110 10.2.3: seconds or a date)."""
-    value = value.strip()
-    if value.isdecimal() and value.isascii():
-        return min(float(value[:9]), RETRY_AFTER_S_MAX)
-    try:
-        until_s = parsedate_to_datetime(value).timestamp()
-    except (ValueError, OverflowError):
-        return 0.0
-    return min(max(0.0, until_s - time.time()), RETRY_AFTER_S_MAX)
 
 
 def make(url: SinkUrl) -> tuple[str, Sink]:

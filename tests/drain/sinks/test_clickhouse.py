@@ -175,6 +175,17 @@ def test_answers_mean_what_the_contract_says(status: int, code: int, text: str, 
     assert found is None or text in str(found)
 
 
+@pytest.mark.parametrize(
+    ("status", "headers"),
+    [(429, {}), (503, {}), (500, {**OK, "x-clickhouse-exception-code": "202"})],
+    ids=["a proxy, busy", "a proxy, away", "too many queries"],
+)
+def test_it_is_asked_no_earlier_than_it_says(status: int, headers: dict[str, str]) -> None:
+    found = interpret(status, {**headers, "retry-after": "7"}, b"")
+    assert isinstance(found, Retryable)
+    assert found.retry_after_s == 7.0
+
+
 def test_anybody_elses_200_is_not_believed(sink: Sink, server: Scripted) -> None:
     server.headers = {}
     server.body = b"<html>"
