@@ -106,8 +106,8 @@ def event_line(event: Event) -> bytes:
     return b"%b,%b}" % (line[:-1], others) if others else line
 
 
-def row_line(event: Event, timestamp_us: int | None = None) -> bytes:
-    """A row of a table. `timestamp_us` takes the place of a time the table could not hold."""
+def row_line(event: Event) -> bytes:
+    """A row of a table."""
     members = event.members
     properties = members.get("properties", _EMPTY_OBJECT)
     return _encode(
@@ -115,7 +115,7 @@ def row_line(event: Event, timestamp_us: int | None = None) -> bytes:
             uuid=event.uuid,
             event=event.event,
             distinct_id=event.distinct_id,
-            timestamp=format_time(event.timestamp_us if timestamp_us is None else timestamp_us),
+            timestamp=format_time(event.timestamp_us),
             token=event.token,
             ip=event.ip,
             now=format_request_time(event.received_us),

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlencode, urlsplit
 
 import xxhash
 import zstandard
+from msgspec.structs import replace
 
 from edge import __version__
 from edge.drain.event import Event
@@ -132,7 +133,24 @@ class ClickHouseSink:
 
 
 def row_of(event: Event) -> bytes:
-    return row_line(event, max(TIME_US_MIN, min(event.timestamp_us, TIME_US_MAX)))
+    """The row, its times moved to the ends of what the table holds where they are outside."""
+    sent_at_us = event.sent_at_us
+    if not (_fits(event.timestamp_us) and _fits(event.received_us) and (sent_at_us is None or _fits(sent_at_us))):
+        event = replace(
+            event,
+            timestamp_us=_moved(event.timestamp_us),
+            received_us=_moved(event.received_us),
+            sent_at_us=None if sent_at_us is None else _moved(sent_at_us),
+        )
+    return row_line(event)
+
+
+def _fits(us: int) -> bool:
+    return TIME_US_MIN <= us <= TIME_US_MAX
+
+
+def _moved(us: int) -> int:
+    return max(TIME_US_MIN, min(us, TIME_US_MAX))
 
 
 def interpret(status: int, headers: Mapping[str, str], answer: bytes) -> Refusal | None:

@@ -7,11 +7,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 import zstandard
+from msgspec.structs import replace
 
 from edge.drain.shapes import COLUMNS
 from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, Sink, TooLarge, split_url
 from edge.drain.sinks import clickhouse
-from edge.drain.sinks.clickhouse import DDL, interpret, make, row_of
+from edge.drain.sinks.clickhouse import DDL, TIME_US_MAX, TIME_US_MIN, interpret, make, row_of
 from edge.segment.name import SegmentName
 from tests.drain.sinks.test_parquet import event
 
@@ -130,6 +131,28 @@ def test_times_the_table_cannot_hold_are_moved_to_its_ends() -> None:
         "2025-11-21T01:53:20Z",
         "2025-06-01T00:00:00Z",
     ]
+
+
+@pytest.mark.parametrize(
+    ("us", "text"),
+    [
+        (TIME_US_MIN - 1, "1900-01-01T00:00:00Z"),
+        (TIME_US_MAX + 1, "2299-12-31T23:59:59.999999Z"),
+        (1_763_690_000_000_000, "2025-11-21T01:53:20Z"),
+    ],
+    ids=["before", "after", "within"],
+)
+def test_every_time_of_a_row_is_one_the_table_holds(us: int, text: str) -> None:
+    found = replace(event("a"), timestamp_us=us, received_us=us, sent_at_us=us)
+    row = json.loads(row_of(found))
+    assert [row[name] for name in ("timestamp", "now", "sent_at")] == [text] * 3
+    row = json.loads(row_of(replace(found, sent_at_us=None)))
+    assert [row[name] for name in ("timestamp", "now", "sent_at")] == [text, text, None]
+
+
+def test_one_time_outside_moves_no_other() -> None:
+    row = json.loads(row_of(replace(event("a"), sent_at_us=TIME_US_MAX + 1)))
+    assert (row["now"], row["sent_at"]) == ("2025-11-21T01:53:20Z", "2299-12-31T23:59:59.999999Z")
 
 
 def test_the_table_has_the_columns_of_a_row() -> None:
