@@ -61,9 +61,9 @@ class Messages:
         headers: Headers = {
             "token": token,
             "distinct_id": distinct_id,
-            "session_id": event.session_id or None,
+            # As bytes: text is cut at a NUL, which a session and a name may have.
+            "session_id": event.session_id.encode() or None,
             "timestamp": str(event.timestamp_us // 1000),
-            # As bytes: text is cut at a NUL, which a name may have.
             "event": event.event.encode(),
             "uuid": event.uuid,
             "now": format_request_time(event.received_us),

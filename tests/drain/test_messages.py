@@ -9,6 +9,7 @@ from edge.drain.messages import ENVELOPES, TOPICS, Message, Messages
 from edge.drain.shapes import captured_line, captured_line_2023
 from edge.metrics import LANES
 from edge.segment.record import RecordIds, decode_record, encode_record
+from edge.wire.routes import V1_PATHS
 
 NOW = 1_751_367_600_123_456
 UUID = "018a981f-4b35-7c66-825e-8b0eeae65714"
@@ -78,7 +79,7 @@ def test_without_cookies_the_key_is_the_address() -> None:
 def test_a_replay_is_keyed_by_its_session() -> None:
     found = message(snapshot("s-1"), "s")
     assert found.key == b"s-1"
-    assert found.headers["session_id"] == "s-1"
+    assert found.headers["session_id"] == b"s-1"
     assert found.headers["event"] == b"$snapshot_items"
 
 
@@ -111,6 +112,16 @@ def test_history_never_overflows() -> None:
 
 def test_a_name_with_a_nul_is_whole_in_the_headers() -> None:
     assert message({"event": "a\0b", "distinct_id": "u"}).headers["event"] == b"a\0b"
+
+
+def test_a_session_with_a_nul_is_whole_in_the_headers() -> None:
+    event = {"event": "e", "distinct_id": "u", "uuid": UUID, "timestamp": "2025-07-01T10:59:58Z", "session_id": "a\0b"}
+    stored = encode_record(
+        RecordIds(7), NOW, "phc_x", V1_PATHS[0], "203.0.113.7", json.dumps({"batch": [event]}).encode()
+    )
+    [found] = expand(decode_record(stored)).events
+    assert found.session_id == "a\0b"
+    assert Messages(TOPICS).of(found).headers["session_id"] == b"a\0b"
 
 
 def test_the_envelope_of_2023_is_chosen_by_its_year() -> None:
