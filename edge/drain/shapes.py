@@ -17,9 +17,11 @@ A row, for tables with a column per key: the flat shape with JSON as text, and a
     {"uuid":"…",…,"sent_at":null,"lane":"main","historical_migration":false,"properties":"{…}","members":"{\"$set\":{…}}"}
 
 Consumers of before 2025 work out an event's time themselves, and would correct one that is worked out already a second time.
-For them `captured_line_2023` leaves out `event`, `timestamp` and the flags.
+For them `captured_line_2023` leaves out `event`, `timestamp` and the flags, and writes a name and a time they can read into
+`data` where the client's text has none: what comes to a path of its own has no name, and a time may be a number or a property.
 """
 
+import re
 from collections.abc import Callable
 from typing import Final
 
@@ -30,6 +32,8 @@ from edge.drain.event import Event
 from edge.drain.timestamps import format_request_time, format_time
 
 _EMPTY_OBJECT: Final = Raw(b"{}")
+_NULL: Final = Raw(b"null")
+_RFC3339: Final = re.compile(rb'"\d{4}-\d\d-\d\dT\d\d:\d\d:[0-5]\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)"')
 
 
 class _Flat(msgspec.Struct, gc=False, kw_only=True, omit_defaults=True):
@@ -81,6 +85,7 @@ _REPRESENTED: Final = frozenset(_Flat.__struct_fields__) | {"$distinct_id", "$to
 COLUMNS: Final = _Row.__struct_fields__
 
 _encode: Final = msgspec.json.Encoder().encode
+_decode_properties: Final = msgspec.json.Decoder(dict[str, Raw] | None).decode
 
 
 def event_line(event: Event) -> bytes:
@@ -148,7 +153,38 @@ def captured_line(event: Event) -> bytes:
 
 def captured_line_2023(event: Event) -> bytes:
     """The value of a message to PostHog's ingestion of before 2025."""
-    return _encode(_captured(event))
+    captured = _captured(event)
+    missing = {}
+    if _lacks_name(event):
+        missing["event"] = Raw(_encode(event.event))
+    if _lacks_time(event):
+        missing["timestamp"] = Raw(_encode(format_time(_claimed_us(event))))
+    if missing:
+        captured.data = _encode(event.members | missing).decode()
+    return _encode(captured)
+
+
+def _lacks_name(event: Event) -> bool:
+    name = bytes(event.members.get("event", _NULL))
+    return not name.startswith(b'"') or name == b'""'
+
+
+def _lacks_time(event: Event) -> bool:
+    """Consumers that work out the event's time would come to another one than the edge."""
+    timestamp = bytes(event.members.get("timestamp", _NULL))
+    if timestamp != b"null":
+        return not _RFC3339.fullmatch(timestamp)
+    # They read `offset` as the edge does, and take the time of receipt where there is nothing. A recording's items have times.
+    without_offset = bytes(event.members.get("offset", _NULL)) == b"null"
+    return without_offset and event.timestamp_us != event.received_us and event.lane != "replay"
+
+
+def _claimed_us(event: Event) -> int:
+    """The time by the client's clock, from which consumers come to the edge's; the edge's where they correct nothing."""
+    properties = _decode_properties(event.members.get("properties", _NULL)) or {}
+    if event.sent_at_us is None or bytes(properties.get("$ignore_sent_at", _NULL)) == b"true":
+        return event.timestamp_us
+    return event.timestamp_us + event.sent_at_us - event.received_us
 
 
 def _captured(event: Event) -> _Captured:

@@ -1,4 +1,5 @@
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -198,6 +199,77 @@ def test_consumers_of_2023_get_what_they_work_out_times_from_and_no_time_worked_
         "sent_at": "2025-07-01T11:00:00Z",
         "token": "phc_x",
     }
+
+
+def worked_out(value: dict[str, Any]) -> tuple[str, int]:
+    """Name and time, microseconds, as consumers of 2023 work them out: JavaScript's Date, whose numbers are milliseconds."""
+    event = json.loads(value["data"])
+    now = datetime.fromisoformat(value["now"])
+    at, offset = event.get("timestamp"), event.get("offset")
+    if not at:
+        found = now - timedelta(milliseconds=offset) if offset else now
+    else:
+        found = datetime.fromtimestamp(at / 1000, UTC) if isinstance(at, int | float) else datetime.fromisoformat(at)
+        if "sent_at" in value and not (event.get("properties") or {}).get("$ignore_sent_at"):
+            found += now - datetime.fromisoformat(value["sent_at"])
+    return event["event"], round((found - datetime(1970, 1, 1, tzinfo=UTC)) / timedelta(microseconds=1))
+
+
+READ_OTHERWISE_IN_2023: dict[str, tuple[str, dict[str, Any]]] = {
+    "an update of a person": ("engage", {"$set": {"a": 1}}),
+    "an update with a name that is none": ("engage", {"$set": {"a": 1}, "event": None}),
+    "an update with an empty name": ("engage", {"$set": {"a": 1}, "event": ""}),
+    "an update of a group": ("groups", {"$group_key": "company", "$group_id": "acme", "$set": {"a": 1}}),
+    "seconds": ("e", {"event": "e", "timestamp": 1_751_367_000}),
+    "seconds with a fraction": ("e", {"event": "e", "timestamp": 1_751_367_000.25}),
+    "milliseconds": ("e", {"event": "e", "timestamp": 1_751_367_000_123}),
+    "seconds as text": ("e", {"event": "e", "timestamp": "1751367000"}),
+    "seconds ahead": ("e", {"event": "e", "timestamp": 2_751_367_000}),
+    "seconds, not to be corrected": (
+        "e",
+        {"event": "e", "timestamp": 1_751_367_000, "properties": {"$ignore_sent_at": True}},
+    ),
+    "no properties": ("e", {"event": "e", "timestamp": 1_751_367_000, "properties": None}),
+    "a short zone": ("e", {"event": "e", "timestamp": "2025-07-01T10:00:00+03"}),
+    "a leap second": ("e", {"event": "e", "timestamp": "2016-12-31T23:59:60Z"}),
+    "no time at all": ("e", {"event": "e", "timestamp": "soon"}),
+    "a property": ("track", {"event": "e", "properties": {"time": 1_751_367_000}}),
+    "a property beside null": ("import", {"event": "e", "timestamp": None, "properties": {"time": 1_751_367_000_123}}),
+    "offset": ("e", {"event": "e", "offset": 5000}),
+    "nothing": ("e", {"event": "e"}),
+}
+
+
+@pytest.mark.parametrize("sent_at", ["", "1751367590123"], ids=["no sent_at", "sent_at"])
+@pytest.mark.parametrize(("path", "data"), READ_OTHERWISE_IN_2023.values(), ids=READ_OTHERWISE_IN_2023)
+def test_consumers_of_2023_come_to_the_name_and_time_of_the_edge(path: str, data: dict[str, Any], sent_at: str) -> None:
+    text = json.dumps({"distinct_id": "u", "odd": 1, **data}).encode()
+    stored = encode_record(RecordIds(1), NOW, "phc_x", path, "203.0.113.7", text, sent_at)
+    [event] = expand(decode_record(stored)).events
+    value = json.loads(captured_line_2023(event))
+    assert "event" not in value
+    assert "timestamp" not in value
+    assert json.loads(value["data"])["odd"] == 1
+    assert worked_out(value) == (event.event, event.timestamp_us)
+
+
+def test_what_consumers_of_2023_read_as_the_edge_does_is_the_clients_text() -> None:
+    for text in (
+        b'{"event":"e", "distinct_id":"u","timestamp":"2025-07-01T10:59:58.123+02:00"}',
+        b'{"event":"e", "distinct_id":"u","offset":5000}',
+        b'{"event":"e", "distinct_id":"u"}',
+    ):
+        stored = encode_record(RecordIds(1), NOW, "phc_x", "e", "203.0.113.7", text, "1751367590123")
+        [event] = expand(decode_record(stored)).events
+        assert json.loads(captured_line_2023(event))["data"] == text.decode()
+
+
+def test_a_recording_for_consumers_of_2023_stays_as_it_was_assembled() -> None:
+    properties = {"$session_id": "s", "distinct_id": "u", "$snapshot_data": [1]}
+    text = json.dumps({"event": "$snapshot", "timestamp": "2025-07-01T10:59:58Z", "properties": properties}).encode()
+    stored = encode_record(RecordIds(1), NOW, "phc_x", "s", "203.0.113.7", text, "")
+    [event] = expand(decode_record(stored)).events
+    assert json.loads(captured_line_2023(event))["data"] == event.body.decode()
 
 
 def test_a_row_has_every_column_and_json_as_the_clients_text() -> None:
