@@ -2,7 +2,8 @@
 
 That an event was refused alone says that the event or the destination is at fault. After a few refusals in a row without
 anything taken in between, an event that has nothing to do with them is offered; if that is refused too, or there is none, it is
-the destination. And however well proved, no more than a small part of the events is set aside in a minute.
+the destination. And however well proved, no more than a small part of the events is set aside in a minute, beyond what came
+together in one delivery after a minute without any: to wait would make that no smaller, and it would wait for ever.
 """
 
 from collections import deque
@@ -12,7 +13,7 @@ UNPROVEN_MAX: Final = 3
 """Events refused in a row that are believed without a proof that the destination takes others."""
 WINDOW_S: Final = 60.0
 EVENTS_MAX: Final = 100
-"""Events quarantined within the window whatever their share."""
+"""Events quarantined within the window whatever their share; more only where they come together."""
 SHARE_MAX: Final = 0.01
 """Of the events taken within the window."""
 
@@ -41,7 +42,7 @@ class Breaker:
         return self.in_a_row <= UNPROVEN_MAX
 
     def allows(self, events: int, now_s: float) -> bool:
-        """So many may be quarantined now. What came together is never more than a quiet minute allows."""
+        """So many, which go together or not at all, may be quarantined now. Any number may after a quiet minute."""
         while self._window and self._window[0][0] <= now_s - WINDOW_S:
             self._window.popleft()
         taken = sum(entry[1] for entry in self._window)

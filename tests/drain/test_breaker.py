@@ -39,6 +39,15 @@ def test_what_came_together_may_go_together_after_a_quiet_minute() -> None:
     assert breaker.allows(1, 1000.0 + WINDOW_S)
 
 
+@pytest.mark.parametrize("events", [1, EVENTS_MAX + 1, 100_000])
+def test_what_comes_together_waits_no_longer_than_for_the_minute_to_be_over(events: int) -> None:
+    """It cannot be made smaller, and nothing else of the sink's is shipped before it."""
+    breaker = Breaker()
+    breaker.quarantined(EVENTS_MAX, 1000.0)
+    waits = [now_s for now_s in range(1000, 1200) if not breaker.allows(events, float(now_s))]
+    assert waits == list(range(1000, 1000 + int(WINDOW_S)))
+
+
 def test_the_window_is_kept_by_the_second_however_many_calls_there_are() -> None:
     breaker = Breaker()
     for call in range(100_000):
