@@ -214,7 +214,9 @@ class TestWriteDurably:
         disk = FaultyDisk(MemoryDisk())
         disk.makedirs("/d")
         write_durably(disk, "/d", "file", b"data")
-        assert disk.calls[-6:] == [
+        assert disk.calls == [
+            Call("makedirs", "d"),
+            Call("unlink", ".file.tmp"),
             Call("create", ".file.tmp"),
             Call("pwrite", ".file.tmp"),
             Call("sync", ".file.tmp"),
@@ -222,6 +224,12 @@ class TestWriteDurably:
             Call("rename", ".file.tmp"),
             Call("sync_directory", "d"),
         ]
+
+    def test_what_a_crash_left_of_the_same_name_is_in_nobodys_way(self) -> None:
+        memory = MemoryDisk()
+        memory.write("/d/.file.tmp", b"half")
+        write_durably(memory, "/d", "file", b"data")
+        assert memory.after_power_loss().tree() == {"/d/file": b"data"}
 
     def test_file_is_whole_or_not_there_whatever_fails_and_the_next_attempt_works(self) -> None:
         n = 0
