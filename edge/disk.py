@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterator
 from typing import Final, Protocol
 
 _BLOCK_BYTES: Final = 4096
@@ -49,6 +50,10 @@ class Disk(Protocol):
     def unlink(self, path: str) -> None: ...
 
     def listdir(self, path: str) -> list[str]: ...
+
+    def scan(self, path: str) -> Iterator[str]:
+        """The names `listdir` gives, one after the other: a list of a million takes 130 MiB. May raise at any of them."""
+        ...
 
     def exists(self, path: str) -> bool: ...
 
@@ -117,6 +122,11 @@ class RealDisk:
 
     def listdir(self, path: str) -> list[str]:
         return os.listdir(path)
+
+    def scan(self, path: str) -> Iterator[str]:
+        with os.scandir(path) as entries:
+            for entry in entries:
+                yield entry.name
 
     def exists(self, path: str) -> bool:
         # `os.path.exists` would call a disk that cannot be read empty.

@@ -5,7 +5,7 @@ import errno
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import NamedTuple
 
@@ -337,6 +337,9 @@ class MemoryDisk:
         with self._mutex:
             return list(self._directory(path).entries)
 
+    def scan(self, path: str) -> Iterator[str]:
+        yield from self.listdir(path)
+
     def exists(self, path: str) -> bool:
         with self._mutex:
             directory, name = self._place(path)
@@ -544,6 +547,10 @@ class FaultyDisk:
     def listdir(self, path: str) -> list[str]:
         self._call("listdir", path)
         return self.inner.listdir(path)
+
+    def scan(self, path: str) -> Iterator[str]:
+        self._call("scan", path)
+        yield from self.inner.scan(path)
 
     def exists(self, path: str) -> bool:
         self._call("exists", path)

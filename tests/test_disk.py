@@ -95,7 +95,7 @@ class TestRealDisk:
         DISK.rename(str(tmp_path / "a"), str(tmp_path / "c"))
         DISK.unlink(str(tmp_path / "b"))
         DISK.sync_directory(str(tmp_path))
-        assert DISK.listdir(str(tmp_path)) == ["c"]
+        assert DISK.listdir(str(tmp_path)) == list(DISK.scan(str(tmp_path))) == ["c"]
 
     def test_everything_made_is_private(self, tmp_path: Path) -> None:
         """It holds personal data; the folders in between are made by us too."""

@@ -40,37 +40,79 @@ class FileSink:
         self._directory = directory
         self._line = SHAPES[shape]
         self._suffix = _SUFFIXES[file_format]
-        disk.makedirs(directory)
-        disk.sync_directory(str(Path(directory).parent))
-        matches = (_NAME.fullmatch(name) for name in disk.listdir(directory))
-        self._published = {
-            (int(match[1]), SegmentName(int(match[2]), int(match[3], 16)), int(match[4])): int(match[5])
-            for match in matches
-            if match
-        }
+        self._known_from: dict[int, SegmentName] = {}
+        """The segment of each slot from which on the files there were are known."""
+        self._published: dict[tuple[int, SegmentName], dict[int, int]] = {}
+        """Where the files that an earlier process published begin and end, of those segments."""
+        self._make_directory()
 
     def already(self, slot: int, name: SegmentName, start: int) -> int | None:
-        return self._published.get((slot, name, start))
+        if slot not in self._known_from or name < self._known_from[slot]:
+            try:
+                self._look_up(slot, name)
+            except OSError as error:
+                raise Retryable(f"{self._directory}: {error}") from error
+        return self._published.get((slot, name), {}).get(start)
 
     def cut(self, events: list[Event]) -> list[list[Event]]:
         return [events]
 
     def ship(self, batch: Batch) -> int:
+        if not batch.events:
+            return 0
         # What was published may reach further: a power cut can take back frames that were shipped and never acknowledged.
-        if not batch.events or self._published.pop((batch.slot, batch.name, batch.start), 0) >= batch.end:
+        if (self.already(batch.slot, batch.name, batch.start) or 0) >= batch.end:
             return 0
         data = b"".join([self._line(event) + b"\n" for event in batch.events])
         if self._suffix.endswith(".zst"):
             data = zstandard.ZstdCompressor(write_checksum=True).compress(data)
         file_name = f"slot-{batch.slot:02d}-{batch.name}-{batch.start:012d}-{batch.end:012d}{self._suffix}"
         try:
-            write_durably(self._disk, self._directory, file_name, data)
+            self._publish(file_name, data)
         except OSError as error:
             raise Retryable(f"{self._directory}: {error}") from error
         return len(data)
 
     def close(self) -> None:
         pass
+
+    def _make_directory(self) -> None:
+        self._disk.makedirs(self._directory)
+        self._disk.sync_directory(str(Path(self._directory).parent))
+
+    def _look_up(self, slot: int, since: SegmentName) -> None:
+        """What there is of a slot, from the segment on that is asked for first: after a checkpoint that is next to nothing.
+
+        Not before the slot is asked for: until then another drainer may ship it. Removes what was left half written. Raises
+        `OSError`.
+        """
+        visible, temporary = f"slot-{slot:02d}-", f".slot-{slot:02d}-"
+        leftovers = []
+        published: dict[tuple[int, SegmentName], dict[int, int]] = {}
+        try:
+            for file_name in self._disk.scan(self._directory):
+                if file_name.startswith(temporary):
+                    leftovers.append(file_name)
+                elif file_name.startswith(visible) and (match := _NAME.fullmatch(file_name)):
+                    segment = SegmentName(int(match[2]), int(match[3], 16))
+                    if segment >= since:
+                        ends = published.setdefault((slot, segment), {})
+                        ends[int(match[4])] = max(ends.get(int(match[4]), 0), int(match[5]))
+            for file_name in leftovers:
+                self._disk.unlink(f"{self._directory}/{file_name}")
+        except FileNotFoundError:
+            # Moved away, as may happen at any time.
+            pass
+        self._published |= published
+        self._known_from[slot] = since
+
+    def _publish(self, file_name: str, data: bytes) -> None:
+        try:
+            write_durably(self._disk, self._directory, file_name, data)
+        except FileNotFoundError:
+            # The folder was moved away with all that was in it; or whoever resends by hand found the file half written.
+            self._make_directory()
+            write_durably(self._disk, self._directory, file_name, data)
 
 
 def make(url: SinkUrl) -> tuple[str, Sink]:

@@ -171,7 +171,8 @@ class ParquetSink:
         directory = f"{self._directory}/{partition}"
         if not os.path.isdir(directory):
             self._disk.makedirs(directory)
-            for parent in (os.path.dirname(directory), self._directory):
+            # The outermost too: the folder may have been moved away with all that was in it.
+            for parent in (os.path.dirname(directory), self._directory, os.path.dirname(self._directory)):
                 self._disk.sync_directory(parent)
         name = f"slot-{batch.slot:02d}-{batch.name}-{batch.start:012d}-{batch.end:012d}.parquet"
         write_durably(self._disk, directory, name, data)

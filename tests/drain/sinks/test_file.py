@@ -12,6 +12,7 @@ from edge.drain.sink import Batch, Retryable, split_url
 from edge.drain.sinks.file import FileSink, make
 from edge.segment.name import SegmentName
 from edge.segment.record import Record
+from tests.fakes import EIO, Call, Fault, FaultyDisk, MemoryDisk
 
 NAME = SegmentName(42, 0x9F31C0AA17BE5D02)
 
@@ -65,6 +66,92 @@ def test_what_a_crash_left_half_written_is_written_anew(tmp_path: Path) -> None:
     sink(tmp_path).ship(Batch(0, NAME, 0, 100, events("a")))
     assert [path.name for path in tmp_path.iterdir()] == [name]
     assert json.loads((tmp_path / name).read_text())["event"] == "a"
+
+
+def test_what_a_crash_left_of_another_batch_goes_when_its_slot_is_shipped(tmp_path: Path) -> None:
+    """The same events may be cut otherwise the next time, so the name would never come again."""
+    left = [
+        tmp_path / f".slot-{slot:02d}-000000000042-9f31c0aa17be5d02-000000000000-000000000050.ndjson.tmp"
+        for slot in (0, 1)
+    ]
+    for path in left:
+        path.write_bytes(b'{"half')
+    restarted = sink(tmp_path)
+    assert [path.exists() for path in left] == [True, True]
+    restarted.ship(Batch(0, NAME, 0, 100, events("a")))
+    assert [path.exists() for path in left] == [False, True]
+
+
+def test_what_another_drainer_published_until_it_gave_the_slot_away_is_known(tmp_path: Path) -> None:
+    successor = sink(tmp_path)
+    sink(tmp_path).ship(Batch(0, NAME, 0, 100, events("a")))
+    assert successor.already(0, NAME, 0) == 100
+
+
+def test_an_older_segment_may_be_asked_for_after_a_newer_one(tmp_path: Path) -> None:
+    sink(tmp_path).ship(Batch(0, NAME, 0, 100, events("a")))
+    restarted = sink(tmp_path)
+    assert restarted.already(0, SegmentName(43, 0), 0) is None
+    assert restarted.already(0, NAME, 0) == 100
+    assert restarted.already(0, SegmentName(43, 0), 0) is None
+
+
+@pytest.mark.parametrize("ends", [(60, 100), (100, 60)])
+def test_of_two_files_that_begin_alike_the_longer_one_counts(ends: tuple[int, int]) -> None:
+    disk = MemoryDisk()
+    for end in ends:
+        disk.write(f"/out/slot-00-{NAME}-000000000000-{end:012d}.ndjson", b"")
+    assert FileSink(disk, "/out", "event", "ndjson").already(0, NAME, 0) == 100
+
+
+def test_files_of_segments_that_are_over_are_not_remembered() -> None:
+    disk = MemoryDisk()
+    for counter in range(100):
+        disk.write(f"/out/slot-00-{SegmentName(counter, 0)}-000000000000-000000000100.ndjson", b"")
+    found = FileSink(disk, "/out", "event", "ndjson")
+    assert found.already(0, SegmentName(98, 0), 0) == 100
+    assert sorted(name.counter for _, name in found._published) == [98, 99]
+
+
+def test_the_directory_is_read_once_however_many_batches_there_are() -> None:
+    disk = FaultyDisk(MemoryDisk())
+    found = FileSink(disk, "/out", "event", "ndjson")
+    for start in range(0, 500, 100):
+        assert found.already(0, NAME, start) is None
+        found.ship(Batch(0, NAME, start, start + 100, events("a")))
+    assert disk.methods("scan", "listdir") == ["scan"]
+
+
+def test_a_folder_that_was_moved_away_is_made_again_and_survives_a_power_cut(tmp_path: Path) -> None:
+    disk = FaultyDisk(RealDisk())
+    found = FileSink(disk, str(tmp_path / "out"), "event", "ndjson")
+    found.ship(Batch(0, NAME, 0, 100, events("a")))
+    (tmp_path / "out").rename(tmp_path / "old")
+    assert found.already(0, NAME, 100) is None
+    disk.calls.clear()
+    found.ship(Batch(0, NAME, 100, 200, events("b")))
+    assert found.already(0, NAME, 200) is None
+    [path] = (tmp_path / "out").iterdir()
+    assert json.loads(path.read_text())["event"] == "b"
+    assert disk.calls.count(Call("sync_directory", tmp_path.name)) == 1
+    assert len(list((tmp_path / "old").iterdir())) == 1
+
+
+def test_a_folder_that_is_away_when_it_is_looked_at_holds_nothing(tmp_path: Path) -> None:
+    found = sink(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "old")
+    assert found.already(0, NAME, 0) is None
+    assert found.ship(Batch(0, NAME, 0, 100, events("a"))) > 0
+
+
+def test_a_folder_that_cannot_be_read_is_worth_a_retry_and_no_reason_to_publish_again() -> None:
+    disk = FaultyDisk(MemoryDisk())
+    FileSink(disk, "/out", "event", "ndjson").ship(Batch(0, NAME, 0, 100, events("a")))
+    found = FileSink(disk, "/out", "event", "ndjson")
+    disk.fail_next("scan", Fault(EIO))
+    with pytest.raises(Retryable, match="/out"):
+        found.already(0, NAME, 0)
+    assert found.already(0, NAME, 0) == 100
 
 
 def test_compressed_files_hold_the_same_lines(tmp_path: Path) -> None:

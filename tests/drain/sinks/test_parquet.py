@@ -14,6 +14,7 @@ from edge.drain.sinks.file import make
 from edge.drain.sinks.parquet import COLUMN_TYPES, ParquetSink, open_database
 from edge.segment.name import SegmentName
 from edge.segment.record import Record
+from tests.fakes import FaultyDisk
 
 NAME = SegmentName(42, 0x9F31C0AA17BE5D02)
 AT_US = 1_763_690_000_000_000
@@ -133,6 +134,19 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_batch_costs_nothing(tmp_path: P
     sink.ship(batch)
     sink.close()
     assert [row["event"] for row in rows(tmp_path / "out")] == ["a", "b"]
+
+
+def test_a_folder_that_was_moved_away_is_made_again_and_survives_a_power_cut(tmp_path: Path) -> None:
+    disk = FaultyDisk(RealDisk())
+    sink = ParquetSink(disk, str(tmp_path / "out"), 0.0)
+    sink.ship(Batch(3, NAME, 48, 100, [event("a")]))
+    (tmp_path / "out").rename(tmp_path / "old")
+    disk.calls.clear()
+    sink.ship(Batch(3, NAME, 100, 200, [event("b")]))
+    sink.close()
+    assert [row["event"] for row in rows(tmp_path / "out")] == ["b"]
+    synced = [call.name for call in disk.calls if call.method == "sync_directory"]
+    assert synced == ["token=phc_x", "out", tmp_path.name, "date=2025-11-21"]
 
 
 def test_a_batch_without_events_makes_no_file(sink: ParquetSink, tmp_path: Path) -> None:
