@@ -2,7 +2,8 @@
 
 The supervisor makes one anonymous mapping with a row of 64-bit slots per process, and its children inherit it. A process adds
 to its own row only, so nothing locks; whoever serves `/metrics` sums the rows. A restarted process goes on in the row of its
-predecessor, so counters never go back. Times are kept as whole microseconds and printed as seconds.
+predecessor, so counters never go back. What a process may do again, its predecessor having died before that was known for good,
+is not added: such a counter follows a total that was written down. Times are kept as whole microseconds and printed as seconds.
 """
 
 import mmap
@@ -40,7 +41,7 @@ _BATCH_BUCKETS: Final = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 10_000)
 
 class Metric(msgspec.Struct, frozen=True):
     """One declaration. `seconds`: slots hold microseconds. Rows are summed unless `per_process`, which prints each, or
-    `largest`."""
+    `largest`. `follows`: a counter of what a total has grown."""
 
     name: str
     kind: str
@@ -52,6 +53,7 @@ class Metric(msgspec.Struct, frozen=True):
     seconds: bool = False
     per_process: bool = False
     largest: bool = False
+    follows: bool = False
 
     @property
     def series(self) -> list[tuple[str, ...]]:
@@ -59,8 +61,11 @@ class Metric(msgspec.Struct, frozen=True):
 
     @property
     def slots_per_series(self) -> int:
-        return len(self.buckets) + 2 if self.kind == "histogram" else 1
         # A histogram's slots: one per bucket, one above them all, the sum.
+        if self.kind == "histogram":
+            return len(self.buckets) + 2
+        # Behind what is printed, what the total was when counting began.
+        return 2 if self.follows else 1
 
     @property
     def slots(self) -> int:
@@ -92,6 +97,7 @@ METRICS: Final = (
         "Events of accepted requests that are not delivered, by cause.",
         ("cause",),
         (DROP_REASONS,),
+        follows=True,
     ),
     Metric(
         "capture_events_mended_total",
@@ -158,7 +164,7 @@ METRICS: Final = (
     Metric("edge_segment_write_errors_total", "counter", "Writes, syncs and renames of segments that failed."),
     Metric("edge_recovered_segments_total", "counter", "Segments left open by a crash and sealed at start."),
     Metric("edge_torn_bytes_total", "counter", "Bytes cut off the end of segments left open by a crash."),
-    Metric("edge_damaged_bytes_total", "counter", "Bytes inside segments that are not readable."),
+    Metric("edge_damaged_bytes_total", "counter", "Bytes inside segments that are not readable.", follows=True),
     Metric(
         "edge_upstream_answers_total",
         "counter",
@@ -194,9 +200,10 @@ METRICS: Final = (
         "Events per sink and outcome.",
         ("sink", "outcome"),
         (_SINK_LABEL, ("shipped", "dropped", "quarantined", "limited")),
+        follows=True,
     ),
-    Metric("edge_drain_records_total", "counter", "Records per sink.", ("sink",), (_SINK_LABEL,)),
-    Metric("edge_drain_bytes_total", "counter", "Bytes handed to the sink.", ("sink",), (_SINK_LABEL,)),
+    Metric("edge_drain_records_total", "counter", "Records per sink.", ("sink",), (_SINK_LABEL,), follows=True),
+    Metric("edge_drain_bytes_total", "counter", "Bytes handed to the sink.", ("sink",), (_SINK_LABEL,), follows=True),
     Metric(
         "edge_drain_retries_total",
         "counter",
@@ -250,6 +257,8 @@ def _starts() -> tuple[dict[str, int], int]:
 _START, ROW_SLOTS = _starts()
 _BY_NAME: Final = {metric.name: metric for metric in METRICS}
 _SLOT_BYTES: Final = 8
+_BEGUN: Final = 1 << 62
+"""Added to what a total was when counting began, so that 0 says that it has not."""
 
 
 def slot(name: str, *values: str) -> int:
@@ -310,6 +319,19 @@ class Row:
 
     def add(self, name: str, amount: int, *values: str) -> None:
         self.slots[slot(name, *values)] += amount
+
+    def follow(self, name: str, total: int, *values: str) -> None:
+        """Count what a total that outlives the process has grown since the first call for the row, by whichever process.
+
+        Of a total that went back, its file having been lost, everything counts that comes from there on. A kill at any moment
+        leaves the row right: one slot is written, and the same total may be told again.
+        """
+        at = slot(name, *values)
+        counted, begun = self.slots[at], self.slots[at + 1]
+        if not begun or total - (begun - _BEGUN) < counted:
+            self.slots[at + 1] = _BEGUN + total - counted
+        else:
+            self.slots[at] = total - (begun - _BEGUN)
 
     def set(self, name: str, amount: int, *values: str) -> None:
         self.slots[slot(name, *values)] = amount

@@ -55,6 +55,19 @@ def test_counts_add_up_over_all_processes() -> None:
     assert board.rows[0].get("edge_connections") == 4
 
 
+def test_a_counter_follows_a_total_from_where_it_was_and_never_goes_back() -> None:
+    board = Board.create(1)
+    row = board.rows[0]
+    found = []
+    for total in (1000, 1000, 1003, 1003, 1001, 1004, 0, 5):
+        row.follow("edge_drain_records_total", total, "0")
+        found.append(row.get("edge_drain_records_total", "0"))
+    assert found == [0, 0, 3, 3, 3, 6, 6, 11]
+    assert board.total("edge_drain_records_total", "0") == 11
+    samples = parse(board.exposition(INFO, ["null"]))["edge_drain_records_total"].samples
+    assert samples == {("edge_drain_records_total", (("sink", "null"),)): 11.0}
+
+
 def test_a_child_process_counts_on_the_same_board() -> None:
     board = Board.create(2)
     board.rows[1].add("edge_commits_total", 1)

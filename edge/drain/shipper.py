@@ -27,6 +27,7 @@ from edge.layout import Layout
 from edge.metrics import Row
 from edge.segment.record import Record, decode_record, decode_records
 from edge.spool.inspect import count_events, finished_segment, summarise
+from edge.wire.drops import DROP_REASONS
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,9 @@ class Shipper:
         # Below 0 by a version that took events a power cut had taken from a segment for events that were made up.
         totals.uncounted = max(0, totals.uncounted)
         self._balance()
+        self._mended: dict[str, int] = {}
+        """Events by field, confirmed since the positions were made durable."""
+        self._count()
 
     def step(self, *, linger: bool = True) -> bool:
         """Ship what is there, one batch a slot at the most. Whether anything was shipped or is still refused.
@@ -127,6 +131,7 @@ class Shipper:
             self._check_finished(slot, self._checkpoint.slots[slot])
         slots = dict(self._checkpoint.slots)
         self._file.save(self._checkpoint)
+        self._count()
         self.durable = slots
         self._dirty_since_s = None
         self._dirty_bytes = 0
@@ -356,7 +361,9 @@ class Shipper:
         if delivery.end - delivery.start >= self._readers[delivery.slot].read_bytes // 2:
             # As large as it could get: there is more.
             self._shipped_s.pop(delivery.slot, None)
-        self._count(under_way, quarantined)
+        for field, count in under_way.mended.items():
+            self._mended[field] = self._mended.get(field, 0) + count
+        self._row.set("edge_last_shipped_timestamp_seconds", time.time_ns() // 1000, self._index)
         self._balance()
 
     def _move(self, chunk: Chunk) -> None:
@@ -407,25 +414,24 @@ class Shipper:
         if self._dirty_since_s is None:
             self._dirty_since_s = self._clock()
 
-    def _count(self, under_way: "_UnderWay", quarantined: int) -> None:
+    def _count(self) -> None:
+        """Count what is behind the durable positions: what a crash lets be shipped again counts once."""
         row = self._row
-        delivery = under_way.delivery
-        dropped = under_way.dropped
-        row.add("edge_drain_events_total", delivery.shipped, self._index, "shipped")
-        row.add("edge_drain_events_total", quarantined, self._index, "quarantined")
-        row.add("edge_drain_events_total", delivery.limited, self._index, "limited")
-        row.add("edge_drain_records_total", under_way.lines, self._index)
-        row.add("edge_drain_bytes_total", delivery.bytes, self._index)
-        row.set("edge_last_shipped_timestamp_seconds", time.time_ns() // 1000, self._index)
-        if dropped:
-            row.add("edge_drain_events_total", sum(dropped.values()), self._index, "dropped")
+        totals = self._checkpoint.totals
+        row.follow("edge_drain_events_total", totals.shipped, self._index, "shipped")
+        row.follow("edge_drain_events_total", sum(totals.dropped.values()), self._index, "dropped")
+        row.follow("edge_drain_events_total", totals.quarantined, self._index, "quarantined")
+        row.follow("edge_drain_events_total", totals.limited, self._index, "limited")
+        row.follow("edge_drain_records_total", totals.records, self._index)
+        row.follow("edge_drain_bytes_total", totals.bytes, self._index)
         if self._counts_drops:
             # What is dropped is the same for every sink, and counted once.
-            row.add("edge_damaged_bytes_total", under_way.damaged_bytes)
-            for reason, count in dropped.items():
-                row.add("capture_events_dropped_total", count, reason)
-            for field, count in under_way.mended.items():
+            row.follow("edge_damaged_bytes_total", totals.damaged_bytes)
+            for reason in DROP_REASONS:
+                row.follow("capture_events_dropped_total", totals.dropped.get(reason, 0), reason)
+            for field, count in self._mended.items():
                 row.add("capture_events_mended_total", count, field)
+        self._mended.clear()
 
 
 class _UnderWay:

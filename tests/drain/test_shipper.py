@@ -107,6 +107,7 @@ def test_records_are_shipped_in_order_and_counted(
     shipping = shipper()
     while shipping.step():
         pass
+    shipping.save()
     assert sink.names == ["a", "b", "c"]
     assert row.get("edge_drain_events_total", "0", "shipped") == 3
     assert row.get("edge_drain_records_total", "0") == 3
@@ -294,6 +295,87 @@ def test_events_that_are_not_delivered_are_counted_by_reason_for_ever(
     totals = load_all(RealDisk(), str(slot.layout.checkpoints))["memory"].totals
     assert totals.dropped == {"no_distinct_id": 2, "no_event_name": 1}
     assert row.get("capture_events_dropped_total", "no_distinct_id") == 2
+
+
+ODD = (
+    b'{"batch":[{"event":"good","distinct_id":"u","timestamp":"never"},{"event":"no id"},{"distinct_id":"u"},'
+    b'{"distinct_id":"v"}]}'
+)
+
+
+def counted(row: Row) -> dict[str, int]:
+    return {
+        "shipped": row.get("edge_drain_events_total", "0", "shipped"),
+        "dropped": row.get("edge_drain_events_total", "0", "dropped"),
+        "records": row.get("edge_drain_records_total", "0"),
+        "no_event_name": row.get("capture_events_dropped_total", "no_event_name"),
+        "no_distinct_id": row.get("capture_events_dropped_total", "no_distinct_id"),
+        "mended": row.get("capture_events_mended_total", "timestamp"),
+    }
+
+
+def test_what_is_shipped_again_after_a_drainer_was_killed_is_counted_once(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock, row: Row
+) -> None:
+    """The row outlives the process."""
+    each = {"shipped": 1, "dropped": 3, "records": 1, "no_event_name": 2, "no_distinct_id": 1, "mended": 1}
+    for turn in range(3):
+        slot.commit("batch", body=ODD)
+        killed = shipper()
+        assert killed.step()
+        killed.close()
+        assert counted(row) == {name: 2 * turn * count for name, count in each.items()}
+        again = shipper()
+        run(again, clock)
+        slot.commit("batch", body=ODD)
+        run(again, clock)
+        again.close()
+        assert counted(row) == {name: 2 * (turn + 1) * count for name, count in each.items()}
+    assert sink.names == ["good"] * 9
+
+
+def test_a_drainer_that_is_killed_behind_its_checkpoint_is_counted_by_the_next_one(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock, row: Row
+) -> None:
+
+    def kill_after_the_rename() -> None:
+        if (slot.layout.checkpoints / "memory.json").exists():
+            raise Killed
+
+    slot.commit("batch", body=ODD)
+    disk = FaultyDisk(RealDisk(), kill_after_the_rename)
+    killed = Shipper(disk, slot.layout, "memory", "memory:", sink, row, 0, clock)
+    killed.step()
+    with pytest.raises(Killed):
+        killed.save()
+    killed.close()
+    assert set(counted(row).values()) == {0}
+    again = shipper()
+    assert not again.step()
+    assert counted(row) == {
+        "shipped": 1,
+        "dropped": 3,
+        "records": 1,
+        "no_event_name": 2,
+        "no_distinct_id": 1,
+        "mended": 0,
+    }
+    again.close()
+
+
+def test_counters_begin_with_the_program_and_not_with_the_checkpoint(
+    slot: Slot, shipper: Callable[[], Shipper], clock: Clock
+) -> None:
+    slot.commit("a")
+    first = shipper()
+    run(first, clock)
+    first.close()
+    row = Board.create(1).rows[0]
+    later = Shipper(RealDisk(), slot.layout, "memory", "memory:", MemorySink(), row, 0, clock)
+    slot.commit("b", "c")
+    run(later, clock)
+    later.close()
+    assert row.get("edge_drain_events_total", "0", "shipped") == 2
 
 
 def test_a_record_that_is_none_is_counted_and_its_neighbours_are_shipped(
