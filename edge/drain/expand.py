@@ -9,6 +9,7 @@ repeated keys and key order come out as they went in.
 """
 
 import re
+from collections import Counter
 from typing import Final
 
 import msgspec
@@ -17,7 +18,15 @@ from msgspec import Raw
 from edge.drain.common import COMMON_PATHS, Outermost, common_event, is_shipped_as_it_is, read_event, read_outermost
 from edge.drain.event import DISTINCT_ID_CHARS_MAX, Event, Expansion, lane_of, make_uuid
 from edge.drain.mixpanel import GROUP_IDENTIFY, GROUP_PATH, TIMED_PATHS, group_update
-from edge.drain.replay import SNAPSHOT_ITEMS, NotReplay, Snapshot, assemble, decode_snapshot
+from edge.drain.replay import (
+    SNAPSHOT_ITEMS,
+    NotReplay,
+    Snapshot,
+    assemble,
+    decode_snapshot,
+    read_items,
+    read_session_id,
+)
 from edge.drain.timestamps import normalise, parse_number, parse_sent_at, parse_time
 from edge.drain.v1 import read_v1
 from edge.segment.record import SKEW_KEPT, Record
@@ -138,15 +147,27 @@ def _expand(record: Record, payload: _Payload) -> Expansion:
 
 
 def _expand_replay(record: Record, payload: _Payload) -> Expansion:
-    """One event for the whole request, or none: half a recording cannot be played."""
-    if not payload.objects:
-        return Expansion([], {})
-    mended: dict[str, int] = {}
-    try:
-        event = _replay_event(record, payload, mended)
-        return Expansion([event], {}, len(payload.objects) - 1, mended)
-    except (_Dropped, NotReplay) as drop:
-        return Expansion([], {drop.reason: len(payload.objects)})
+    """One event for the whole request, of the snapshots that can be read. The first that says whose it is speaks for all."""
+    dropped: Counter[str] = Counter()
+    readable: list[tuple[_Members | None, Snapshot, bytes]] = []
+    for body in payload.objects:
+        try:
+            members = _members(body)
+            snapshot = _snapshot(members)
+            readable.append((members, snapshot, read_items(snapshot)))
+        except (_Dropped, NotReplay) as drop:
+            dropped[drop.reason] += 1
+    lacking: Counter[str] = Counter()
+    for members, snapshot, _ in readable:
+        try:
+            first = _first(members, snapshot)
+        except (_Dropped, NotReplay) as drop:
+            lacking[drop.reason] += 1
+            continue
+        mended: dict[str, int] = {}
+        event = _replay_event(record, payload.top, first, [items for _, _, items in readable], mended)
+        return Expansion([event], dict(dropped), len(readable) - 1, mended)
+    return Expansion([], dict(dropped + lacking))
 
 
 def _event(body: bytes, members: _Members | None, index: int, context: _Context) -> Event:
@@ -194,17 +215,28 @@ def _event(body: bytes, members: _Members | None, index: int, context: _Context)
     )
 
 
-def _replay_event(record: Record, payload: _Payload, mended: dict[str, int]) -> Event:
+class _First(msgspec.Struct, gc=False):
+    """The event that speaks for all of a recording."""
+
+    members: _Members
+    snapshot: Snapshot
+    judged: _Judged
+    distinct_id: str
+    session_id: str
+
+
+def _first(members: _Members | None, snapshot: Snapshot) -> _First:
     """Raises `_Dropped` and `NotReplay`."""
-    taken_apart = [_members(body) for body in payload.objects]
-    members = taken_apart[0]
-    snapshots = [_snapshot(event) for event in taken_apart]
     assert members is not None
     judged = _judged(members)
-    distinct_id = _distinct_id(members, judged)
-    replay = assemble(snapshots, distinct_id, record.user_agent)
+    return _First(members, snapshot, judged, _distinct_id(members, judged), read_session_id(snapshot))
+
+
+def _replay_event(record: Record, top: _Members, first: _First, items: list[bytes], mended: dict[str, int]) -> Event:
+    members, judged, distinct_id = first.members, first.judged, first.distinct_id
+    properties = assemble(first.snapshot, first.session_id, items, distinct_id, record.user_agent)
     # A wrapper may say when it was sent, otherwise the first event does.
-    sent_at_us = _sent_at(payload.top, "")
+    sent_at_us = _sent_at(top, "")
     if sent_at_us is None:
         sent_at_us = _sent_at(members, record.sent_at)
     context = _Context(record, _to_correct(record, sent_at_us), mended)
@@ -221,9 +253,9 @@ def _replay_event(record: Record, payload: _Payload, mended: dict[str, int]) -> 
         "replay",
         False,
         _cookieless(judged, context),
-        replay.session_id,
-        b'{"event":"%b","properties":%b}' % (SNAPSHOT_ITEMS.encode(), replay.properties),
-        {"event": Raw(b'"%b"' % SNAPSHOT_ITEMS.encode()), "properties": Raw(replay.properties)},
+        first.session_id,
+        b'{"event":"%b","properties":%b}' % (SNAPSHOT_ITEMS.encode(), properties),
+        {"event": Raw(b'"%b"' % SNAPSHOT_ITEMS.encode()), "properties": Raw(properties)},
     )
 
 

@@ -7,7 +7,8 @@ becomes the properties
 
     {"distinct_id":"u","$session_id":"s","$window_id":"s","$snapshot_source":"web","$snapshot_items":[A,B,C],"$lib":"web"}
 
-Snapshots are large and opaque: their bytes are copied, never decoded. All but the items is said by the first event.
+Snapshots are large and opaque: their bytes are copied, never decoded. All but the items is said by the first event
+that has a session and somebody it is about.
 """
 
 import re
@@ -36,16 +37,8 @@ class Snapshot(msgspec.Struct, gc=False):
     lib: Raw = msgspec.field(name="$lib", default=_ABSENT)
 
 
-class Replay(msgspec.Struct, gc=False):
-    """The snapshots of one request, assembled."""
-
-    session_id: str
-    properties: bytes
-    """JSON object."""
-
-
 class NotReplay(Exception):
-    """The events are no session replay. `reason` is a drop reason."""
+    """The event is no session replay. `reason` is a drop reason."""
 
     def __init__(self, reason: str) -> None:
         assert reason in DROP_REASONS, reason
@@ -58,30 +51,25 @@ _decode_text: Final = msgspec.json.Decoder(str).decode
 _encode_text: Final = msgspec.json.Encoder().encode
 
 
-def assemble(snapshots: Sequence[Snapshot], distinct_id: str, user_agent: str) -> Replay:
-    """The properties of the one event that stands for `snapshots`, of which there is at least one.
-
-    Raises `NotReplay`: `no_session_id`, `invalid_session_id` (a string of 1 to 70 letters, digits and hyphens is expected)
-    or `no_snapshot_data` (a list or an object is expected of every snapshot).
-    """
-    first = snapshots[0]
-    session_id = _session_id(bytes(first.session_id))
+def assemble(first: Snapshot, session_id: str, items: Sequence[bytes], distinct_id: str, user_agent: str) -> bytes:
+    """The properties, a JSON object, of the one event that stands for all, of which `items` are what `read_items` found."""
     session_json = _encode_text(session_id)
     source = b'"mobile"' if bytes(first.source) == b'"mobile"' else b'"web"'
-    properties = (
+    return (
         b'{"distinct_id":%b,"$session_id":%b,"$window_id":%b,"$snapshot_source":%b,"$snapshot_items":[%b],"$lib":%b}'
     ) % (
         _encode_text(distinct_id),
         session_json,
         _non_empty_string(first.window_id) or session_json,
         source,
-        b",".join(filter(None, map(_items, snapshots))),
+        b",".join(filter(None, items)),
         _non_empty_string(first.lib) or _lib_of(user_agent),
     )
-    return Replay(session_id, properties)
 
 
-def _session_id(raw: bytes) -> str:
+def read_session_id(snapshot: Snapshot) -> str:
+    """A string of 1 to 70 letters, digits and hyphens. Raises `NotReplay`: `no_session_id` or `invalid_session_id`."""
+    raw = bytes(snapshot.session_id)
     if raw in (b"", b"null", b'""'):
         raise NotReplay("no_session_id")
     try:
@@ -93,8 +81,8 @@ def _session_id(raw: bytes) -> str:
     return session_id
 
 
-def _items(snapshot: Snapshot) -> bytes:
-    """JSON values separated by commas: the elements of a list, or an object alone."""
+def read_items(snapshot: Snapshot) -> bytes:
+    """JSON values separated by commas: the elements of a list, or an object alone. Raises `NotReplay`: `no_snapshot_data`."""
     data = bytes(snapshot.data)
     if data.startswith(b"["):
         return data[1:-1].strip()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from edge.drain.event import Event, Expansion
 from edge.drain.expand import expand
-from edge.drain.replay import NotReplay, Snapshot, assemble, decode_snapshot
+from edge.drain.replay import assemble, decode_snapshot, read_items, read_session_id
 from edge.drain.timestamps import format_time
 from edge.segment.record import Record
 
@@ -159,43 +159,63 @@ def test_a_made_uuid_is_that_of_the_first_event() -> None:
     assert uuid[14] == "7"
 
 
-@pytest.mark.parametrize(
-    ("unfit", "reason"),
-    [
-        pytest.param({"properties": without("$session_id")}, "no_session_id", id="no session"),
-        pytest.param(snapshot(**{"$session_id": None}), "no_session_id", id="session null"),
-        pytest.param(snapshot(**{"$session_id": ""}), "no_session_id", id="session empty"),
-        pytest.param(snapshot(**{"$session_id": 7}), "invalid_session_id", id="session a number"),
-        pytest.param(snapshot(**{"$session_id": "a_b"}), "invalid_session_id", id="session with an underscore"),
-        pytest.param(snapshot(**{"$session_id": "a\n"}), "invalid_session_id", id="session with a line break"),
-        pytest.param(snapshot(**{"$session_id": "é"}), "invalid_session_id", id="session not ascii"),
-        pytest.param(snapshot(**{"$session_id": "x" * 71}), "invalid_session_id", id="session of 71"),
-        pytest.param({"properties": without("$snapshot_data")}, "no_snapshot_data", id="no data"),
-        pytest.param(snapshot(**{"$snapshot_data": None}), "no_snapshot_data", id="data null"),
-        pytest.param(snapshot(**{"$snapshot_data": "x"}), "no_snapshot_data", id="data a string"),
-        pytest.param({"properties": without("distinct_id")}, "no_distinct_id", id="nobody"),
-        pytest.param({"event": "$snapshot", "properties": []}, "invalid_properties", id="properties a list"),
-        pytest.param("x", "not_an_object", id="string"),
-    ],
-)
-def test_an_unfit_first_event_drops_the_request(unfit: object, reason: str) -> None:
-    assert expanded([unfit, snapshot(), snapshot()]) == Expansion([], {reason: 3})
+NOBODYS = [
+    pytest.param({"properties": without("$session_id")}, "no_session_id", id="no session"),
+    pytest.param(snapshot(**{"$session_id": None}), "no_session_id", id="session null"),
+    pytest.param(snapshot(**{"$session_id": ""}), "no_session_id", id="session empty"),
+    pytest.param(snapshot(**{"$session_id": 7}), "invalid_session_id", id="session a number"),
+    pytest.param(snapshot(**{"$session_id": "a_b"}), "invalid_session_id", id="session with an underscore"),
+    pytest.param(snapshot(**{"$session_id": "a\n"}), "invalid_session_id", id="session with a line break"),
+    pytest.param(snapshot(**{"$session_id": "é"}), "invalid_session_id", id="session not ascii"),
+    pytest.param(snapshot(**{"$session_id": "x" * 71}), "invalid_session_id", id="session of 71"),
+    pytest.param({"properties": without("distinct_id")}, "no_distinct_id", id="nobody"),
+]
+UNREADABLE = [
+    pytest.param({"properties": without("$snapshot_data")}, "no_snapshot_data", id="no data"),
+    pytest.param(snapshot(**{"$snapshot_data": None}), "no_snapshot_data", id="data null"),
+    pytest.param(snapshot(**{"$snapshot_data": "x"}), "no_snapshot_data", id="data a string"),
+    pytest.param({"event": "$pageview", "distinct_id": "u", "properties": {}}, "no_snapshot_data", id="other event"),
+    pytest.param({"event": "$pageview", "distinct_id": "u"}, "no_snapshot_data", id="no properties"),
+    pytest.param({"event": "$pageview", "properties": None}, "no_snapshot_data", id="properties null"),
+    pytest.param({"event": "$snapshot", "properties": []}, "invalid_properties", id="properties a list"),
+    pytest.param({"event": "$pageview", "properties": 1}, "invalid_properties", id="properties a number"),
+    pytest.param("x", "not_an_object", id="string"),
+    pytest.param(None, "not_an_object", id="null"),
+]
 
 
-@pytest.mark.parametrize(
-    ("unfit", "reason"),
-    [
-        pytest.param(
-            {"event": "$pageview", "distinct_id": "u", "properties": {}}, "no_snapshot_data", id="other event"
-        ),
-        pytest.param({"event": "$pageview", "distinct_id": "u"}, "no_snapshot_data", id="no properties"),
-        pytest.param({"event": "$pageview", "properties": None}, "no_snapshot_data", id="properties null"),
-        pytest.param({"event": "$pageview", "properties": 1}, "invalid_properties", id="properties a number"),
-        pytest.param(None, "not_an_object", id="null"),
-    ],
-)
-def test_an_unfit_later_event_drops_the_request(unfit: object, reason: str) -> None:
-    assert expanded([snapshot(), unfit]) == Expansion([], {reason: 2})
+@pytest.mark.parametrize(("unfit", "reason"), NOBODYS + UNREADABLE)
+def test_alone_it_is_dropped_by_its_cause(unfit: object, reason: str) -> None:
+    assert expanded([unfit]) == Expansion([], {reason: 1})
+
+
+@pytest.mark.parametrize(("unfit", "reason"), UNREADABLE)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_what_is_no_snapshot_is_dropped_alone(unfit: object, reason: str, place: int) -> None:
+    sent: list[object] = [snapshot(**{"$window_id": "w"}), snapshot(**{"$window_id": "x"})]
+    found = expanded([*sent[:place], unfit, *sent[place:]])
+    assert (found.dropped, found.merged) == ({reason: 1}, 1)
+    [event] = found.events
+    assert shipped(event)["$snapshot_items"] == [{"type": 2}] * 2
+    assert shipped(event)["$window_id"] == "w"
+
+
+@pytest.mark.parametrize(("unfit", "reason"), NOBODYS)
+@pytest.mark.parametrize("place", [0, 1])
+def test_another_snapshot_says_whose_it_is(unfit: dict[str, Any], reason: str, place: int) -> None:
+    unfit = {**unfit, "properties": {**unfit["properties"], "$snapshot_data": [{"type": place}], "$window_id": "x"}}
+    sent = [snapshot(**{"$window_id": "w"})]
+    sent.insert(place, unfit)
+    found = expanded(sent)
+    assert (found.dropped, found.merged) == ({}, 1), reason
+    [event] = found.events
+    assert shipped(event)["$snapshot_items"] == [each["properties"]["$snapshot_data"][0] for each in sent]
+    assert (event.session_id, event.distinct_id, shipped(event)["$window_id"]) == (SESSION, "u", "w")
+
+
+def test_where_no_snapshot_says_whose_it_is_each_is_dropped_by_its_own_cause() -> None:
+    unfit = [{"properties": without("$session_id")}, None, {"properties": without("$snapshot_data")}, None]
+    assert expanded(unfit) == Expansion([], {"no_session_id": 1, "not_an_object": 2, "no_snapshot_data": 1})
 
 
 def test_a_session_id_of_70_is_taken() -> None:
@@ -219,12 +239,7 @@ def test_items_are_all_snapshots_in_order(datas: list[Any], distinct_id: str, us
         decode_snapshot(json.dumps({"$session_id": "s", "$snapshot_data": data}, ensure_ascii=bool(n % 2)).encode())
         for n, data in enumerate(datas)
     ]
-    read = json.loads(assemble(snapshots, distinct_id, user_agent).properties)
+    items = [read_items(each) for each in snapshots]
+    read = json.loads(assemble(snapshots[0], read_session_id(snapshots[0]), items, distinct_id, user_agent))
     assert read["$snapshot_items"] == [item for data in datas for item in (data if isinstance(data, list) else [data])]
     assert read["distinct_id"] == distinct_id
-
-
-def test_assembling_nothing_readable_says_why() -> None:
-    with pytest.raises(NotReplay) as refused:
-        assemble([Snapshot()], "u", "")
-    assert refused.value.reason == "no_session_id"
