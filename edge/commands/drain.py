@@ -28,6 +28,7 @@ from edge.status import spool_gauges
 
 log = logging.getLogger(__name__)
 
+EXIT_BAD_DATA: Final = 65
 EXIT_UNAVAILABLE: Final = 69
 HEARTBEAT_MAX_S: Final = 10.0
 
@@ -37,7 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--once",
         action="store_true",
-        help="ship everything committed, slots of dead workers included, then exit; 69 when some of it could not be shipped",
+        help="ship everything committed, slots of dead workers included, then exit; 69 when a sink did not take some of it, "
+        "65 when the folder holds what cannot be shipped: quarantined events, unreadable parts of segments",
     )
 
 
@@ -65,6 +67,16 @@ def sink_urls(settings: dict[str, Any]) -> list[str]:
     return urls
 
 
+def _once(drainer: Drainer) -> int:
+    complete = drainer.run_once()
+    left = drainer.left()
+    for sentence in left:
+        log.error("%s", sentence)
+    if not complete:
+        return EXIT_UNAVAILABLE
+    return EXIT_BAD_DATA if left else 0
+
+
 def run(arguments: argparse.Namespace) -> int:
     logs.set_up("drainer")
     settings = load(DRAIN, arguments, os.environ, ALL)
@@ -87,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         drainer = Drainer(*(RealDisk(), layout, urls, board.rows[0], settings["retain"], is_scarce, settings["share"]))
         if arguments.once:
-            return 0 if drainer.run_once() else EXIT_UNAVAILABLE
+            return _once(drainer)
     except InUse as error:
         print(f"edge drain: {error}", file=sys.stderr)
         return EXIT_TRY_AGAIN

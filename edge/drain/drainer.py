@@ -12,13 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 from edge.checkpoints import Checkpoint, CheckpointFile, Position, Trouble, clear_trouble, list_files
 from edge.config import Retention, Share
 from edge.disk import Disk
 from edge.drain.backoff import CAP_S, pause_s
+from edge.drain.quarantine import list_quarantined
 from edge.drain.retire import DELETE, retire
 from edge.drain.shipper import Shipper
 from edge.drain.sink import Sink, SinkGone, without_secrets
@@ -150,17 +150,29 @@ class Drainer:
         return 0
 
     def run_once(self) -> bool:
-        """Ship what is committed now, slots of dead workers included; whether all of it could be. Raises `InUse`."""
+        """Ship what is committed now, slots of dead workers included; whether every sink has what can be read of it.
+
+        Raises `InUse`.
+        """
         self._adopt()
-        known = self._set_aside()
         targets = {slot: self._end(slot) for slot in self._slots()}
         complete = [self._ship_to(shipper, targets) for shipper in self.shippers]
-        refused = self._set_aside() - known
-        for path in sorted(refused):
-            log.error("segment %s could not be read wholly, and is kept", path)
         self._retire()
         self.close()
-        return all(complete) and not refused
+        return all(complete)
+
+    def left(self) -> list[str]:
+        """What the data folder holds of accepted events that no drainer ships, however often it is asked: a sentence each."""
+        layout = self._layout
+        files = [file for slot in layout.slots() for file in segment_files(layout, slot)]
+        found = [f"{file.path} could not be read wholly" for file in files if file.state is State.BAD]
+        refused = {folder: len(list_quarantined(self._disk, str(folder))) for folder in layout.quarantines()}
+        found += [
+            f"{folder} has {count:,} events that were refused for good" for folder, count in refused.items() if count
+        ]
+        if layout.damaged.is_dir() and (damaged := len(self._disk.listdir(str(layout.damaged)))):
+            found.append(f"{layout.damaged} has {damaged:,} files of what could not be read")
+        return found
 
     def close(self) -> None:
         for shipper in self.shippers:
@@ -284,7 +296,7 @@ class Drainer:
         """The end of what is committed in the slot."""
         for file in reversed(segment_files(self._layout, slot)):
             if file.state is State.BAD:
-                # It was told when it was set aside, and never holds up anybody.
+                # Nobody waits for it.
                 continue
             try:
                 end = summarise(file).end
@@ -295,10 +307,6 @@ class Drainer:
             if end:
                 return Position(str(file.name), end)
         return None
-
-    def _set_aside(self) -> set[Path]:
-        files = [file for slot in self._slots() for file in segment_files(self._layout, slot)]
-        return {file.path for file in files if file.state is State.BAD}
 
     def _tidy(self, step: Callable[[], None]) -> None:
         try:

@@ -55,6 +55,33 @@ def test_once_on_a_folder_where_nothing_was_accepted_is_done_at_once(tmp_path: P
     assert once(tmp_path).returncode == 0
 
 
+@pytest.mark.parametrize("what", ["a segment", "a quarantined event", "damaged bytes"])
+def test_what_can_never_be_shipped_is_told_as_long_as_it_is_there(data: Path, tmp_path: Path, what: str) -> None:
+    """A volume that is removed when it was drained takes it along."""
+    left, sentence = {
+        "a segment": (data / "spool/slot-00/000000000009-000000000000abc9.bad", "could not be read wholly"),
+        "a quarantined event": (
+            data / "quarantine/posthog-1/5c0d2e88b1f09a37-1-0.json",
+            f"{data}/quarantine/posthog-1 has 1 events that were refused for good",
+        ),
+        "damaged bytes": (
+            data / "damaged/slot-00-000000000001-000000000000abc1-64.bin",
+            f"{data}/damaged has 1 files of what could not be read",
+        ),
+    }[what]
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_bytes(b"what is left")
+    for _ in range(2):
+        done = once(data)
+        assert done.returncode == 65
+        assert sentence in done.stderr
+    assert sorted(delivered(data / "events")) == ["a", "b", "c", "d"]
+    (tmp_path / "file").touch()
+    assert once(data, "--to", f"file:{tmp_path}/file").returncode == 69
+    left.unlink()
+    assert once(data).returncode == 0
+
+
 def test_a_variable_that_nothing_reads_is_told(tmp_path: Path) -> None:
     done = edge("drain", "--once", "--data", tmp_path, env={"EDGE_WORKER": "3"})
     assert done.returncode == 0

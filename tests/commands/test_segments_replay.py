@@ -51,7 +51,7 @@ def refused(slot: Slot, downstream: Downstream, *bad: str) -> None:
     downstream.rule = rule
     logging.disable(logging.CRITICAL)
     try:
-        assert main(["drain", "--once", "--data", str(slot.layout.data), "--to", downstream.url]) == 0
+        assert main(["drain", "--once", "--data", str(slot.layout.data), "--to", downstream.url]) == 65
     finally:
         logging.disable(logging.NOTSET)
     downstream.rule = lambda call: Reply()
