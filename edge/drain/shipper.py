@@ -21,7 +21,7 @@ from edge.drain.delivery import Delivery, Tripped
 from edge.drain.event import Event
 from edge.drain.expand import expand
 from edge.drain.quarantine import Quarantine, describe, file_name
-from edge.drain.reader import Chunk, SlotReader
+from edge.drain.reader import RAW_BYTES_MAX, Chunk, SlotReader
 from edge.drain.sink import Paused, Retryable, Sink
 from edge.layout import Layout
 from edge.metrics import Row
@@ -34,7 +34,8 @@ log = logging.getLogger(__name__)
 CHECKPOINT_S: Final = 1.0
 CHECKPOINT_BYTES: Final = 8 * 1024 * 1024
 EXTEND_EVENTS_MAX: Final = 5000
-"""A delivery in which everything is refused grows to this, so that there is something to compare with."""
+"""A delivery in which everything is refused grows to this or `RAW_BYTES_MAX` of records, so that there is something to compare
+with."""
 
 
 class Shipper:
@@ -233,7 +234,9 @@ class Shipper:
     def _look_further(self, under_way: "_UnderWay") -> None:
         """After a pause: suspects get another chance, beside whatever came in meanwhile."""
         under_way.delivery.acquit()
-        if not self._sink.by_range and under_way.delivery.waiting < EXTEND_EVENTS_MAX:
+        if self._sink.by_range or under_way.raw_bytes >= RAW_BYTES_MAX:
+            return
+        if under_way.delivery.waiting < EXTEND_EVENTS_MAX:
             more = self._read(self._readers[under_way.delivery.slot])
             if more is not None:
                 under_way.extend(more)
@@ -358,7 +361,8 @@ class Shipper:
         if delivery.bytes:
             # What needed no shipping, having been shipped before or holding no event, need not be gathered either.
             self._shipped_s[delivery.slot] = self._clock()
-        if delivery.end - delivery.start >= self._readers[delivery.slot].read_bytes // 2:
+        read_bytes = self._readers[delivery.slot].read_bytes
+        if delivery.end - delivery.start >= read_bytes // 2 or under_way.raw_bytes >= RAW_BYTES_MAX // 2:
             # As large as it could get: there is more.
             self._shipped_s.pop(delivery.slot, None)
         for field, count in under_way.mended.items():
@@ -440,6 +444,7 @@ class _UnderWay:
     def __init__(self, chunk: Chunk, sink: Sink, breaker: Breaker) -> None:
         self.chunks = [chunk]
         self.lines = len(chunk.lines)
+        self.raw_bytes = sum(map(len, chunk.lines))
         self.accepted = chunk.events
         self.damaged_bytes = chunk.damaged_bytes
         self.merged = 0
@@ -455,6 +460,7 @@ class _UnderWay:
     def extend(self, more: "_UnderWay") -> None:
         self.chunks += more.chunks
         self.lines += more.lines
+        self.raw_bytes += more.raw_bytes
         self.accepted += more.accepted
         self.damaged_bytes += more.damaged_bytes
         self.unreadable += more.unreadable

@@ -9,6 +9,7 @@ from edge.checkpoints import CheckpointFile, Totals, load_all
 from edge.disk import RealDisk
 from edge.drain.event import Event
 from edge.drain.quarantine import list_quarantined, load
+from edge.drain.reader import RAW_BYTES_MAX
 from edge.drain.shipper import CHECKPOINT_S, Shipper
 from edge.drain.sink import READ_BYTES, Batch, Paused, Refusal, Refused, Retryable
 from edge.metrics import Board, Row
@@ -438,6 +439,47 @@ def test_a_sink_that_lingers_does_not_hold_up_the_end_or_a_large_batch(
     slot.commit("d")
     assert shipping.step()
     assert sink.names == ["a", "b", "c", "d"]
+    shipping.close()
+
+
+PACKED = b'{"event":"packed","distinct_id":"u","properties":{"x":"%b"}}' % (b"a" * (RAW_BYTES_MAX // 2))
+"""Next to nothing of a segment."""
+
+
+def test_a_batch_that_is_as_large_as_memory_allows_is_no_reason_to_linger(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper]
+) -> None:
+    sink.linger_s = 60.0
+    slot.commit("packed", body=PACKED)
+    slot.commit("packed", body=PACKED)
+    slot.commit("a")
+    shipping = shipper()
+    assert [shipping.step() for _ in range(3)] == [True, True, False]
+    assert sink.names == ["packed", "packed", "a"]
+    shipping.close()
+
+
+def test_a_paused_sink_gathers_no_more_than_memory_allows(
+    slot: Slot, shipper: Callable[[], Shipper], clock: Clock
+) -> None:
+    for _ in range(5):
+        slot.commit("packed", body=PACKED)
+    offered: list[int] = []
+
+    class Watching(MemorySink):
+        def ship(self, batch: Batch) -> int:
+            offered.append(len(batch.events))
+            return super().ship(batch)
+
+    watching = Watching()
+    watching.refuse_all = Paused("status 401")
+    shipping = shipper()
+    shipping._sink = watching
+    run(shipping, clock, 20)
+    watching.refuse_all = None
+    run(shipping, clock)
+    assert max(offered) == 2
+    assert watching.names == ["packed"] * 5
     shipping.close()
 
 
