@@ -11,7 +11,6 @@ from edge.checkpoints import Position, Trouble, load_all
 from edge.disk import RealDisk
 from edge.drain.quarantine import list_quarantined
 from edge.layout import Layout
-from edge.segment.name import State
 from edge.spool.inspect import Extent, SegmentFile, Summary, all_segments, summarise
 
 
@@ -120,7 +119,7 @@ def _slot_status(slot: int, files: list[SegmentFile], whole: dict[Path, Summary]
 
 def _after(file: SegmentFile, position: Position | None, whole: dict[Path, Summary]) -> Summary:
     """What of a segment lies behind a sink's position."""
-    if file.state is State.BAD or file.path not in whole or (position is not None and file.name < position.name):
+    if file.path not in whole or (position is not None and file.name < position.name):
         return Summary()
     if position is not None and file.name == position.name:
         return summarise(file, position.offset, around=True) if position.offset else whole[file.path]

@@ -83,16 +83,20 @@ def test_a_sink_tells_what_became_of_events(tmp_path: Path) -> None:
     assert (sink.quarantined, sink.damaged_bytes, sink.waiting_records) == (1, 30, 0)
 
 
-def test_segments_set_aside_do_not_wait(tmp_path: Path) -> None:
+def test_what_can_be_read_of_segments_set_aside_waits_until_it_is_shipped(tmp_path: Path) -> None:
     slot = Slot(tmp_path)
     slot.commit("a")
     slot.seal()
     (path,) = slot.files
+    size = path.stat().st_size
     path.rename(path.with_suffix(".bad"))
-    checkpoint(tmp_path, {})
-    status = read_status(Layout(tmp_path))
-    assert status.slots[0].segments == {"bad": 1}
-    assert status.sinks[0].waiting_records == 0
+    waiting = []
+    for offset in (0, size):
+        checkpoint(tmp_path, {0: Position(path.stem, offset)})
+        status = read_status(Layout(tmp_path))
+        assert status.slots[0].segments == {"bad": 1}
+        waiting.append(status.sinks[0].waiting_records)
+    assert waiting == [1, 0]
 
 
 def test_the_gauges_are_metrics(tmp_path: Path) -> None:

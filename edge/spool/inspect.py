@@ -3,15 +3,14 @@
 Whoever only looks reads `around` what the disk refuses: it stands as damage. Whoever decides by what is there must not.
 """
 
-import contextlib
 import os
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
+from edge.disk import RealDisk, pread_all, pread_around
 from edge.layout import Layout
 from edge.segment.frame import (
     FRAME_HEADER_BYTES,
@@ -24,8 +23,6 @@ from edge.segment.name import SegmentName, State, parse_name, parse_state
 from edge.segment.scan import Damage, Frame, scan
 
 _HEADERS_READ_BYTES: Final = 4096
-_READ_BYTES: Final = 16 * 1024 * 1024
-_REFUSED_BYTES: Final = 4096
 
 
 class SegmentFile(msgspec.Struct, frozen=True):
@@ -140,39 +137,24 @@ def frames(file: SegmentFile, offset: int = 0, *, around: bool = False) -> Itera
 
 def read(file: SegmentFile, offset: int = 0, *, around: bool = False) -> bytes:
     """The file's bytes from `offset` on, also when it was finished or deleted since it was found. Raises `OSError`."""
-    finished = (file.path.with_name(file.name.file_name(state)) for state in (State.SEALED, State.SUSPECT))
+    disk = RealDisk()
+    finished = (file.path.with_name(file.name.file_name(state)) for state in (State.SEALED, State.SUSPECT, State.BAD))
     for path in (file.path, *finished):
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = disk.open(str(path))
         except FileNotFoundError:
             continue
         try:
-            return _read_whole(fd, offset)
-        except OSError:
-            if not around:
-                raise
-            return read_around(partial(os.pread, fd), offset, os.fstat(fd).st_size)
+            size = max(0, disk.size(fd) - offset)
+            try:
+                return pread_all(disk, fd, size, offset)
+            except OSError:
+                if not around:
+                    raise
+                return pread_around(disk, fd, size, offset)
         finally:
-            os.close(fd)
+            disk.close(fd)
     return b""
-
-
-def _read_whole(fd: int, offset: int) -> bytes:
-    pieces = []
-    while piece := os.pread(fd, _READ_BYTES, offset):
-        pieces.append(piece)
-        offset += len(piece)
-    return b"".join(pieces)
-
-
-def read_around(pread: Callable[[int, int], bytes], offset: int, size: int) -> bytes:
-    """The bytes from `offset` to `size` of a file of which the disk refuses some: blocks of zeroes stand for those."""
-    found = bytearray(max(0, size - offset))
-    for start in range(offset, size, _REFUSED_BYTES):
-        with contextlib.suppress(OSError):
-            piece = pread(min(_REFUSED_BYTES, size - start), start)
-            found[start - offset : start - offset + len(piece)] = piece
-    return bytes(found)
 
 
 def count_events(file: SegmentFile) -> int:

@@ -19,7 +19,7 @@ from typing import Final
 import msgspec
 
 from edge.checkpoints import load_all
-from edge.disk import Disk, write_durably
+from edge.disk import Disk, pread_all, write_durably
 from edge.layout import LOCK_NAME, SPARE_NAME, Layout
 from edge.segment.frame import SEGMENT_HEADER_BYTES, is_room
 from edge.segment.name import SegmentName, State, parse_name
@@ -27,7 +27,6 @@ from edge.segment.scan import Damage, scan
 
 log = logging.getLogger(__name__)
 
-_READ_BYTES: Final = 16 * 1024 * 1024
 _ZEROES_KEPT: Final = 4096
 """Of those at the end of a torn tail, behind which there may be megabytes of them."""
 
@@ -109,7 +108,7 @@ def is_unsealed(file_name: str) -> bool:
 def _read(disk: Disk, path: str) -> bytes:
     fd = disk.open(path)
     try:
-        return read_all(disk, fd)
+        return pread_all(disk, fd, disk.size(fd), 0)
     finally:
         disk.close(fd)
 
@@ -202,13 +201,3 @@ def next_counter(disk: Disk, layout: Layout, slot: int) -> int:
         if position is not None:
             names.append(position.name)
     return max((name.counter for name in names), default=0) + 1
-
-
-def read_all(disk: Disk, fd: int) -> bytes:
-    """The whole file. Reads until the end, since one call may return less than asked for."""
-    pieces = []
-    offset = 0
-    while piece := disk.pread(fd, _READ_BYTES, offset):
-        pieces.append(piece)
-        offset += len(piece)
-    return b"".join(pieces)

@@ -1,4 +1,3 @@
-from errno import EIO
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from edge.spool.inspect import (
     frames,
     named_segment,
     read,
-    read_around,
     segment_files,
     summarise,
 )
@@ -197,22 +195,6 @@ def test_events_are_counted_by_headers_alone(tmp_path: Path) -> None:
     assert count_events(only(layout)) == 1
     path.write_bytes(b"")
     assert count_events(only(layout)) == 0
-
-
-def test_what_the_disk_refuses_is_read_around() -> None:
-    """The second and the last block of four, of which the last is short."""
-    data = bytes(range(1, 251)) * 60
-    blocks = [data[start : start + 4096] for start in range(0, len(data), 4096)]
-
-    def pread(count: int, start: int) -> bytes:
-        if start // 4096 in (1, 3):
-            raise OSError(EIO, "Input/output error")
-        return data[start : start + count]
-
-    expected = blocks[0] + bytes(4096) + blocks[2] + bytes(len(blocks[3]))
-    assert read_around(pread, 0, len(data)) == expected
-    assert read_around(pread, 4096, len(data)) == expected[4096:]
-    assert read_around(lambda count, start: data[start : start + count], 100, len(data)) == data[100:]
 
 
 def test_a_segment_that_cannot_be_read_is_damage_to_those_who_look_and_an_error_to_those_who_decide(

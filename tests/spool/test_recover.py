@@ -11,7 +11,7 @@ from edge.disk import RealDisk
 from edge.layout import SPARE_NAME, Layout
 from edge.segment.frame import encode_room_header
 from edge.segment.name import SegmentName, State
-from edge.spool.recover import Recovered, next_counter, open_slot, read_all, recover_slot
+from edge.spool.recover import Recovered, next_counter, open_slot, recover_slot
 from tests.fakes import EIO, ENOSPC, Fault, FaultyDisk, MemoryDisk
 from tests.segments import NAME, OTHER, flipped, found, pair, records, segment
 
@@ -414,11 +414,13 @@ class TestNextCounter:
             assert next_counter(disk, LAYOUT, 0) == NAME.counter + 1
 
 
-def test_file_is_read_whole_when_one_call_gives_only_a_part() -> None:
+def test_segment_is_read_whole_when_one_call_gives_only_a_part() -> None:
     class Slow(MemoryDisk):
         def pread(self, fd: int, size: int, offset: int) -> bytes:
             return super().pread(fd, min(size, 7), offset)
 
     disk = Slow()
-    disk.write("/file", DATA)
-    assert read_all(disk, disk.open("/file")) == DATA
+    for name, data in BEFORE.items():
+        disk.write(name, data)
+    recover_slot(disk, LAYOUT, 0)
+    assert settled(disk) == AFTER
