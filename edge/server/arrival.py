@@ -230,7 +230,8 @@ class Arrival:
                 self._refuse_held(overload)
             elif held:
                 self._connection.uninvite_body()
-        if self._has_long_trailers():
+        self._count_trailers()
+        if self._trailer_bytes > _TRAILER_BYTES_MAX:
             self.refuse_and_close(Reason.HEADERS_TOO_LARGE)
         elif self._between_bytes > _BETWEEN_BYTES_MAX:
             self.refuse_and_close(Reason.BODY_TOO_LARGE, "Found too little body in too many chunks.")
@@ -238,12 +239,11 @@ class Arrival:
         # The next request's head then begins a packet. The end of a chunked body only the parser knows.
         self.cut = int(length) - self._discarded - self._counted_bytes if length else service.head_packet_bytes_max
 
-    def _has_long_trailers(self) -> bool:
-        """Count the trailers that have come, and forget them."""
+    def _count_trailers(self) -> None:
+        """Count those that have come, and forget them."""
         if self._fields:
             self._trailer_bytes += sum(len(name) + len(value) + len(b": \r\n") for name, value in self._fields)
             self._forget_arriving()
-        return self._trailer_bytes > _TRAILER_BYTES_MAX
 
     # --- the parser's side, in wire order
 
@@ -348,8 +348,10 @@ class Arrival:
             # An offer to change protocols, which is declined by answering; the parser stops here without the body.
             return
         connection = self._connection
-        if self._fields and self._has_long_trailers():
-            self.refuse_and_close(Reason.HEADERS_TOO_LARGE)
+        if self._fields:
+            self._count_trailers()
+            if self._trailer_bytes > _TRAILER_BYTES_MAX:
+                self.refuse_and_close(Reason.HEADERS_TOO_LARGE)
         self._url = b""
         connection.state = IDLE
         if self.forwarding is not None:

@@ -44,8 +44,8 @@ class Connection(Protocol):
     def flush(self) -> None:
         """Send the answers that are there."""
 
-    def is_last(self, due: Due) -> bool:
-        """Whether the worker stops, and nothing came behind this request. Nothing more is taken then, as its answer says so."""
+    def close_behind(self, due: Due) -> bool:
+        """Take nothing more if the worker stops and nothing came behind this request: whether its answer is the last one."""
 
     def end(self) -> None:
         """Take no more requests, and close behind the last answer."""
@@ -95,7 +95,7 @@ class Exchange(msgspec.Struct, gc=False):
 
     def answer_specially(self, service: Service) -> None:
         assert self.route is not None
-        self.close = self.close or self.connection.is_last(self)
+        self.close = self.close or self.connection.close_behind(self)
         service.count_answer(self.method, self.route.name, 204 if self.beacon else 200)
         if self.v1 is not None:
             self.response = service.v1_success(self.origin, self.v1, close=self.close)
@@ -107,7 +107,7 @@ class Exchange(msgspec.Struct, gc=False):
 
     def answer_preflight(self, headers: Headers) -> None:
         service = self.connection.service
-        self.close = self.close or self.connection.is_last(self)
+        self.close = self.close or self.connection.close_behind(self)
         self.response = render_preflight(
             cors_headers(self.origin),
             service.date,
@@ -123,7 +123,7 @@ class Exchange(msgspec.Struct, gc=False):
         if self.route.kind is Kind.READINESS and (not service.ready or service.writer.refusing):
             self.refuse(Reason.STORAGE if service.ready else Reason.STOPPING, "not ready")
             return
-        self.close = self.close or self.connection.is_last(self)
+        self.close = self.close or self.connection.close_behind(self)
         text = _ROBOTS if self.route.kind is Kind.ROBOTS else "capture"
         cors = cors_headers(self.origin)
         self.response = render_text(200, text, cors, service.date, close=self.close, head=self.head)
@@ -136,7 +136,7 @@ class Exchange(msgspec.Struct, gc=False):
     def refuse(self, reason: Reason, detail: str, *, allowed: str = "") -> None:
         """Fill in an error answer."""
         service = self.connection.service
-        self.close = self.close or self.connection.is_last(self)
+        self.close = self.close or self.connection.close_behind(self)
         service.count_refusal(
             reason, self.method if self.method in METHODS else "other", self.route.name if self.route else OTHER
         )

@@ -122,7 +122,7 @@ class Forwarding:
     def head(self, status: int, reason: str, fields: Sequence[tuple[bytes, bytes]]) -> None:
         connection = self._connection
         # Not having been told to send its body the client may or may not do so: the next request's start is not known.
-        self.close = self.close or self._continue_due or connection.is_last(self)
+        self.close = self.close or self._continue_due or connection.close_behind(self)
         path = self._order.target.partition(b"?")[0]
         head, self._framing = answer_head(
             status,
@@ -165,7 +165,7 @@ class Forwarding:
         connection = self._connection
         service = connection.service
         method = self._order.method
-        self.close = self.close or self._continue_due or connection.is_last(self)
+        self.close = self.close or self._continue_due or connection.close_behind(self)
         service.count_refusal(reason, method if method in METHODS else "other", OTHER)
         self.response = render_refusal(
             reason,

@@ -317,8 +317,8 @@ class CaptureConnection(asyncio.Protocol):
         if len(self.queue) >= self.service.settings.pipeline_max:
             self._pause(_PIPELINE_FULL)
 
-    def is_last(self, due: Due) -> bool:
-        """Whether the worker stops, and nothing came behind this request. Nothing more is taken then, as its answer says so."""
+    def close_behind(self, due: Due) -> bool:
+        """Take nothing more if the worker stops and nothing came behind this request: whether its answer is the last one."""
         queue = self.queue
         if not (self.service.stopping and queue and queue[-1] is due) or self.packet or self._unread:
             return False
