@@ -190,9 +190,8 @@ METRICS: Final = (
     Metric("edge_disk_pressure", "gauge", "0 ok, 1 high, 2 shedding session replays, 3 full: everything is refused."),
     Metric("edge_disk_available_bytes", "gauge", "Bytes available to the program on the disk of the data folder."),
     Metric("edge_spool_budget_bytes", "gauge", "What the spool may grow to."),
-    Metric(
-        "edge_storage_failing", "gauge", "1 while the disk refuses commits, or to finish a segment.", per_process=True
-    ),
+    Metric("edge_storage_failing", "gauge", "1 while the disk refuses commits.", per_process=True),
+    Metric("edge_unfinished_segments", "gauge", "Segments that the disk does not let be finished.", per_process=True),
     Metric("edge_worker_restarts_total", "counter", "Workers and drainers that died and were started again."),
     Metric(
         "edge_drain_events_total",

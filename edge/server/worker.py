@@ -105,7 +105,7 @@ def main(arguments: list[str]) -> int:
     board = Board(spec.board_fd, spec.board_rows)
     row = board.rows[spec.slot]
     _count_recovery(row, opened[1])
-    return uvloop.run(_serve(spec, layout, disk, opened[0], board, ready_fd))
+    return uvloop.run(_serve(spec, layout, disk, opened, board, ready_fd))
 
 
 def _count_recovery(row: Row, recovered: Recovered) -> None:
@@ -114,7 +114,10 @@ def _count_recovery(row: Row, recovered: Recovered) -> None:
     row.add("edge_damaged_bytes_total", recovered.damaged_bytes)
 
 
-async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, lock: int, board: Board, ready_fd: int) -> int:
+async def _serve(
+    spec: WorkerSpec, layout: Layout, disk: RealDisk, opened: tuple[int, Recovered], board: Board, ready_fd: int
+) -> int:
+    lock, recovered = opened
     row = board.rows[spec.slot]
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_on_loop_error)
@@ -143,6 +146,7 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, lock: int, bo
         row,
         _on_fault,
         SpareMaker(disk, directory) if spec.spool.durability is Durability.FSYNC else None,
+        recovered.left_open,
     )
     forwarder = _forwarder(spec.upstream, row)
     ids = RecordIds(secrets.randbits(64), spec.skew_us)
@@ -174,7 +178,7 @@ async def _serve(spec: WorkerSpec, layout: Layout, disk: RealDisk, lock: int, bo
     with contextlib.suppress(asyncio.CancelledError):
         await ticking
     service.tick(time.monotonic())
-    for gauge in ("edge_heartbeat_timestamp_seconds", "edge_storage_failing"):
+    for gauge in ("edge_heartbeat_timestamp_seconds", "edge_storage_failing", "edge_unfinished_segments"):
         row.set(gauge, 0)
     refuse_signals()
     log.info("stopped, every accepted record is sealed")
@@ -221,6 +225,7 @@ async def _tick(
         garbage.tick(now, len(service.connections))
         row.set("edge_heartbeat_timestamp_seconds", wall_us())
         row.set("edge_storage_failing", int(writer.failing))
+        row.set("edge_unfinished_segments", writer.unfinished)
         due = now + TICK_S
         await asyncio.sleep(TICK_S)
 

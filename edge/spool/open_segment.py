@@ -206,6 +206,12 @@ class OpenSegment:
         return f"{self._directory}/{self.name.file_name(state)}"
 
 
+def set_aside(disk: Disk, directory: str, name: SegmentName) -> None:
+    """Say by the name of a segment that recovery left open that nothing is written to it. Raises `OSError`."""
+    with contextlib.suppress(FileNotFoundError):
+        disk.rename(f"{directory}/{name.file_name(State.OPEN)}", f"{directory}/{name.file_name(State.SUSPECT)}")
+
+
 def delete_unbegun(disk: Disk, directory: str, name: SegmentName) -> None:
     """Delete the file of a segment whose header could not be written, if it is there. Raises `OSError`."""
     with contextlib.suppress(FileNotFoundError):

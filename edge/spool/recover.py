@@ -40,6 +40,8 @@ class Recovered(msgspec.Struct):
     damaged_bytes: int = 0
     unread: int = 0
     """Segments that were set aside, as they could not be read."""
+    left_open: list[SegmentName] = []
+    """Those whose names the disk would not let be changed: readers wait there for ever."""
 
 
 def open_slot(disk: Disk, layout: Layout, slot: int) -> tuple[int, Recovered] | None:
@@ -90,13 +92,13 @@ def recover_slot(disk: Disk, layout: Layout, slot: int) -> Recovered:
         except OSError as error:
             log.error("segment %s cannot be read, it is set aside: %s", file_name, error)
             found.unread += 1
-            _set_aside(disk, path, f"{directory}/{name.file_name(State.SUSPECT)}")
+            _set_aside(disk, path, directory, name, found)
             continue
         try:
             _recover_segment(disk, layout, slot, path, name, state, data, found)
         except OSError as error:
             log.error("segment %s cannot be sealed, the next start tries again: %s", file_name, error)
-            _set_aside(disk, path, f"{directory}/{name.file_name(State.SUSPECT)}")
+            _set_aside(disk, path, directory, name, found)
     return found
 
 
@@ -120,12 +122,16 @@ def _discard(disk: Disk, path: str) -> None:
         log.error("%s cannot be deleted: %s", path, error)
 
 
-def _set_aside(disk: Disk, path: str, new_path: str) -> None:
+def _set_aside(disk: Disk, path: str, directory: str, name: SegmentName, found: Recovered) -> None:
     try:
-        disk.rename(path, new_path)
+        disk.rename(path, f"{directory}/{name.file_name(State.SUSPECT)}")
+    except FileNotFoundError:
+        # It has its final name already.
+        return
     except OSError as error:
-        # It keeps its name, or has its final one already.
         log.error("%s cannot be renamed: %s", path, error)
+        if path.endswith(State.OPEN.value):
+            found.left_open.append(name)
 
 
 def _recover_segment(

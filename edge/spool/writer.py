@@ -23,7 +23,7 @@ file the disk refuses to rename, or to delete, would be waited for by readers: i
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from enum import Enum
 from functools import partial
 from typing import Final
@@ -36,7 +36,7 @@ from edge.segment.frame import Compressor, Packed
 from edge.segment.name import SegmentName
 from edge.spool.disk_thread import DiskThread
 from edge.spool.group import Group, PackedRecord, Pending, Waiter
-from edge.spool.open_segment import LeftOpen, OpenSegment, delete_unbegun
+from edge.spool.open_segment import LeftOpen, OpenSegment, delete_unbegun, set_aside
 from edge.spool.spare import Spares, next_room
 
 log = logging.getLogger(__name__)
@@ -105,7 +105,9 @@ class SpoolWriter:
         row: Row,
         on_fault: Callable[[BaseException], None],
         spares: Spares | None = None,
+        left_open: Iterable[SegmentName] = (),
     ) -> None:
+        """`left_open`: segments of the slot that recovery could not finish."""
         self._loop = loop
         self._disk = disk
         self._directory = directory
@@ -167,7 +169,7 @@ class SpoolWriter:
         """Those of a segment whose sync failed; written again before anything else."""
         self._sync_due_s = 0.0
 
-        self._left_open: list[Callable[[], None]] = []
+        self._left_open: list[Callable[[], None]] = [partial(set_aside, disk, directory, name) for name in left_open]
         """What takes the `.open` name from segments that are written no more and have it still, oldest first."""
         self._finish_due_s = 0.0
 
@@ -178,17 +180,18 @@ class SpoolWriter:
     # --- appending and committing
 
     @property
-    def failing(self) -> bool:
-        """The disk refused within the last second, or a segment cannot be finished, which refuses nobody."""
-        return bool(self._left_open) or self._resting
+    def unfinished(self) -> int:
+        """Segments that the disk would not let be finished, which refuses nobody; what they hold is not shipped."""
+        return len(self._left_open)
 
     @property
     def refusing(self) -> bool:
         """What is appended now is refused."""
-        return self.full or self._resting
+        return self.full or self.failing
 
     @property
-    def _resting(self) -> bool:
+    def failing(self) -> bool:
+        """The disk refused within the last second."""
         return self._refuse_until_s > 0.0 and self._clock.monotonic_s() < self._refuse_until_s
 
     def append(self, lines: bytes, events: int, received_us: int, waiter: Waiter, records: int = 1) -> None:
@@ -223,7 +226,7 @@ class SpoolWriter:
             return
         if self._segment is not None and self._aged():
             self._roll("age")
-        if self._owed and not self._resting:
+        if self._owed and not self.failing:
             self._commit_soon()
         if self._unsynced and self._clock.monotonic_s() >= self._sync_due_s:
             self._sync_later()
@@ -271,9 +274,9 @@ class SpoolWriter:
             group = Group.of(self._pending)
         self._pending = []
         self._slots[self._received_slot] += group.all_events
-        if self._resting or self.full:
+        if self.failing or self.full:
             self._refused(group)
-            if self._resting or not self._owed:
+            if self.failing or not self._owed:
                 return
             # Acknowledged long ago, and so written whatever the budget says.
             group = Group()

@@ -124,6 +124,27 @@ def test_the_loop_shows_that_it_turns(tmp_path: Path) -> None:
         assert metrics['edge_storage_failing{worker="0"}'] == 0
 
 
+def test_a_segment_that_recovery_could_not_finish_is_finished_when_the_disk_lets_it(tmp_path: Path) -> None:
+    """Folders have its names: nothing can be renamed to them, by no user. Readers of the slot would wait there for ever."""
+    with running(tmp_path) as server:
+        assert server.ask(POST).status == 200
+        server.kill()
+    (left,) = all_segments(Layout(server.data))
+    in_the_way = [left.path.with_name(left.name.file_name(state)) for state in (State.SEALED, State.SUSPECT)]
+    for folder in in_the_way:
+        (folder / "held").mkdir(parents=True)
+    with running(tmp_path) as server:
+        assert server.ask(POST).status == 200
+        wait_until(lambda: server.metrics()['edge_unfinished_segments{worker="0"}'] == 1, "it is told")
+        assert server.get_admin("/_readiness").status == 200
+        assert left.path.exists()
+        for folder in in_the_way:
+            shutil.rmtree(folder)
+        wait_until(lambda: server.metrics()['edge_unfinished_segments{worker="0"}'] == 0, "it is finished")
+        assert not left.path.exists()
+        assert len(server.records()) == 2
+
+
 def test_segments_end_by_size_and_by_age(tmp_path: Path) -> None:
     with running(tmp_path / "size", "--segment-bytes-max", "200B") as server:
         for _ in range(5):

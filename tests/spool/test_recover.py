@@ -298,6 +298,15 @@ class TestInterruption:
         assert inner.tree() == {path(State.SUSPECT): DATA[:-1]}
         assert inner.open_descriptors == []
 
+    @pytest.mark.parametrize("state", [State.OPEN, State.SUSPECT])
+    def test_segment_whose_name_cannot_be_changed_is_left_to_the_writer_if_it_is_called_open(
+        self, state: State
+    ) -> None:
+        inner = memory({path(state): DATA[:-1]})
+        disk = FaultyDisk(inner)
+        disk.fail_always("rename", Fault(EIO))
+        assert recover_slot(disk, LAYOUT, 0).left_open == ([NAME] if state is State.OPEN else [])
+
     def test_segment_that_could_not_be_read_for_a_moment_is_recovered_by_the_next_start(self) -> None:
         inner = memory(BEFORE)
         disk = FaultyDisk(inner)

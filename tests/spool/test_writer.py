@@ -673,7 +673,7 @@ class TestLeftOpen:
             assert scene.files()["5.open.zst"] == [[b"a\n"]]
             assert await scene.told(scene.append("b")) == [["stored"]]
             await scene.quiet()
-            assert scene.writer.failing
+            assert scene.writer.unfinished == 1
             assert not scene.writer.refusing
             renames = calls_by(scene, "rename")
             scene.clock.advance(0.9)
@@ -686,7 +686,7 @@ class TestLeftOpen:
             scene.writer.tick()
             await scene.quiet()
             assert list(scene.files()) == ["5.suspect.zst", "6.open.zst"]
-            assert not scene.writer.failing
+            assert scene.writer.unfinished == 0
             assert scene.row.get("edge_segment_write_errors_total") == errors > 1
             await scene.writer.close()
 
@@ -705,13 +705,13 @@ class TestLeftOpen:
             await scene.quiet()
             assert await scene.told(scene.append("b")) == [["stored"]]
             assert list(scene.files()) == ["5.open.zst", "6.open.zst"]
-            assert scene.writer.failing
+            assert scene.writer.unfinished == 1
             scene.disk.heal()
             scene.clock.advance(1.1)
             scene.writer.tick()
             await scene.quiet()
             assert list(scene.files()) == ["6.open.zst"]
-            assert not scene.writer.failing
+            assert scene.writer.unfinished == 0
             await scene.writer.close()
 
         run(scenario, durability)
