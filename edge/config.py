@@ -235,7 +235,7 @@ SERVE: Final = (
     Option("body-timeout", parse_duration, "60s", "from the head to the last byte of the body", "TIME"),
     Option("idle-timeout", parse_duration, "620s", "a kept connection without a request", "TIME"),
     Option("write-timeout", parse_duration, "30s", "a client that does not read its answers", "TIME"),
-    Option("pipeline-max", parse_count, "16", "requests a connection may have waiting for answers", "N"),
+    Option("pipeline-max", parse_count, "16", "about how many requests of a connection may wait for answers", "N"),
     Option("inflight-bytes-max", parse_size, "256MiB", "bodies being read or committed, per worker", "SIZE"),
     Option("connections-max", parse_count, "10000", "open connections, per worker", "N"),
     Option(
