@@ -16,6 +16,7 @@ from edge.server.exchange import Exchange
 from edge.server.forwarding import Client, Forwarding
 from edge.server.heads import KEPT, Headers, Ordinary, by_lower_name
 from edge.server.heavy import Body
+from edge.server.progress import Progress
 from edge.wire.forward import Order, hides_capture, is_sdk_path, origin_form, request_fields
 from edge.wire.quiet import Quiet, quiet_answer
 from edge.wire.rejections import REFUSALS, Reason
@@ -34,14 +35,6 @@ BODY: Final = 2
 """What of a request is arriving at a connection; `IDLE` between two of them."""
 
 _METHOD_NAMES: Final = {b"POST": "POST", b"GET": "GET", b"OPTIONS": "OPTIONS", b"HEAD": "HEAD", b"CONNECT": "CONNECT"}
-
-_CHUNK_OVERHEAD_BYTES_MAX: Final = 64 * 1024
-"""Chunk sizes, extensions and trailers of a body; on top of eight times its bytes, which one-byte chunks need."""
-
-_TRAILER_BYTES_MAX: Final = 4096
-"""Of a chunked body; they are ignored."""
-_BETWEEN_BYTES_MAX: Final = 2 * 4096
-"""Between two bytes of a body that arrives: chunk sizes and extensions, and a trailer of which the parser has not told yet."""
 
 _SEVERAL_HOSTS: Final = b""
 
@@ -82,24 +75,21 @@ class Arrival:
 
     __slots__ = (
         "_arriving",
-        "_between_bytes",
         "_body",
         "_body_bytes_max",
         "_connection",
         "_counted_bytes",
         "_discarded",
-        "_fed",
         "_fields",
         "_headers",
         "_keep_alive",
         "_method",
-        "_packet",
         "_parser",
+        "_progress",
         "_query",
         "_replaying",
         "_route",
         "_service",
-        "_trailer_bytes",
         "_upgrading",
         "_url",
         "cut",
@@ -128,13 +118,10 @@ class Arrival:
         """The request has its answer; the rest of it is thrown away."""
         self.forwarding: Forwarding | None = None
         """Whose body is arriving."""
-        # of one that takes more than a packet
-        self._fed = 0
-        self._packet = b""
+        self._progress = Progress()
         self._counted_bytes = 0
+        """Of its body, held and counted among what is in flight."""
         self._discarded = 0
-        self._trailer_bytes = 0
-        self._between_bytes = 0
         self._upgrading = False
         self._replaying = False
         # The parser calls this one without a Python frame. Sizes are judged when the head, or a packet, is complete.
@@ -155,12 +142,11 @@ class Arrival:
         """Go on with what the connection got. Returns what is left of it behind an offer to change protocols."""
         connection = self._connection
         if connection.state == IDLE:
-            self._packet = data
+            self._progress.begin(data)
             if not connection.hindered:
                 connection.deadline_s = self._service.idle_deadline_s
         elif connection.state == HEAD:
-            # With the last bytes of the packet before, where the blank line may begin.
-            self._packet = (b"   " + self._packet)[-3:] + data
+            self._progress.go_on(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -187,23 +173,13 @@ class Arrival:
         connection = self._connection
         settings = self._service.settings
         head_bytes_max = settings.target_bytes_max + settings.header_bytes_max
+        progress = self._progress
         if connection.state == BODY:
-            self._fed += len(data)
-            self._between_bytes = 0 if self._body.pieces else self._between_bytes + len(data)
+            progress.count_body(len(data), more=bool(self._body.pieces))
             self._bound_body(head_bytes_max)
         else:
-            if not self._fed:
-                # The ends of other requests may stand before it.
-                begin = 0
-                if self._url:
-                    begin = max(0, data.rfind(self._parser.get_method() + b" " + self._url))
-                elif not self._packet:
-                    # They left nothing of it, and where a part of a method begins behind them only the parser knows.
-                    begin = len(data) - 1
-                self._packet = data
-                data = data[begin:]
-            self._fed += len(data)
-            if self._fed > head_bytes_max or len(self._fields) > settings.headers_max:
+            progress.count_head(data, self._parser.get_method() + b" " + self._url if self._url else b"")
+            if progress.bytes > head_bytes_max or len(self._fields) > settings.headers_max:
                 long_target = len(self._url) > settings.target_bytes_max
                 self.refuse_and_close(Reason.URI_TOO_LONG if long_target else Reason.HEADERS_TOO_LARGE)
         if connection.state != connection.timed and not connection.lingering:
@@ -224,26 +200,24 @@ class Arrival:
             self._counted_bytes = held
             if held > self._body_bytes_max:
                 self._refuse_held(Reason.BODY_TOO_LARGE, self._body_limit())
-            elif self._fed > head_bytes_max + _CHUNK_OVERHEAD_BYTES_MAX + 8 * held:
-                self.refuse_and_close(Reason.BODY_TOO_LARGE, "Found too little body in too many chunks.")
             elif held and (overload := service.overload(0)) is not None:
                 self._refuse_held(overload)
             elif held:
                 self._connection.uninvite_body()
-        self._count_trailers()
-        if self._trailer_bytes > _TRAILER_BYTES_MAX:
-            self.refuse_and_close(Reason.HEADERS_TOO_LARGE)
-        elif self._between_bytes > _BETWEEN_BYTES_MAX:
+        self._bound_trailers()
+        if self._progress.is_mostly_framing(self._discarded + self._counted_bytes, head_bytes_max):
             self.refuse_and_close(Reason.BODY_TOO_LARGE, "Found too little body in too many chunks.")
         length = self._headers.get(b"content-length")
         # The next request's head then begins a packet. The end of a chunked body only the parser knows.
         self.cut = int(length) - self._discarded - self._counted_bytes if length else service.head_packet_bytes_max
 
-    def _count_trailers(self) -> None:
+    def _bound_trailers(self) -> None:
         """Count those that have come, and forget them."""
         if self._fields:
-            self._trailer_bytes += sum(len(name) + len(value) + len(b": \r\n") for name, value in self._fields)
+            self._progress.count_trailers(self._fields)
             self._forget_arriving()
+            if self._progress.has_long_trailers:
+                self.refuse_and_close(Reason.HEADERS_TOO_LARGE)
 
     # --- the parser's side, in wire order
 
@@ -269,8 +243,7 @@ class Arrival:
     def on_headers_complete(self) -> None:
         connection = self._connection
         connection.state = BODY
-        # The packet that the head is in counts, too.
-        self._between_bytes = -self._service.head_packet_bytes_max
+        self._progress.begin_body(self._service.head_packet_bytes_max)
         if self._replaying:
             return
         self._headers = self._arriving
@@ -286,10 +259,6 @@ class Arrival:
 
     def _judge_head(self, fields: list[tuple[bytes, bytes]]) -> None:
         settings = self._service.settings
-        size = 0
-        if self._fed:
-            # Up to the end of the blank line; three bytes of the packet count already.
-            size = self._fed + self._packet.find(b"\r\n\r\n") + 4 - 3 - len(self._url)
         headers = self._headers
         route = self._route
         version = self._parser.get_http_version()
@@ -297,7 +266,7 @@ class Arrival:
         self._body_bytes_max = body_bytes_max(route, settings)
         if version == "1.0":
             self._keep_alive = False
-        head = Head(version, self._method, self._url, route, headers, len(fields), size)
+        head = Head(version, self._method, self._url, route, headers, len(fields), self._progress.head_bytes(self._url))
         refusal = judge_head(head, settings)
         if refusal is not None:
             if refusal.closes:
@@ -348,10 +317,7 @@ class Arrival:
             # An offer to change protocols, which is declined by answering; the parser stops here without the body.
             return
         connection = self._connection
-        if self._fields:
-            self._count_trailers()
-            if self._trailer_bytes > _TRAILER_BYTES_MAX:
-                self.refuse_and_close(Reason.HEADERS_TOO_LARGE)
+        self._bound_trailers()
         self._url = b""
         connection.state = IDLE
         if self.forwarding is not None:
@@ -574,14 +540,12 @@ class Arrival:
     def _forget_request(self) -> None:
         """A request is complete: what was noted of its way here."""
         connection = self._connection
-        if self._fed and not connection.hindered:
+        if self._progress.bytes and not connection.hindered:
             connection.deadline_s = self._service.idle_deadline_s
         connection.timed = IDLE
-        self._fed = 0
-        self._packet = b""
+        self._progress.reset()
         self.cut = self._service.head_packet_bytes_max
         self._discarded = 0
-        self._trailer_bytes = 0
         connection.uninvite_body()
         self._forget_body()
         # Trailers of a chunked body are no headers of the next request.
