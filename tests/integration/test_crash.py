@@ -196,10 +196,11 @@ class Crash:
             self.torn += tear(Layout(self._edge.data), self._rng)
 
     async def _kill_part(self, part: str, drainers: int) -> None:
+        # Also behind a start, which waits for the workers only.
+        await _until(lambda: len(self._edge.workers()) == WORKERS and len(self._edge.drainers()) == drainers)
         pids = self._edge.workers() if part == "worker" else self._edge.drainers()
         if self._rng.random() < 0.7:
             pids = pids[:1] if self._rng.random() < 0.5 else pids[-1:]
-        assert pids, f"expected a {part} to kill"
         if self._rng.random() < 0.7:
             await self._kill_at_answer(pids)
         else:
@@ -207,7 +208,6 @@ class Crash:
                 send_signal(pid, signal.SIGKILL)
         self.kills[part] += 1
         await self._progress()
-        await _until(lambda: len(self._edge.workers()) == WORKERS and len(self._edge.drainers()) == drainers)
 
     async def _share(self) -> None:
         """Every round has its share of the events there have to be."""
