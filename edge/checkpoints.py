@@ -11,7 +11,6 @@ Several drainers have different slots. Where their number was changed, files kno
 furthest stands: positions only advance. Each file's totals are of what its own drainers confirmed, so their sum is everything.
 """
 
-import errno
 import logging
 import re
 from collections.abc import Sequence
@@ -20,7 +19,7 @@ from typing import Final
 import msgspec
 import xxhash
 
-from edge.disk import Disk, pread_all, write_durably
+from edge.disk import MEDIUM_ERRORS, Disk, pread_all, write_durably
 from edge.segment.name import SegmentName, parse_name
 
 log = logging.getLogger(__name__)
@@ -29,8 +28,6 @@ _SUFFIX: Final = ".json"
 _PREVIOUS: Final = ".prev.json"
 _FILE_NAME: Final = re.compile(r"([^.]+)(?:\.([1-9][0-9]*))?(?:\.prev)?\.json")
 _BYTES_MAX: Final = 16 * 1024 * 1024
-_LOST: Final = (errno.EIO, errno.EUCLEAN)
-"""The device or the file system has lost the file: waiting brings nothing back."""
 
 
 class Position(msgspec.Struct, frozen=True):
@@ -150,7 +147,7 @@ class CheckpointFile:
             if found is not None:
                 return found
         for refusal in refusals:
-            if refusal.errno not in _LOST:
+            if refusal.errno not in MEDIUM_ERRORS:
                 raise refusal
         return None
 

@@ -1,6 +1,7 @@
 """The only calls that touch the spool's file system: the seam at which tests inject a failing disk."""
 
 import contextlib
+import errno
 import fcntl
 import os
 from collections.abc import Iterator
@@ -8,6 +9,8 @@ from typing import Final, Protocol
 
 _BLOCK_BYTES: Final = 4096
 """What a device refuses, it refuses in no smaller pieces."""
+MEDIUM_ERRORS: Final = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA)
+"""What the device and the file system say of what they have lost, and not of the moment, of rights or of want."""
 
 
 class Disk(Protocol):

@@ -116,10 +116,11 @@ def test_newest_that_cannot_be_read_falls_back_to_the_one_before(method: str, er
     assert file.load() == checkpoint(3)
 
 
-def test_both_lost_by_the_device_is_none_and_no_other_sinks_affair() -> None:
+@pytest.mark.parametrize("error", [EIO, errno.EUCLEAN, errno.EBADMSG])
+def test_both_lost_by_the_device_is_none_and_no_other_sinks_affair(error: int) -> None:
     disk = FaultyDisk(memory(newest=encode_checkpoint(checkpoint(2)), previous=encode_checkpoint(checkpoint(1))))
     CheckpointFile(disk, DIRECTORY, "null").save(checkpoint(5))
-    disk.fail_next("open", Fault(EIO), Fault(errno.EUCLEAN))
+    disk.fail_next("open", Fault(EIO), Fault(error))
     assert load_all(disk, DIRECTORY) == {"null": checkpoint(5)}
 
 

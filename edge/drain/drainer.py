@@ -11,6 +11,7 @@ import random
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -52,8 +53,10 @@ IDLE_ONCE_S: Final = 2.0
 ATTEMPTS_ONCE: Final = 5
 """`--once`: attempts in a row before a sink counts as unavailable."""
 ERRORS_ONCE: Final = 20
-"""`--once`: refusals of our own disk in a row, for every slot, before it is given up. More than it takes to set a segment aside
+"""`--once`: refusals of our own disk in a row of the same kind before it is given up. More than it takes to set a segment aside
 that cannot be read."""
+WAIT_ONCE_S: Final = 60.0
+"""`--once`: a sink that asks for a longer pause counts as unavailable."""
 
 
 WHOLE: Final = Share(0, 1)
@@ -203,12 +206,13 @@ class Drainer:
         forgotten_s = 0.0
         fault = ""
         while time.monotonic() < finish_s:
-            moved, wait_s = True, 0.0
+            moved, linger, wait_s = True, False, 0.0
             try:
                 if fault:
                     shipper = self._begin_again(place, fault)
                     fault = ""
-                moved = shipper.step(linger=not self._stop.is_set())
+                linger = not self._stop.is_set()
+                moved = shipper.step(linger=linger)
             except (SinkGone, InUse) as gone:
                 self._gone = str(gone)
                 break
@@ -225,12 +229,12 @@ class Drainer:
                 self._row.add("edge_drain_retries_total", 1, str(place), "retryable")
             if self._stop.is_set():
                 finish_s = min(finish_s, time.monotonic() + FINISH_S)
-                if fault or shipper.failures or not moved:
+                if fault or shipper.failures or not (moved or linger):
                     break
                 time.sleep(wait_s)
             else:
                 self._stop.wait(wait_s)
-            if not moved or shipper.waits:
+            if not moved or shipper.wait_s:
                 time.sleep(POLL_S)
         _save(shipper)
 
@@ -261,7 +265,7 @@ class Drainer:
             )
 
         idle_since_s = time.monotonic()
-        errors = 0
+        errors: Counter[str] = Counter()
         while behind():
             try:
                 moved = shipper.step(linger=False)
@@ -270,8 +274,8 @@ class Drainer:
                 break
             except OSError as error:
                 log.error("sink %s: %s", shipper.sink_id, error)
-                errors += 1
-                if errors >= ERRORS_ONCE * len(targets):
+                errors[str(error)] += 1
+                if errors[str(error)] >= ERRORS_ONCE:
                     break
                 time.sleep(POLL_S)
                 continue
@@ -280,30 +284,27 @@ class Drainer:
                 log.exception("sink %s met a fault of ours", shipper.sink_id)
                 _save(shipper)
                 return False
-            if shipper.failures >= ATTEMPTS_ONCE:
+            if shipper.failures >= ATTEMPTS_ONCE or shipper.wait_s > WAIT_ONCE_S:
                 break
             if moved:
-                errors = 0
+                errors.clear()
                 idle_since_s = time.monotonic()
             elif time.monotonic() - idle_since_s > IDLE_ONCE_S:
                 log.error("sink %s: what was committed is not there any more", shipper.sink_id)
                 break
-            if not moved or shipper.waits:
+            if not moved or shipper.wait_s:
                 time.sleep(POLL_S)
         return _save(shipper) and not behind()
 
     def _end(self, slot: int) -> Position | None:
         """The end of what is committed in the slot."""
         for file in reversed(segment_files(self._layout, slot)):
-            if file.state is State.BAD:
-                # Nobody waits for it.
-                continue
             try:
-                end = summarise(file).end
+                end = summarise(file, around=file.state is State.BAD).end
             except OSError as error:
-                # Shipping finds out what can be read of it.
                 log.error("segment %s: %s", file.path, error)
-                end = file.size
+                # Shipping finds out what can be read of it, but for one that could not even be opened.
+                end = 0 if file.state is State.BAD else file.size
             if end:
                 return Position(str(file.name), end)
         return None

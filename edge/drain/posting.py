@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 TIMEOUT_S: Final = 30.0
 """For each connect, read and write. Longer than downstream takes for anything; an answer that comes later counts as none."""
 EXCHANGE_S: Final = 120.0
-"""For a request and its whole answer, once connected: who takes or gives a byte now and then is not there either."""
+"""For a request and its whole answer, once connected: who takes or gives a byte now and then is not there either. A large
+request has the time that `BYTES_PER_S_MIN` takes besides."""
+BYTES_PER_S_MIN: Final = 64 * 1024
 ANSWER_BYTES_MAX: Final = 64 * 1024
 """Read of an answer; who says more is not asked anything else on that connection."""
 RETRY_AFTER_S_MAX: Final = 3600.0
@@ -102,7 +104,7 @@ class Poster:
     def _exchange(self, target: str, data: bytes, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
         if self._connection is None or self._connection.sock is None:
             self._connection = self._connect()
-        self._deadline.begin()
+        self._deadline.begin(EXCHANGE_S + len(data) / BYTES_PER_S_MIN)
         self._connection.request("POST", target, data, headers)
         response = self._connection.getresponse()
         answer = response.read(ANSWER_BYTES_MAX)
@@ -119,16 +121,17 @@ class _Deadline:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._until_s = 0.0
+        self._exchange_s = self._until_s = 0.0
 
-    def begin(self) -> None:
-        self._until_s = self._clock() + EXCHANGE_S
+    def begin(self, exchange_s: float) -> None:
+        self._exchange_s = exchange_s
+        self._until_s = self._clock() + exchange_s
 
     def bound(self, connected: socket.socket) -> None:
         """The next call on the socket ends by then. Raises `TimeoutError` when it is too late for one."""
         left_s = self._until_s - self._clock()
         if left_s <= 0.0:
-            raise TimeoutError(f"the exchange was not over within {EXCHANGE_S:g} s")
+            raise TimeoutError(f"the exchange was not over within {self._exchange_s:.0f} s")
         connected.settimeout(min(TIMEOUT_S, left_s))
 
 

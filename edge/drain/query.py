@@ -6,7 +6,7 @@ that is in neither. A file of a segment that the spool does not have (any more) 
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +21,7 @@ from edge.layout import Layout
 from edge.segment.name import State
 from edge.segment.record import decode_record
 from edge.segment.scan import Damage, Frame
-from edge.spool.inspect import frames, segment_files
+from edge.spool.inspect import SegmentFile, frames, segment_files
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -91,17 +91,25 @@ def _write_rows(layout: Layout, slot: int, position: Position | None, scratch: P
     with target.open("wb") as rows:
         for file in segment_files(layout, slot):
             name = str(file.name)
-            if file.state is State.BAD:
-                continue
             segments.add(name)
             if position is not None and name < position.segment:
                 continue
             offset = position.offset if position is not None and name == position.segment else 0
-            for item in frames(file, offset):
+            for item in _frames(file, offset):
                 if not isinstance(item, Damage):
                     prefix = b'{"%b":"%b",' % (_AT.encode(), _place(name, item.end).encode())
                     rows.writelines(prefix + row[1:] + b"\n" for line in _lines(item) for row in _rows(line))
     return SlotRows(target, segments)
+
+
+def _frames(file: SegmentFile, offset: int) -> Iterator[Frame | Damage]:
+    """Of one that was set aside what can be read, which is what the drainer ships."""
+    set_aside = file.state is State.BAD
+    try:
+        yield from frames(file, offset, around=set_aside)
+    except OSError:
+        if not set_aside:
+            raise
 
 
 def _lines(frame: Frame) -> list[bytes]:

@@ -6,7 +6,6 @@ when its name says so and everything in it was read. A finished one that the dis
 the frames it touches.
 """
 
-import errno
 import heapq
 import logging
 import time
@@ -15,10 +14,10 @@ from typing import Final
 import msgspec
 
 from edge.checkpoints import Position
-from edge.disk import Disk, pread_all, pread_around
+from edge.disk import MEDIUM_ERRORS, Disk, pread_all, pread_around
 from edge.drain.sink import READ_BYTES
 from edge.segment.frame import ROOM_HEADER_BYTES, SEGMENT_HEADER_BYTES, is_room
-from edge.segment.name import SegmentName, State, parse_name
+from edge.segment.name import LIFE, SegmentName, State, parse_name
 from edge.segment.scan import Damage, Frame, scan, written_end
 
 log = logging.getLogger(__name__)
@@ -32,8 +31,6 @@ _ATTEMPTS: Final = 5
 _AHEAD_MAX: Final = 1000
 _SETTLED_NS: Final = 1_000_000_000
 _FINISHED: Final = (State.SEALED, State.SUSPECT, State.BAD)
-_NO_FAULT_OF_THE_FILE: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-"""Why nothing at all can be opened at the moment."""
 
 
 class _Unreadable(OSError):
@@ -131,9 +128,12 @@ class SlotReader:
         """
         if self._name is None or self._fd is None:
             return None
+        offset = self._offset
         try:
             chunk = self._read(end)
         except _Unreadable as error:
+            # Nothing was handed out of what was read before that.
+            self._offset = offset
             self._refused += 1
             if self._refused < _ATTEMPTS or not self._finished(self._name):
                 raise
@@ -265,8 +265,7 @@ class SlotReader:
         return not self._is_there(name, State.OPEN) or self._is_there(name, *_FINISHED)
 
     def _vanished(self, name: SegmentName) -> bool:
-        # In the order of a segment's life: one that is renamed meanwhile is found under its new name.
-        return self._offset == 0 and not self._is_there(name, State.OPEN, *_FINISHED)
+        return self._offset == 0 and not self._is_there(name, *LIFE)
 
     def _list(self, *, itself: bool) -> None:
         """Look for the segments behind the position, or for its own one, too."""
@@ -304,13 +303,13 @@ class SlotReader:
         return None
 
     def _open_file(self, name: SegmentName) -> int | None:
-        for state in (State.OPEN, *_FINISHED):
+        for state in LIFE:
             try:
                 fd = self._disk.open(self._path(name, state))
             except FileNotFoundError:
                 continue
             except OSError as error:
-                if state is State.OPEN or error.errno in _NO_FAULT_OF_THE_FILE:
+                if state is State.OPEN or error.errno not in MEDIUM_ERRORS:
                     raise
                 self._refused += 1
                 if self._refused < _ATTEMPTS:

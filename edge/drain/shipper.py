@@ -32,6 +32,8 @@ from edge.wire.drops import DROP_REASONS
 log = logging.getLogger(__name__)
 
 CHECKPOINT_S: Final = 1.0
+REST_S: Final = 1.0
+"""Of a slot that the disk refuses to read, before it is read again."""
 CHECKPOINT_BYTES: Final = 8 * 1024 * 1024
 EXTEND_EVENTS_MAX: Final = 5000
 """A delivery in which everything is refused grows to this or `RAW_BYTES_MAX` of records, so that there is something to compare
@@ -80,6 +82,8 @@ class Shipper:
         self._checked: dict[int, str] = {}
         """The segment of each slot that was compared last."""
         self._last_slot = -1
+        self._rests_until_s: dict[int, float] = {}
+        """Slots that the disk refused to read a moment ago."""
         self._breaker = Breaker()
         self._delivery: _UnderWay | None = None
         self._looks_further = False
@@ -102,11 +106,14 @@ class Shipper:
     def step(self, *, linger: bool = True) -> bool:
         """Ship what is there, one batch a slot at the most. Whether anything was shipped or is still refused.
 
-        Without `linger` nothing is waited for that would make a larger batch.
+        A slot that cannot be read rests for a moment, and holds up no other. Without `linger` nothing is waited for, neither
+        that nor what would make a larger batch.
 
-        Raises `SinkGone`, and `OSError` when the spool, the quarantine or the checkpoint cannot be read or written.
+        Raises `SinkGone`; `OSError` when the quarantine or the checkpoint cannot be read or written, and without `linger` when
+        a slot cannot be read and no other has anything.
         """
         now = self._clock()
+        refused: OSError | None = None
         if self._delivery is not None or self._not_before_s > now:
             if now < self._not_before_s:
                 self._save_if_due()
@@ -115,12 +122,25 @@ class Shipper:
         else:
             moved = False
             for reader in self._slots():
-                if linger and now - self._shipped_s.get(reader.slot, float("-inf")) < self._sink.linger_s:
+                if linger and self._is_early(reader.slot, now):
                     continue
-                moved = self._next(reader) or moved
+                try:
+                    found = self._read(reader)
+                except (Retryable, Paused) as refusal:
+                    self._hold(refusal)
+                    moved = True
+                except OSError as error:
+                    refused = error
+                    self._rests_until_s[reader.slot] = now + REST_S
+                else:
+                    moved = self._begin(reader.slot, found) or moved
                 if self._delivery is not None or self._not_before_s > now:
                     break
         self._save_if_due()
+        if refused is not None:
+            if not (linger or moved):
+                raise refused
+            log.error("sink %s: the spool cannot be read: %s", self.sink_id, refused)
         return moved
 
     def save(self) -> None:
@@ -138,9 +158,9 @@ class Shipper:
         self._dirty_bytes = 0
 
     @property
-    def waits(self) -> bool:
-        """Nothing is offered before a while has passed."""
-        return self._clock() < self._not_before_s
+    def wait_s(self) -> float:
+        """How long nothing is offered."""
+        return max(0.0, self._not_before_s - self._clock())
 
     def position(self, slot: int) -> Position | None:
         """Everything before it was confirmed."""
@@ -179,19 +199,15 @@ class Shipper:
 
     # --- one batch
 
-    def _next(self, reader: SlotReader) -> bool:
-        try:
-            found = self._read(reader)
-        except (Retryable, Paused) as refusal:
-            self._hold(refusal)
-            return True
-        except OSError:
-            # The other slots' turn comes before this one's again.
-            self._last_slot = reader.slot
-            raise
+    def _is_early(self, slot: int, now: float) -> bool:
+        """A larger batch is waited for, or a disk that may read by then."""
+        shipped_s = self._shipped_s.get(slot, float("-inf"))
+        return now - shipped_s < self._sink.linger_s or now < self._rests_until_s.get(slot, 0.0)
+
+    def _begin(self, slot: int, found: "_UnderWay | None") -> bool:
         if found is None:
             return False
-        self._last_slot = reader.slot
+        self._last_slot = slot
         self._delivery = found
         return self._drive()
 

@@ -25,6 +25,11 @@ class State(Enum):
     BAD = ".bad"
 
 
+LIFE: Final = (State.OPEN, State.SEALED, State.SUSPECT, State.SEALED, State.BAD)
+"""The names that a segment has one after the other; a suspect one becomes sealed. Who asks for them in this order finds it,
+also when it is renamed meanwhile."""
+
+
 class SegmentName(msgspec.Struct, frozen=True, order=True, gc=False):
     """Identity of a segment within its slot. Ordered by counter."""
 

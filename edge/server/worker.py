@@ -111,7 +111,6 @@ def main(arguments: list[str]) -> int:
 def _count_recovery(row: Row, recovered: Recovered) -> None:
     row.add("edge_recovered_segments_total", recovered.segments)
     row.add("edge_torn_bytes_total", recovered.torn_bytes)
-    row.add("edge_damaged_bytes_total", recovered.damaged_bytes)
 
 
 async def _serve(

@@ -19,7 +19,7 @@ from edge.segment.frame import (
     parse_frame_header,
     parse_segment_header,
 )
-from edge.segment.name import SegmentName, State, parse_name, parse_state
+from edge.segment.name import LIFE, SegmentName, State, parse_name, parse_state
 from edge.segment.scan import Damage, Frame, scan
 
 _HEADERS_READ_BYTES: Final = 4096
@@ -66,6 +66,9 @@ def segment_files(layout: Layout, slot: int) -> list[SegmentFile]:
             size = path.stat().st_size
         except FileNotFoundError:
             continue
+        except OSError:
+            # The disk has lost all but its name, and whoever opens it hears of that.
+            size = 0
         found.append(SegmentFile(path, slot, *parsed, size))
     return sorted(found, key=lambda file: file.name)
 
@@ -104,6 +107,10 @@ def extent(layout: Layout) -> Extent:
                     stat = entry.stat()
                 except FileNotFoundError:
                     continue
+                except OSError:
+                    # The disk has lost all but its name.
+                    found.segments[state] += 1
+                    continue
                 found.bytes += stat.st_size
                 found.segments[state] += 1
                 found.written_s = min(found.written_s, stat.st_mtime)
@@ -138,8 +145,7 @@ def frames(file: SegmentFile, offset: int = 0, *, around: bool = False) -> Itera
 def read(file: SegmentFile, offset: int = 0, *, around: bool = False) -> bytes:
     """The file's bytes from `offset` on, also when it was finished or deleted since it was found. Raises `OSError`."""
     disk = RealDisk()
-    finished = (file.path.with_name(file.name.file_name(state)) for state in (State.SEALED, State.SUSPECT, State.BAD))
-    for path in (file.path, *finished):
+    for path in (file.path, *(file.path.with_name(file.name.file_name(state)) for state in LIFE)):
         try:
             fd = disk.open(str(path))
         except FileNotFoundError:

@@ -23,6 +23,7 @@ from edge.drain.slots import InUse
 from edge.layout import Layout
 from edge.metrics import Board, Row
 from edge.process import EXIT_FAULT
+from edge.segment.name import parse_name
 from tests.downstream import Downstream, Reply
 from tests.drain.spools import Slot
 from tests.fakes import EIO, Fault, FaultyDisk
@@ -659,4 +660,47 @@ def test_once_ships_what_stands_before_a_newest_segment_of_which_nothing_can_be_
     draining = drainer(tmp_path, row)
     assert draining.run_once()
     assert len(draining.left()) == 1
+    assert delivered(tmp_path / "events") == ["a"]
+
+
+def test_once_ships_what_can_be_read_of_a_newest_segment_that_was_set_aside(tmp_path: Path, row: Row) -> None:
+    slot = Slot(tmp_path, 0)
+    for name in "ab":
+        slot.commit(name)
+        slot.seal()
+    slot.files[1].rename(slot.files[1].with_suffix(".bad"))
+    draining = drainer(tmp_path, row)
+    assert draining.run_once()
+    assert delivered(tmp_path / "events") == ["a", "b"]
+    assert len(draining.left()) == 1
+
+
+@pytest.mark.parametrize("count", [5, 30])
+def test_once_gets_past_any_number_of_segments_that_cannot_be_opened(tmp_path: Path, row: Row, count: int) -> None:
+    slot = Slot(tmp_path, 0)
+    for name in ["refused"] * count + ["good"]:
+        slot.commit(name)
+        slot.seal()
+
+    class Refusing(RealDisk):
+        def open(self, path: str, *, write: bool = False) -> int:
+            parsed = parse_name(Path(path).name)
+            if parsed and parsed[0].counter <= count and self.exists(path):
+                raise OSError(EIO, "Input/output error", path)
+            return super().open(path, write=write)
+
+    draining = Drainer(Refusing(), Layout(tmp_path), [f"file:{tmp_path}/events"], row)
+    assert draining.run_once()
+    assert delivered(tmp_path / "events") == ["good"]
+    assert len(draining.left()) == count
+
+
+def test_once_a_sink_that_asks_for_a_long_pause_is_unavailable_and_holds_up_no_other(tmp_path: Path, row: Row) -> None:
+    slot = Slot(tmp_path, 0)
+    slot.commit("a")
+    slot.seal()
+    with Downstream() as downstream:
+        downstream.rule = lambda call: Reply(429, {"Retry-After": "3600"})
+        assert not drainer(tmp_path, row, downstream.url, f"file:{tmp_path}/events").run_once()
+        assert downstream.requests == 1
     assert delivered(tmp_path / "events") == ["a"]

@@ -27,6 +27,19 @@ def test_damage_costs_itself_only(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a", "c"]
 
 
+def test_what_can_be_read_of_segments_set_aside_is_there(tmp_path: Path) -> None:
+    """A folder can be opened, and not read; a link to itself not even that."""
+    slot = Slot(tmp_path)
+    slot.commit("a")
+    slot.seal()
+    slot.files[0].rename(slot.files[0].with_suffix(".bad"))
+    (slot.directory / "000000000007-000000000000abc7.bad").mkdir()
+    lost = slot.directory / "000000000008-000000000000abc8.bad"
+    lost.symlink_to(lost)
+    slot.commit("b")
+    assert names(tmp_path) == ["a", "b"]
+
+
 def test_records_without_events_are_no_rows(tmp_path: Path) -> None:
     slot = Slot(tmp_path)
     slot.commit("nameless", body=b'[{"distinct_id":"d"}]')

@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,9 @@ from edge.checkpoints import Position
 from edge.disk import RealDisk
 from edge.drain.reader import RAW_BYTES_MAX, Chunk, SlotReader
 from edge.segment.frame import ROOM_MAGIC
+from edge.segment.name import State, parse_name
 from edge.segment.record import decode_record
+from edge.spool.recover import recover_slot
 from tests.drain.spools import Slot
 from tests.fakes import EIO, EMFILE, Fault, FaultyDisk, UnreadableDisk
 
@@ -354,10 +358,10 @@ def test_a_segment_that_was_set_aside_while_it_was_read_is_read_to_its_end_and_p
     assert drained(reading) == ["b", "c"]
 
 
-def refused(reading: SlotReader, times: int) -> None:
+def refused(reading: SlotReader, times: int, end: int | None = None) -> None:
     for _ in range(times):
         with pytest.raises(OSError, match="Input/output error"):
-            next_chunk(reading)
+            next_chunk(reading, end)
 
 
 def test_a_block_that_cannot_be_read_costs_the_frames_it_touches_and_the_segment_is_kept(slot: Slot) -> None:
@@ -469,16 +473,58 @@ def test_a_newest_segment_that_the_disk_will_not_open_is_asked_for_five_times_an
     assert drained(reading) == ["b"]
 
 
-def test_a_process_without_descriptors_sets_nothing_aside(slot: Slot) -> None:
+@pytest.mark.parametrize("error", [EMFILE, errno.ENOMEM, errno.EACCES, errno.EPERM])
+def test_what_is_no_fault_of_the_medium_sets_nothing_aside(slot: Slot, error: int) -> None:
     slot.commit("a")
     slot.seal()
     disk = FaultyDisk(RealDisk())
-    disk.fail_next("open", *[None, Fault(EMFILE)] * 8)
+    disk.fail_next("open", *[None, Fault(error)] * 8)
     reading = SlotReader(disk, str(slot.directory), slot.slot, None)
     for _ in range(8):
-        with pytest.raises(OSError, match="Too many open files"):
+        with pytest.raises(OSError, match=re.escape(os.strerror(error))):
             next_chunk(reading)
     assert drained(reading) == ["a"]
+
+
+@pytest.mark.parametrize("before", State)
+def test_a_segment_that_recovery_renames_while_it_is_looked_for_is_found(slot: Slot, before: State) -> None:
+    """What is passed over is deleted."""
+    for name in "abc":
+        slot.commit(name)
+        slot.seal()
+    parsed = parse_name(slot.files[1].name)
+    assert parsed is not None
+    sought = parsed[0]
+    slot.files[1].rename(slot.directory / sought.file_name(State.SUSPECT))
+
+    class Renamed(RealDisk):
+        """When one of its names is asked for."""
+
+        renamed = False
+
+        def open(self, path: str, *, write: bool = False) -> int:
+            if path.endswith(sought.file_name(before)) and not self.renamed:
+                self.renamed = True
+                recover_slot(RealDisk(), slot.layout, slot.slot)
+            return super().open(path, write=write)
+
+    assert drained(SlotReader(Renamed(), str(slot.directory), slot.slot, None)) == ["a", "b", "c"]
+
+
+def test_a_refusal_behind_a_chunk_that_was_read_does_not_pass_it_over(slot: Slot) -> None:
+    for name in "abc":
+        slot.commit(name)
+    slot.seal()
+    data = bytearray(slot.files[0].read_bytes())
+    data[-3] ^= 1
+    slot.files[0].write_bytes(data)
+    disk = FaultyDisk(RealDisk())
+    # The chunk, the damage behind it.
+    disk.fail_next("pread", None, Fault(EIO))
+    reading = SlotReader(disk, str(slot.directory), slot.slot, None)
+    refused(reading, 1, end=len(data))
+    assert names(next_chunk(reading, len(data))) == ["a", "b"]
+    reading.close()
 
 
 def test_a_damaged_frame_that_is_a_whole_published_range_costs_nothing_behind_it(slot: Slot) -> None:

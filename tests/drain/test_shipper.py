@@ -1,4 +1,5 @@
 import logging
+import os
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
@@ -10,13 +11,13 @@ from edge.disk import RealDisk
 from edge.drain.event import Event
 from edge.drain.quarantine import list_quarantined, load
 from edge.drain.reader import RAW_BYTES_MAX
-from edge.drain.shipper import CHECKPOINT_S, Shipper
+from edge.drain.shipper import CHECKPOINT_S, REST_S, Shipper
 from edge.drain.sink import READ_BYTES, Batch, Paused, Refusal, Refused, Retryable
 from edge.metrics import Board, Row
 from edge.segment.name import SegmentName, State
 from tests import segments
 from tests.drain.spools import Slot
-from tests.fakes import FaultyDisk
+from tests.fakes import EIO, FaultyDisk
 
 
 class Clock:
@@ -483,6 +484,40 @@ def test_a_paused_sink_gathers_no_more_than_memory_allows(
     shipping.close()
 
 
+def test_a_slot_that_cannot_be_read_rests_and_holds_up_no_other(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    slot.commit("a")
+    other = Slot(slot.layout.data, 7)
+    shipping = shipper()
+
+    class Refusing(RealDisk):
+        attempts = 0
+
+        def pread(self, fd: int, size: int, offset: int) -> bytes:
+            if "/slot-00/" in os.readlink(f"/proc/self/fd/{fd}"):
+                self.attempts += 1
+                raise OSError(EIO, os.strerror(EIO))
+            return super().pread(fd, size, offset)
+
+    refusing = Refusing()
+    shipping._disk = refusing
+    with caplog.at_level(logging.ERROR):
+        for name in "bcd":
+            other.commit(name)
+            assert shipping.step()
+        assert not shipping.step()
+    assert sink.names == ["b", "c", "d"]
+    assert refusing.attempts == len(caplog.records) == 1
+    clock.now += REST_S
+    assert not shipping.step()
+    assert refusing.attempts == 2
+    # Nothing is waited for.
+    with pytest.raises(OSError, match=os.strerror(EIO)):
+        shipping.step(linger=False)
+    shipping.close()
+
+
 @pytest.mark.parametrize("refusal", [Retryable("a"), Paused("b")], ids=["busy", "not allowed"])
 def test_a_sink_that_cannot_tell_what_it_has_is_asked_again(
     slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock, refusal: Refusal
@@ -518,7 +553,7 @@ def run(shipping: Shipper, clock: Clock, steps: int = 200) -> None:
     for _ in range(steps):
         if not shipping.step():
             break
-        if shipping.waits:
+        if shipping.wait_s:
             clock.now += 61
     shipping.save()
 
@@ -600,11 +635,11 @@ def test_a_destination_that_refuses_everything_costs_next_to_nothing_and_is_wait
     with caplog.at_level(logging.CRITICAL):
         for _ in range(2000):
             shipping.step()
-            clock.now += 61 if shipping.waits else 0
+            clock.now += 61 if shipping.wait_s else 0
         slot.commit(*names[200:])
         for _ in range(2000):
             shipping.step()
-            clock.now += 61 if shipping.waits else 0
+            clock.now += 61 if shipping.wait_s else 0
         assert quarantine_of(slot) == []
         assert row.get("edge_sink_paused", "0") == 1
         shipping.save()
@@ -633,7 +668,7 @@ def test_single_events_refused_one_after_the_other_trip_the_breaker_too(
             slot.commit(name)
             for _ in range(20):
                 shipping.step()
-                clock.now += 61 if shipping.waits else 0
+                clock.now += 61 if shipping.wait_s else 0
         assert len(quarantine_of(slot)) <= 3
         sink.refuse_all = None
         run(shipping, clock)
@@ -651,12 +686,12 @@ def test_many_bad_events_are_believed_beside_a_good_one_that_comes_later(
     with caplog.at_level(logging.CRITICAL):
         for _ in range(100):
             shipping.step()
-            clock.now += 61 if shipping.waits else 0
+            clock.now += 61 if shipping.wait_s else 0
         assert quarantine_of(slot) == []
         slot.commit("good")
         for _ in range(100):
             shipping.step()
-            clock.now += 61 if shipping.waits else 0
+            clock.now += 61 if shipping.wait_s else 0
         shipping.save()
     assert sink.names == ["good"]
     assert quarantine_of(slot) == bad
@@ -677,7 +712,7 @@ def test_a_paused_sink_keeps_everything_says_so_and_goes_on_by_itself(
     shipping = shipper()
     for _ in range(50):
         shipping.step()
-        clock.now += 61 if shipping.waits else 0
+        clock.now += 61 if shipping.wait_s else 0
     assert any(record.levelno == logging.ERROR and "paused" in record.message for record in caplog.records)
     assert row.get("edge_sink_paused", "0") == 1
     assert row.get("edge_drain_retries_total", "0", "paused") == shipping.failures > 5
@@ -904,7 +939,7 @@ def test_after_an_outage_the_sink_is_left_alone_between_batches(
     slot.commit("a")
     shipping = shipper()
     shipping.step()
-    assert not shipping.waits
+    assert not shipping.wait_s
     slot.commit("b")
     sink.refusals = 3
     with caplog.at_level(logging.CRITICAL):
@@ -913,14 +948,14 @@ def test_after_an_outage_the_sink_is_left_alone_between_batches(
             clock.now += 61
         shipping.step()
     assert sink.names == ["a", "b"]
-    assert shipping.waits
+    assert shipping.wait_s
     assert shipping.failures == 0
     clock.now += 40
     for name in "cd":
         slot.commit(name)
         shipping.step()
     assert sink.names == list("abcd")
-    assert not shipping.waits
+    assert not shipping.wait_s
     shipping.close()
 
 

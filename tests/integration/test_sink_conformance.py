@@ -94,7 +94,7 @@ class Journey:
             slot.seal()
 
     def step(self) -> bool:
-        if self.shipper.waits:
+        if self.shipper.wait_s:
             # Nothing else takes time, so a checkpoint is only written where a test says so, or after a refusal.
             self._now_s += 4000.0
         return self.shipper.step(linger=False)

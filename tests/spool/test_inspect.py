@@ -212,6 +212,20 @@ def test_a_segment_that_cannot_be_read_is_damage_to_those_who_look_and_an_error_
             decide(file)
 
 
+def test_a_segment_of_which_the_disk_has_only_the_name_hides_no_other(tmp_path: Path) -> None:
+    """A link to itself cannot be looked at, by any user."""
+    layout = Layout(tmp_path)
+    put(layout, 0, OTHER, State.SEALED, DATA)
+    lost = layout.slot(0) / NAME.file_name(State.SEALED)
+    lost.symlink_to(lost)
+    assert {file.name: file.size for file in all_segments(layout)} == {NAME: 0, OTHER: len(DATA)}
+    found = extent(layout)
+    assert (found.bytes, found.segments[State.SEALED]) == (len(DATA), 2)
+    [file] = [file for file in all_segments(layout) if file.name == NAME]
+    with pytest.raises(OSError, match="Too many levels"):
+        summarise(file)
+
+
 @pytest.mark.parametrize("state", [State.OPEN, State.SUSPECT])
 def test_room_that_is_not_used_is_neither_a_tail_nor_damage(tmp_path: Path, state: State) -> None:
     layout = Layout(tmp_path)

@@ -157,7 +157,7 @@ def interpret(status: int, headers: Mapping[str, str], answer: bytes) -> Refusal
     """What an answer means for the rows: `None` when they are in the table. Header names in lower case."""
     why = f"status {status}: {answer[:300].decode('utf-8', 'replace').strip()}"
     text = headers.get("x-clickhouse-exception-code", "")
-    code = int(text) if text.isascii() and text.isdecimal() else 0
+    code = int(text[:9]) if text.isascii() and text.isdecimal() else 0
     if 200 <= status < 300 and not code:
         if any(name.startswith("x-clickhouse-") for name in headers):
             return None

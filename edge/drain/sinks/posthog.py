@@ -255,7 +255,7 @@ def interpret(status: int, headers: Mapping[str, str], answer: bytes) -> Refusal
         try:
             if answer:
                 _decode_answer(answer)
-        except msgspec.MsgspecError:
+        except (msgspec.MsgspecError, RecursionError):
             # The front page of a web server says 200 to anything.
             return Paused(f"expected the answer of a capture service, found {why}")
         return None
