@@ -266,6 +266,8 @@ class Arrival:
         self._body_bytes_max = body_bytes_max(route, settings)
         if version == "1.0":
             self._keep_alive = False
+            # RFC 9110 section 10.1.1: it is ignored there.
+            self._headers = headers = {name: value for name, value in headers.items() if name != b"expect"}
         head = Head(version, self._method, self._url, route, headers, len(fields), self._progress.head_bytes(self._url))
         refusal = judge_head(head, settings)
         if refusal is not None:
@@ -451,7 +453,8 @@ class Arrival:
         service = self._service
         self.refused = True
         exchange = Exchange(connection, None, self._method, self._headers.get(b"origin", b""))
-        exchange.close = not self._keep_alive
+        connection.queue.append(exchange)
+        exchange.close = not self._keep_alive or connection.close_behind(exchange)
         exchange.response = render(
             quiet.status,
             quiet.body,
@@ -462,7 +465,6 @@ class Arrival:
             head=self._method == "HEAD",
         )
         service.count_answer(self._method, OTHER, quiet.status)
-        connection.queue.append(exchange)
         connection.flush()
 
     # --- forwarding

@@ -82,6 +82,7 @@ class Forwarding:
     def complete(self) -> None:
         """The body is complete."""
         self._body_complete = True
+        self._continue_due = False
         self._transfer.complete()
 
     def pause(self) -> None:
@@ -96,6 +97,9 @@ class Forwarding:
         if self.response is None:
             self.response = b""
             self.close = True
+            if self._framing is Framing.CLOSE:
+                # As where the upstream cuts it.
+                self._connection.abort()
 
     def give_up(self, reason: Reason, detail: str) -> None:
         """End it for a reason of the edge's or the client's, and the connection with it."""

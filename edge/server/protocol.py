@@ -5,6 +5,8 @@ to a parser of the connection's own (`server/arrival.py`), which few connections
 """
 
 import asyncio
+import socket
+import struct
 from typing import Final, cast
 
 from edge.server import capturing
@@ -32,6 +34,7 @@ _HEADS_MAX: Final = 32
 """Of one connection in a turn of the loop. Requests that are answered at once never fill the pipeline: a packet has thousands
 of 27 bytes, and each takes some twenty microseconds, for which everybody waits."""
 _END_OF_HEAD: Final = b"\r\n\r\n"
+_AT_ONCE: Final = struct.pack("ii", 1, 0)
 
 # What keeps an answer from being written at once, as bits: for those in `_PAUSED` reading is paused.
 _PIPELINE_FULL: Final = 1
@@ -237,7 +240,7 @@ class CaptureConnection(asyncio.Protocol):
     def _throw_away(self, size: int) -> None:
         self._lingered += size
         if self._lingered > LINGER_BYTES_MAX and not self.queue:
-            self.abort()
+            self._let_go()
 
     def _own_parser(self) -> Arrival:
         if self._arrival is None:
@@ -283,6 +286,8 @@ class CaptureConnection(asyncio.Protocol):
         while queue:
             first = queue[0]
             if type(first) is Forwarding and first.response is None:
+                if self.hindered & _CLIENT_NOT_READING:
+                    first.pause()
                 first.begin()
             if (response := first.response) is None:
                 break
@@ -292,7 +297,9 @@ class CaptureConnection(asyncio.Protocol):
                 first.response, *first.rest = first.rest
                 asyncio.get_running_loop().call_soon(self.flush)
                 break
-            close = queue.pop(0).close
+            if close := queue.pop(0).close:
+                # Nothing is written behind the last answer.
+                break
         if close:
             if self.lingering or self._arrival is None or not self._arrival.refused:
                 self._linger()
@@ -359,6 +366,12 @@ class CaptureConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """End the connection with a reset."""
+        if self.transport is not None and (connected := self.transport.get_extra_info("socket")) is not None:
+            # Else the other side would take it for the end of what was written, as there is nothing unread.
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+        self._let_go()
+
+    def _let_go(self) -> None:
         if self.transport is not None:
             self.transport.abort()
             self.transport = None
@@ -435,11 +448,11 @@ class CaptureConnection(asyncio.Protocol):
 
     def _linger(self) -> None:
         """The last answer is written: say so, and read on for a moment so that it is not lost to a reset."""
-        transport = self.transport
         self.lingering = True
         # Nothing is written behind it.
         self._lose_forwardings()
         self.queue.clear()
+        transport = self.transport
         if transport is None:
             return
         # Of most clients that want no other answer nothing more comes.
@@ -448,6 +461,7 @@ class CaptureConnection(asyncio.Protocol):
             self._close()
             return
         transport.write_eof()
+        self.hindered = (self.hindered | _GONE) & ~_CONTINUE_DUE
         self.set_deadline()
 
     def _close(self) -> None:

@@ -186,6 +186,7 @@ class Transfer:
 
     def cancel(self) -> None:
         """Nobody waits for the answer any more."""
+        self._held.clear()
         if self.task is not None:
             self.task.cancel()
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -394,6 +395,81 @@ def test_without_an_upstream_there_is_no_100(tmp_path: Path) -> None:
 
 
 # --- clients that fail
+
+
+def test_the_answer_in_the_place_of_a_lost_one_is_none(tmp_path: Path) -> None:
+    """The client half closes while it waits for what is forwarded; what is behind that has its answer, and no place for it."""
+
+    def script(request: Incoming) -> None:
+        request.wait_until_gone()
+
+    with scripted(script) as upstream, fronting(tmp_path, upstream) as front, Asking(front.address) as client:
+        client.send(post("/flags/?v=2", b"{}") + CAPTURE + get("/"))
+        wait_until(front.records, "the event is stored")
+        client.socket.shutdown(socket.SHUT_WR)
+        assert client.rest() == b""
+
+
+def test_a_cut_answer_is_a_reset_to_http_1_0(tmp_path: Path) -> None:
+    """Nothing else tells it from a whole one."""
+
+    def script(request: Incoming) -> None:
+        request.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n32\r\n" + b"x" * 50 + b"\r\n")
+        reached.wait(PATIENCE_S)
+        request.reset()
+
+    reached = threading.Event()
+    with scripted(script) as upstream, fronting(tmp_path, upstream) as front, Asking(front.address) as client:
+        client.send(get("/static/x", version="1.0"))
+        found = b""
+        while not found.endswith(b"x" * 50):
+            found += client.socket.recv(65536)
+        reached.set()
+        with pytest.raises(ConnectionResetError):
+            client.socket.recv(65536)
+
+
+def test_a_client_that_expects_a_word_and_sends_its_body_at_once_keeps_its_connection(client: Asking) -> None:
+    for _ in range(3):
+        answer = client.ask(post("/flags/?v=2", b"{}", "Expect: 100-continue\r\n"))
+        assert answer.status == 200
+        assert answer.all("connection") == []
+
+
+def test_an_answer_behind_one_that_is_not_taken_waits_at_the_upstream(tmp_path: Path) -> None:
+    size = 200 * 1024 * 1024
+    sent: list[int] = []
+
+    def script(request: Incoming) -> None:
+        request.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size)
+        piece = bytes(256 * 1024)
+        for _ in range(size // len(piece)):
+            request.send(piece)
+            sent.append(len(piece))
+
+    # Each has its verdict in the answer.
+    events = [
+        {"event": "e", "uuid": str(uuid4()), "distinct_id": "d", "timestamp": "2026-01-01T00:00:00Z"}
+        for _ in range(60_000)
+    ]
+    fields = (
+        "Authorization: Bearer phc_x\r\nPostHog-Sdk-Info: a/1\r\nPostHog-Attempt: 1\r\n"
+        f"PostHog-Request-Id: {uuid4()}\r\nPostHog-Request-Timestamp: 2026-01-01T00:00:00Z\r\n"
+        "Content-Type: application/json\r\nUser-Agent: x\r\n"
+    )
+    batch = json.dumps({"created_at": "2026-01-01T00:00:00Z", "batch": events}).encode()
+    with (
+        scripted(script) as upstream,
+        fronting(tmp_path, upstream) as front,
+        Asking(front.address, receive_bytes=4096) as client,
+    ):
+        client.send(post("/i/v1/analytics/events", batch, fields) + get("/static/x"))
+        wait_until(lambda: sent, "the upstream answers")
+        known = -1
+        while known != len(sent):
+            known = len(sent)
+            time.sleep(0.5)
+        assert sum(sent) < size // 4
 
 
 @pytest.mark.parametrize("how", ["reset", "close"])

@@ -11,6 +11,7 @@ from edge.disk import RealDisk
 from edge.metrics import Board, Row
 from edge.segment.record import RecordIds
 from edge.server.admission import ServerSettings
+from edge.server.exchange import Exchange
 from edge.server.protocol import _HEADS_MAX, LINGER_S, CaptureConnection
 from edge.server.service import _EXPIRED_TOGETHER, HEAD_PACKET_BYTES_MAX, RETRY_AFTER_S, Service
 from edge.server.turn import Turn
@@ -211,6 +212,11 @@ class HalfClosing(Transport):
 
     half_closed = False
 
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        # As the real one raises, which ends the worker.
+        assert not self.half_closed
+        super().write(data)
+
     def can_write_eof(self) -> bool:
         return True
 
@@ -222,6 +228,58 @@ def half_closing(service: Service) -> tuple[CaptureConnection, HalfClosing]:
     connection, transport = CaptureConnection(service, turn_of(service)), HalfClosing()
     connection.connection_made(transport)
     return connection, transport
+
+
+@pytest.mark.parametrize(
+    "behind",
+    [EVENT.replace(b"Host: h", b"Host: h\r\nExpect: 100-continue").partition(b"{")[0], EVENT],
+    ids=["a head that waits for a word", "a packet that waits for its turn"],
+)
+def test_nothing_is_written_nor_stored_behind_the_last_answer(service: Service, behind: bytes) -> None:
+    connection, transport = half_closing(service)
+    connection.turn = Turn(service, lambda call: None)
+    connection.receive(EVENT)
+    pending_bytes = service.writer.pending_bytes
+    if behind == EVENT:
+        connection.data_received(behind)
+    else:
+        connection.receive(behind)
+    last = connection.queue[0]
+    assert type(last) is Exchange
+    last.response, last.close = b"the last", True
+    connection.flush()
+    assert transport.half_closed
+    connection.turn.take()
+    connection.flush()
+    assert transport.written == b"the last"
+    assert service.writer.pending_bytes == pending_bytes
+
+
+def test_no_answer_is_written_behind_one_that_ends_the_connection(service: Service) -> None:
+    connection, transport = half_closing(service)
+    connection.receive(EVENT * 3)
+    for number, due in enumerate(connection.queue):
+        due.response = b"%d" % number
+    connection.queue[1].close = True
+    connection.flush()
+    assert transport.half_closed
+    assert transport.written == b"01"
+
+
+def test_an_expectation_of_http_1_0_is_ignored(service: Service) -> None:
+    connection, transport = half_closing(service)
+    connection.receive(b"POST /e/ HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n")
+    connection.flush()
+    assert transport.written == b""
+
+
+def test_a_quiet_answer_of_a_stopping_worker_is_the_last_one(service: Service) -> None:
+    service.stopping = True
+    connection, transport = half_closing(service)
+    connection.data_received(b"GET /flags/?v=2 HTTP/1.1\r\nHost: h\r\n\r\n")
+    assert transport.written.startswith(b"HTTP/1.1 200 OK")
+    assert b"connection: close" in transport.written.lower()
+    assert transport.half_closed
 
 
 @pytest.mark.parametrize("behind", [b"", b"GET / HTTP/1.1\r\n"], ids=["nothing", "more"])
