@@ -260,7 +260,7 @@ MUTANTS: Final = (
     Mutant(
         "a full budget is ignored",
         "edge/spool/writer.py",
-        (("        if self._resting or self.full:\n", "        if self._resting:\n"),),
+        (("        if self.failing or self.full:\n", "        if self.failing:\n"),),
     ),
 )
 
