@@ -57,7 +57,8 @@ def test_every_acknowledged_event_survives_the_drainers_kills(tmp_path: Path) ->
         calm = True
         edge.stop()
         with DrainProcess(edge.data, "--to", downstream.url, "--once") as last:
-            assert last.wait(FINISH_S) == 0, (tmp_path / "drain.log").read_text()[-3000:]
+            # All is shipped but for what is in quarantine.
+            assert last.wait(FINISH_S) == 65, (tmp_path / "drain.log").read_text()[-3000:]
         found = reconcile(ledger, downstream, edge.data)
         aside = quarantined(edge.data)
         [sink] = edge.status()["sinks"]
