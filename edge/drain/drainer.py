@@ -236,20 +236,21 @@ class Drainer:
                 self._stop.wait(wait_s)
             if not moved or shipper.wait_s:
                 time.sleep(POLL_S)
-        _save(shipper)
+        if not fault:
+            _save(shipper)
 
     def _begin_again(self, place: int, fault: str) -> Shipper:
-        """A new shipper for a sink, from its checkpoint on: the one before may have read what it did not ship.
+        """A new shipper for a sink, from its checkpoint on: the one before may have read what it did not ship, or counted
+        what it did not confirm, so nothing of it is saved.
 
         Raises `OSError`, and what making a sink raises.
         """
         before = self.shippers[place]
-        for leave in (before.save, before.close):
-            try:
-                leave()
-            except Exception:
-                # It is let go of in any case, and what is not saved is shipped again.
-                log.exception("sink %s: what met a fault cannot be left in order", before.sink_id)
+        try:
+            before.close()
+        except Exception:
+            # It is let go of in any case.
+            log.exception("sink %s: what met a fault cannot be left in order", before.sink_id)
         url = self._urls[place]
         file = CheckpointFile(self._disk, str(self._layout.checkpoints), before.sink_id, self._index)
         checkpoint = file.load() or Checkpoint(without_secrets(url))
@@ -280,9 +281,8 @@ class Drainer:
                 time.sleep(POLL_S)
                 continue
             except Exception:
-                # As above: the other sinks' turn comes.
+                # As above: the other sinks' turn comes, and nothing is saved.
                 log.exception("sink %s met a fault of ours", shipper.sink_id)
-                _save(shipper)
                 return False
             if shipper.failures >= ATTEMPTS_ONCE or shipper.wait_s > WAIT_ONCE_S:
                 break

@@ -137,11 +137,11 @@ class SlotReader:
             self._refused += 1
             if self._refused < _ATTEMPTS or not self._finished(self._name):
                 raise
+            self._set_aside(self._name)
             log.error(
                 "segment %s cannot be read from %d on, it is set aside and read around that: %s",
                 *(self._name, self._offset, error),
             )
-            self._set_aside(self._name)
             self._reads_around = True
             chunk = self._read(end)
         self._refused = 0
@@ -314,8 +314,8 @@ class SlotReader:
                 self._refused += 1
                 if self._refused < _ATTEMPTS:
                     raise
-                log.error("segment %s cannot be opened, it is set aside: %s", name, error)
                 self._set_aside(name)
+                log.error("segment %s cannot be opened, it is set aside: %s", name, error)
                 self._unopenable.add(name)
                 self._refused = 0
                 return None

@@ -151,9 +151,8 @@ class OpenSegment:
     def set_aside(self) -> None:
         """Say by the name that it is finished, after an error."""
         if self._state is State.OPEN:
-            # A rename that failed may have been made.
-            with contextlib.suppress(FileNotFoundError):
-                self._rename(State.SUSPECT)
+            set_aside(self._disk, self._directory, self.name)
+            self._state = State.SUSPECT
 
     def _use(self, spare: Spare) -> int:
         try:
@@ -207,7 +206,8 @@ class OpenSegment:
 
 
 def set_aside(disk: Disk, directory: str, name: SegmentName) -> None:
-    """Say by the name of a segment that recovery left open that nothing is written to it. Raises `OSError`."""
+    """Say by the name of a segment left open that nothing is written to it. Raises `OSError`."""
+    # A rename that failed may have been made.
     with contextlib.suppress(FileNotFoundError):
         disk.rename(f"{directory}/{name.file_name(State.OPEN)}", f"{directory}/{name.file_name(State.SUSPECT)}")
 

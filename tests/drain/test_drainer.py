@@ -16,6 +16,7 @@ from edge.drain import drainer as drainer_module
 from edge.drain import slots as slots_module
 from edge.drain.drainer import Drainer
 from edge.drain.event import Event
+from edge.drain.reader import Chunk
 from edge.drain.retire import DELETE
 from edge.drain.sink import Batch
 from edge.drain.sinks.null import NullSink
@@ -293,6 +294,36 @@ def test_a_fault_of_a_sink_is_told_holds_up_no_other_and_passes_nothing_over(
     slot.release()
 
 
+def test_a_fault_between_totals_and_positions_counts_nothing_twice(
+    tmp_path: Path, row: Row, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drainer_module, "CAP_S", 0.0)
+    slot = Slot(tmp_path, 0, locked=True)
+    slot.commit("a")
+    slot.seal()
+    draining = drainer(tmp_path, row)
+    broken = draining.shippers[0]
+
+    move = broken._move
+
+    def fault(chunk: Chunk) -> None:
+        if broken.position(0) is not None:
+            raise AssertionError("a fault of ours")
+        move(chunk)
+
+    monkeypatch.setattr(broken, "_move", fault)
+    with running(draining):
+        until(lambda: broken.position(0) is not None)
+        # Before the checkpoint knows the first one.
+        slot.commit("b")
+        slot.seal()
+        until(lambda: draining.shippers[0] is not broken)
+    [checkpoint] = load_all(RealDisk(), str(tmp_path / "ckpt")).values()
+    assert (checkpoint.totals.shipped, checkpoint.totals.accepted) == (2, 2)
+    assert delivered(tmp_path / "events") == ["a", "b"]
+    slot.release()
+
+
 def test_what_can_be_said_of_a_fault_is_in_the_checkpoint_before_the_sink_is_tried_again(
     tmp_path: Path, row: Row
 ) -> None:
@@ -540,8 +571,8 @@ def test_a_spool_that_cannot_be_looked_at_does_not_keep_the_drainer_from_stoppin
         if not delivered(tmp_path / "events"):
             return False
         # There is a slot more, which cannot be locked.
-        (tmp_path / "spool" / "slot-01").mkdir(exist_ok=True)
         disk.fail_always("lock", Fault(EIO))
+        (tmp_path / "spool" / "slot-01").mkdir(exist_ok=True)
         return True
 
     with caplog.at_level(logging.ERROR):

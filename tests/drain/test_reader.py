@@ -31,6 +31,14 @@ def names(chunk: Chunk | None) -> list[str]:
     return [decode_record(line).data.decode().split('"')[3] for line in chunk.lines]
 
 
+def damaged(slot: Slot, at: int) -> bytes:
+    """The slot's first segment, of which one byte is another now."""
+    data = bytearray(slot.files[0].read_bytes())
+    data[at] ^= 1
+    slot.files[0].write_bytes(data)
+    return bytes(data)
+
+
 def next_chunk(reading: SlotReader, end: int | None = None) -> Chunk | None:
     return reading.read(end) if reading.peek() is not None else None
 
@@ -515,9 +523,7 @@ def test_a_refusal_behind_a_chunk_that_was_read_does_not_pass_it_over(slot: Slot
     for name in "abc":
         slot.commit(name)
     slot.seal()
-    data = bytearray(slot.files[0].read_bytes())
-    data[-3] ^= 1
-    slot.files[0].write_bytes(data)
+    data = damaged(slot, -3)
     disk = FaultyDisk(RealDisk())
     # The chunk, the damage behind it.
     disk.fail_next("pread", None, Fault(EIO))
@@ -533,15 +539,12 @@ def test_a_damaged_frame_that_is_a_whole_published_range_costs_nothing_behind_it
         slot.commit(name)
         ends.append(slot.files[0].stat().st_size)
     slot.seal()
-    [path] = slot.files
-    data = bytearray(path.read_bytes())
-    data[ends[0] + 70] ^= 1
-    path.write_bytes(data)
+    damaged(slot, ends[0] + 70)
     reading = reader(slot)
     assert names(next_chunk(reading, ends[0])) == ["a"]
-    damaged = next_chunk(reading, ends[1])
-    assert damaged is not None
-    assert (damaged.lines, damaged.start, damaged.end) == ([], ends[0], ends[1])
+    lost = next_chunk(reading, ends[1])
+    assert lost is not None
+    assert (lost.lines, lost.start, lost.end) == ([], ends[0], ends[1])
     assert names(next_chunk(reading, ends[2])) == ["c"]
     assert drained(reading) == ["d"]
 
@@ -552,10 +555,7 @@ def test_a_published_range_whose_last_frame_is_damaged_is_one_chunk_all_the_same
         slot.commit(name)
         ends.append(slot.files[0].stat().st_size)
     slot.seal()
-    [path] = slot.files
-    data = bytearray(path.read_bytes())
-    data[ends[0] + 70] ^= 1
-    path.write_bytes(data)
+    data = damaged(slot, ends[0] + 70)
     reading = reader(slot)
     chunk = next_chunk(reading, ends[1])
     assert chunk is not None
