@@ -18,6 +18,7 @@ import msgspec
 from edge.segment.record import SKEW_KEPT
 from edge.wire.client_ip import parse_networks
 from edge.wire.forward import parse_upstream
+from edge.wire.request import EVENTS_MAX, EVENTS_MAX_LEAST
 
 PREFIX: Final = "EDGE_"
 
@@ -148,6 +149,12 @@ def parse_count(text: str) -> int:
     return int(text)
 
 
+def parse_events(text: str) -> int:
+    if not text.strip().isdigit() or int(text) < EVENTS_MAX_LEAST:
+        raise ValueError(f"expected a whole number of at least {EVENTS_MAX_LEAST}, as clients send as many at a time")
+    return int(text)
+
+
 def choice(*allowed: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         if text not in allowed:
@@ -226,6 +233,7 @@ SERVE: Final = (
     Option("v1-decoded-bytes-max", parse_size, "50MiB", "request body after decompression on /i/v1/", "SIZE"),
     Option("decoded-bytes-max", parse_size, "100MiB", "request body after decompression", "SIZE"),
     Option("lz64-bytes-max", parse_size, "2MiB", "lz64 text after decompression", "SIZE"),
+    Option("events-max", parse_events, str(EVENTS_MAX), "events of a request", "N"),
     Option("inline-bytes-max", parse_size, "384KiB", "larger bodies are decoded by a process of its own", "SIZE"),
     Option("target-bytes-max", parse_size, "64KiB", "request target on capture routes", "SIZE"),
     Option("other-target-bytes-max", parse_size, "8KiB", "request target elsewhere", "SIZE"),

@@ -25,6 +25,7 @@ from edge.config import (
     parse_address,
     parse_count,
     parse_duration,
+    parse_events,
     parse_retention,
     parse_share,
     parse_size,
@@ -103,7 +104,7 @@ def test_every_option_is_a_flag_a_variable_and_a_key(option: Option, file: Path)
         "HOST:PORT": "127.0.0.1:1",
         "SIZE": "12KiB",
         "TIME": "90s",
-        "N": "12",
+        "N": "1200",
         "CIDR,...": "192.0.2.0/24",
         "DIR": "somewhere",
         "FILE": "some.toml",
@@ -269,6 +270,7 @@ def test_nonsense_is_a_value_error_and_nothing_else(text: str) -> None:
         parse_duration,
         parse_address,
         parse_count,
+        parse_events,
         parse_retention,
         parse_skew,
         choice("fsync", "page"),
@@ -277,6 +279,13 @@ def test_nonsense_is_a_value_error_and_nothing_else(text: str) -> None:
             parse(text)
         except ValueError:
             continue
+
+
+@pytest.mark.parametrize("text", ["499", "0", "-1", "many", "1e6", ""])
+def test_a_maximum_of_events_is_no_smaller_than_what_clients_send(text: str) -> None:
+    assert parse_events("500") == 500
+    with pytest.raises(ValueError, match="expected a whole number of at least 500"):
+        parse_events(text)
 
 
 # --- what the settings are for
@@ -325,9 +334,10 @@ def test_the_defaults_are_those_of_the_parts_they_are_for() -> None:
     server = ServerSettings()
     for field in ServerSettings.__struct_fields__:
         key = field.removesuffix("_s")
-        if field not in ("decoded", "trusted_proxies"):
+        if field not in ("decoded", "v1_decoded", "trusted_proxies"):
             assert found[key] == getattr(server, field), field
-    assert Limits(found["decoded_bytes_max"], found["lz64_bytes_max"]) == Limits()
+    assert Limits(found["decoded_bytes_max"], found["lz64_bytes_max"], found["events_max"]) == server.decoded
+    assert Limits(found["v1_decoded_bytes_max"], events_max=found["events_max"]) == server.v1_decoded
     spool = SpoolSettings()
     assert found["durability"] == spool.durability.value
     assert found["segment_bytes_max"] == spool.segment_bytes_max

@@ -21,9 +21,9 @@ class ServerSettings(msgspec.Struct, frozen=True):
     body_bytes_max: int = 20 * MIB
     replay_body_bytes_max: int = 64 * MIB
     v1_body_bytes_max: int = 10 * MIB
-    v1_decoded_bytes_max: int = 50 * MIB
-    """Body of capture v1 on the wire, and decompressed."""
     decoded: Limits = Limits()
+    v1_decoded: Limits = Limits(50 * MIB)
+    """Of capture v1."""
     inline_bytes_max: int = 384 * 1024
     """Larger bodies, and those that become larger, are decoded by a process of its own."""
     target_bytes_max: int = 64 * 1024

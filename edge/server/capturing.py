@@ -63,8 +63,7 @@ def _judge(exchange: Exchange, request: Request, pieces: Body | None) -> None:
 
 def _judge_v1(exchange: Exchange, answer: V1Answer, request: Request) -> None:
     service = exchange.connection.service
-    decoded_bytes_max = service.settings.v1_decoded_bytes_max
-    captured = capture_batch(request, exchange.route, decoded_bytes_max, service.ids, service.choose_key, service.light)
+    captured = capture_batch(request, exchange.route, service.v1_limits, service.ids, service.choose_key)
     answer.body = (captured.body,)
     service.count_layers(captured.layers)
     service.append(captured.record, captured.events, request.received_us, exchange)

@@ -49,7 +49,7 @@ class DecoderSpec(msgspec.Struct):
     """In its log lines."""
     socket_fd: int
     limits: Limits
-    v1_decoded_bytes_max: int
+    v1_limits: Limits
 
 
 class Job(msgspec.Struct):
@@ -102,9 +102,9 @@ class Gone(Exception):
 class Decoder:
     """One request at a time into what became of it."""
 
-    def __init__(self, limits: Limits, v1_decoded_bytes_max: int) -> None:
+    def __init__(self, limits: Limits, v1_limits: Limits) -> None:
         self._limits = limits
-        self._v1_decoded_bytes_max = v1_decoded_bytes_max
+        self._v1_limits = v1_limits
         self._compressor = Compressor()
         self._registry: Registry | None = None
 
@@ -136,7 +136,7 @@ class Decoder:
         choose = None if self._registry is None else _choosing(self._registry, outcome)
         try:
             if route.kind is Kind.CAPTURE_V1:
-                batch = capture_batch(request, route, self._v1_decoded_bytes_max, ids, choose)
+                batch = capture_batch(request, route, self._v1_limits, ids, choose)
                 outcome.events, outcome.layers = batch.events, batch.layers
                 return batch.record, batch.body
             captured = capture(request, route, self._limits, ids, choose)
@@ -175,7 +175,7 @@ def main(arguments: list[str]) -> int:
     logs.set_up(spec.name)
     Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE_ADJ)
     say_ready(ready_fd)
-    decoder = Decoder(spec.limits, spec.v1_decoded_bytes_max)
+    decoder = Decoder(spec.limits, spec.v1_limits)
     with socket.socket(fileno=spec.socket_fd) as worker:
         try:
             while True:

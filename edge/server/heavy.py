@@ -65,10 +65,10 @@ class HeavyRequest(msgspec.Struct, gc=False):
 class HeavyRequests:
     """`take` them, `tick` a few times a second, and `close` in the end. On the event loop, like all of the worker."""
 
-    def __init__(self, name: str, limits: Limits, v1_decoded_bytes_max: int, row: Row) -> None:
+    def __init__(self, name: str, limits: Limits, v1_limits: Limits, row: Row) -> None:
         self._name = name
         self._limits = limits
-        self._v1_decoded_bytes_max = v1_decoded_bytes_max
+        self._v1_limits = v1_limits
         self._row = row
         self.registry: Registry | None = None
         """What project keys are looked up in; `None` where none are."""
@@ -162,7 +162,7 @@ class HeavyRequests:
     def _start(self) -> socket.socket:
         ours, theirs = socket.socketpair()
         with theirs:
-            spec = DecoderSpec(self._name, theirs.fileno(), self._limits, self._v1_decoded_bytes_max)
+            spec = DecoderSpec(self._name, theirs.fileno(), self._limits, self._v1_limits)
             try:
                 self._child = Child(self._name, "edge.server.decoder", spec, [theirs.fileno()])
             except OSError:

@@ -77,7 +77,8 @@ class Service:
         """No head that is whole in such a packet is too large."""
         self.light = Light.up_to(settings.inline_bytes_max)
         self.limits = msgspec.structs.replace(settings.decoded, light=self.light)
-        self.heavy = HeavyRequests("decoder", settings.decoded, settings.v1_decoded_bytes_max, row)
+        self.v1_limits = msgspec.structs.replace(settings.v1_decoded, light=self.light)
+        self.heavy = HeavyRequests("decoder", settings.decoded, settings.v1_decoded, row)
         self.ordinary = OrdinaryReader(
             min(self.head_packet_bytes_max, settings.target_bytes_max),
             settings.headers_max,

@@ -66,7 +66,7 @@ def capture(request: Request, route: Route, limits: Limits, ids: RecordIds, choo
         beacon = query.get("beacon") == b"1"
         if terse:
             terse = b"1" not in (query.get("verbose"), form.get("verbose"))
-    payload = read_payload(text, light)
+    payload = read_payload(text, light, limits.events_max)
     if choose is not None:
         token = choose(payload.tokens, form, query, request, route, payload.text)
     else:

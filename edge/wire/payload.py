@@ -11,7 +11,7 @@ import msgspec
 
 from edge.wire.rejections import Reason, Rejected
 from edge.wire.repair import REPAIRS_MAX, repair_json
-from edge.wire.request import Heavy, Light
+from edge.wire.request import EVENTS_MAX, EVENTS_MAX_LEAST, Heavy, Light
 from edge.wire.utf8 import is_utf8
 from edge.wire.validate import is_key
 
@@ -29,8 +29,8 @@ class Payload(msgspec.Struct, gc=False, frozen=True):
     repaired: bool = False
 
 
-EVENTS_MAX: Final = 100_000
-"""Of one request. Clients send some hundreds; megabytes of `{}` must not become gigabytes of objects."""
+_COMMAS_MAX: Final = 100_000
+"""Of a batch that is found in one go: megabytes of `{}` must not become gigabytes of objects."""
 _DENSE_BYTES: Final = 128 * 1024
 """Shorter texts decode to a few megabytes at most, whatever is in them."""
 
@@ -39,7 +39,7 @@ _ELEMENT_BYTES_MIN: Final = 16
 _LISTED_MAX: Final = 20_000
 """Of a list, whose elements are built; a batch's are only found."""
 
-_PLAIN_EVENTS_MAX: Final = 500
+_PLAIN_EVENTS_MAX: Final = EVENTS_MAX_LEAST
 """Of a batch that is taken without a further look at its limits."""
 
 NOT_TEXT: Final = object()
@@ -129,21 +129,24 @@ def _read_plain_inside(text: bytes) -> tuple[str, int] | None:
     return (key, payload.events) if isinstance(key, str) and key and payload.events <= _PLAIN_EVENTS_MAX else None
 
 
-def read_payload(text: bytes, light: Light | None = None) -> Payload:
+def read_payload(text: bytes, light: Light | None = None, events_max: int = EVENTS_MAX) -> Payload:
     """`text` begins with `{` or `[`. Raises `Rejected` for what is no JSON, or holds no event or too many; and `Heavy`."""
     if light is not None:
         if len(text) > light.text_bytes_max or (len(text) > light.dense_bytes_max and _is_dense(text)):
             raise Heavy
     elif len(text) > _DENSE_BYTES and _is_dense(text):
-        return _read_loose(text)
+        return _read_loose(text, light, events_max)
     if not text.isascii() and not is_utf8(text):
-        return _read_loose(text, light)
+        return _read_loose(text, light, events_max)
     try:
-        return _read_typed(text, light)
+        payload = _read_typed(text, light)
     except msgspec.MsgspecError:
-        return _read_loose(text, light)
+        return _read_loose(text, light, events_max)
     except RecursionError:
         raise Rejected(Reason.TOO_NESTED) from None
+    if payload.events > events_max:
+        raise _too_many(events_max)
+    return payload
 
 
 def _read_typed(text: bytes, light: Light | None) -> Payload:
@@ -165,7 +168,7 @@ def _read_typed(text: bytes, light: Light | None) -> Payload:
 def _is_dense(text: bytes) -> bool:
     """Whether its elements, which are no more than its commas, could take much more memory than the text."""
     commas = text.count(b",")
-    return commas >= min(EVENTS_MAX if text[0] == 0x7B else _LISTED_MAX, len(text) // _ELEMENT_BYTES_MIN)
+    return commas >= min(_COMMAS_MAX if text[0] == 0x7B else _LISTED_MAX, len(text) // _ELEMENT_BYTES_MIN)
 
 
 def _read_batch(text: bytes, wrapper: _Envelope, batch: list[msgspec.Raw], light: Light | None) -> Payload:
@@ -193,7 +196,7 @@ def _first_key(*tokens: object | None) -> object | None:
     return next(filter(is_key, present), present[0] if present else None)
 
 
-def _read_loose(text: bytes, light: Light | None = None) -> Payload:
+def _read_loose(text: bytes, light: Light | None, events_max: int) -> Payload:
     """The same for members of unexpected types, text that needs repair, and lists too long to be built.
 
     Goes from element to element, at some microseconds each, and keeps none.
@@ -224,13 +227,17 @@ def _read_loose(text: bytes, light: Light | None = None) -> Payload:
         count += 1
         if light is not None and count > light.elements_max:
             raise Heavy
-        if count > EVENTS_MAX:
-            raise Rejected(Reason.TOO_MANY_EVENTS, f"Expected at most {EVENTS_MAX}.")
+        if count > events_max:
+            raise _too_many(events_max)
         if not keyed and len(tokens) < 2 and _begins(element, b"{"):
             tokens = _distinct((*tokens, _loose_token(_decode_loose(element))))
     if not count:
         raise Rejected(Reason.EMPTY_BATCH)
     return Payload(text, tokens, count, repaired)
+
+
+def _too_many(events_max: int) -> Rejected:
+    return Rejected(Reason.TOO_MANY_EVENTS, f"Expected at most {events_max}.")
 
 
 def _each(array: memoryview) -> Iterator[memoryview]:

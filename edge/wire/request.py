@@ -69,12 +69,20 @@ class Light(msgspec.Struct, frozen=True):
         return cls(bytes_max, *(min(bytes_max, kib * 1024) for kib in (32, 12, 8, 5)))
 
 
+EVENTS_MAX: Final = 100_000
+"""Of one request, where nothing else is said."""
+EVENTS_MAX_LEAST: Final = 500
+"""No limit is lower: clients send as many at a time, and give up those of a request that is refused for it."""
+
+
 class Limits(msgspec.Struct, frozen=True):
-    """Sizes the pure core enforces, in bytes."""
+    """What the pure core takes at most; sizes in bytes."""
 
     decoded_bytes_max: int = 100 * MIB
     """Output of every decoding layer, and so of the whole request."""
     lz64_bytes_max: int = 2 * MIB
     """Output of the lz64 decoder, which is Python code."""
+    events_max: int = EVENTS_MAX
+    """Of one request."""
     light: Light | None = None
     """What is done at once; `None`: all that the other limits allow."""

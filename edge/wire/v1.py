@@ -29,7 +29,7 @@ from edge.wire.fields import parse_fields
 from edge.wire.lz import TooLarge
 from edge.wire.payload import read_payload
 from edge.wire.rejections import REFUSALS, Reason, Rejected
-from edge.wire.request import Heavy, Light, Request
+from edge.wire.request import Heavy, Limits, Request
 from edge.wire.routes import Route
 from edge.wire.validate import judge_token
 
@@ -81,6 +81,7 @@ TAGS: Final[dict[Reason, str]] = {
     Reason.UNKNOWN_PERSONAL_KEY: "invalid_api_token",
     Reason.BODY_TOO_LARGE: "payload_too_large",
     Reason.DECODED_TOO_LARGE: "payload_too_large",
+    Reason.TOO_MANY_EVENTS: "payload_too_large",
     Reason.REQUEST_TIMEOUT: "gateway_timeout",
     Reason.TOO_MANY_CONNECTIONS: "service_unavailable",
     Reason.OVERLOADED: "service_unavailable",
@@ -199,15 +200,15 @@ class V1Answer(msgspec.Struct, gc=False):
 def capture_batch(
     request: Request,
     route: Route,
-    decoded_bytes_max: int,
+    limits: Limits,
     ids: RecordIds,
     choose: Choose | None = None,
-    light: Light | None = None,
 ) -> CapturedBatch:
     """Decode, read and judge one request. Raises `Rejected`, and `Heavy`; changes nothing but the next id.
 
     Without `choose` the key of the Authorization header counts as it is.
     """
+    light = limits.light
     if light is not None and (len(request.body) > light.text_bytes_max or len(request.query) > light.wrapped_bytes_max):
         raise Heavy
     headers = _require_headers(request)
@@ -216,10 +217,10 @@ def capture_batch(
         token = judge_token(key)
     _require_header_values(headers)
     encoding = _content_encoding(request)
-    text = _decoded(request.body, encoding, decoded_bytes_max, light)
+    text = _decoded(request.body, encoding, limits)
     if not text.startswith(b"{"):
         raise Rejected(Reason.BAD_SHAPE, f"Found `{_shown(text)}`.")
-    payload = read_payload(text, light)
+    payload = read_payload(text, light, limits.events_max)
     if light is not None and payload.events > light.verdicts_max:
         raise Heavy
     if choose is not None:
@@ -370,7 +371,8 @@ def _content_encoding(request: Request) -> str:
     return encoding
 
 
-def _decoded(body: bytes, encoding: str, bytes_max: int, light: Light | None) -> bytes:
+def _decoded(body: bytes, encoding: str, limits: Limits) -> bytes:
+    bytes_max, light = limits.decoded_bytes_max, limits.light
     if not body:
         raise Rejected(Reason.NO_DATA)
     if encoding:

@@ -12,7 +12,7 @@ from edge.drain.timestamps import format_time
 from edge.drain.v1 import read_v1
 from edge.segment.record import Record, RecordIds, decode_record
 from edge.wire.rejections import Rejected
-from edge.wire.request import Request
+from edge.wire.request import Limits, Request
 from edge.wire.routes import ROUTES
 from edge.wire.v1 import DROPS, capture_batch
 from tests.wire.test_v1 import DROPPED, HEADERS, OTHER_UUID, TAKEN, UUID, batch, event
@@ -169,7 +169,7 @@ def test_told_and_delivered_agree_for_any_event(events: list[dict[str, Any]], in
     headers = {**HEADERS, b"posthog-sdk-info": b"posthog-rs/1", b"user-agent": library.encode()}
     request = Request("POST", b"", batch(*events, capture_internal=internal), headers, "203.0.113.7", NOW)
     try:
-        found = capture_batch(request, ROUTE, 1_000_000, RecordIds(1))
+        found = capture_batch(request, ROUTE, Limits(1_000_000), RecordIds(1))
     except Rejected as rejected:
         pytest.fail(f"{rejected.reason}: {rejected.detail}")
     results = json.loads(found.body)["results"]

@@ -149,6 +149,15 @@ def test_a_request_that_is_refused_is_answered_in_this_protocols_form(
     assert given == (REQUEST_ID if REQUEST_ID.encode() in sent else "")
 
 
+@pytest.mark.parametrize("inline", ["384KiB", "1B"], ids=["on the loop", "in the decoder"])
+def test_a_request_has_no_more_events_than_allowed(tmp_path: Path, inline: str) -> None:
+    many = [event(uuid=f"018f2d5a-1111-7c3d-8e4f-{number:012x}") for number in range(501)]
+    with running(tmp_path, "--events-max", "500", "--inline-bytes-max", inline) as server:
+        answer = server.ask(request(batch(*many)))
+        assert (answer.status, error(answer)) == (413, "payload_too_large")
+        assert server.ask(request(batch(*many[1:]))).status == 200
+
+
 def test_a_body_that_stops_is_504_and_worth_another_try(tmp_path: Path) -> None:
     with running(tmp_path, "--body-timeout", "1s") as server, server.connect() as client:
         answer = client.ask(request(batch(event()))[:-5])

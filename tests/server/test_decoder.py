@@ -27,7 +27,7 @@ def job(registry: bytes | None = None, route: str = "e", method: str = "POST", q
 
 
 def decoder(limits: Limits | None = None) -> Decoder:
-    return Decoder(limits or Limits(), MIB)
+    return Decoder(limits or Limits(), Limits(MIB))
 
 
 def test_the_record_has_the_id_and_the_time_it_was_given() -> None:
@@ -74,7 +74,7 @@ def process() -> Iterator[tuple[Child, socket.socket]]:
         ours.settimeout(PATIENCE_S)
         with theirs:
             child = Child(
-                "d", "edge.server.decoder", DecoderSpec("d", theirs.fileno(), Limits(), MIB), [theirs.fileno()]
+                "d", "edge.server.decoder", DecoderSpec("d", theirs.fileno(), Limits(), Limits(MIB)), [theirs.fileno()]
             )
         yield child, ours
     child.process.wait(PATIENCE_S)

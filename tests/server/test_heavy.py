@@ -119,7 +119,7 @@ def captured_here(name: str, light: Light | None) -> tuple[Record, int, bytes]:
     route, _ = find_route(target.encode())
     assert route is not None
     if route.kind is Kind.CAPTURE_V1:
-        found = capture_batch(as_request(*sent), route, Limits().decoded_bytes_max, RecordIds(1), light=light)
+        found = capture_batch(as_request(*sent), route, Limits(light=light), RecordIds(1))
         return decode_record(found.record), found.events, found.body
     captured = capture(as_request(*sent), route, Limits(light=light), RecordIds(1))
     return decode_record(captured.record), captured.events, b'{"status":1}'
@@ -196,7 +196,7 @@ def test_an_answer_in_many_pieces_arrives_whole_and_in_its_place(tmp_path: Path,
     target, headers, body = "/i/v1/analytics/events", V1_HEADERS, v1_batch(60_000)
     route, _ = find_route(target.encode())
     assert route is not None
-    expected = capture_batch(as_request(target, body, headers, "POST"), route, 50 * MIB, RecordIds(1)).body
+    expected = capture_batch(as_request(target, body, headers, "POST"), route, Limits(50 * MIB), RecordIds(1)).body
     assert len(expected) > 3 * MIB
     one = request("/e/", ONE % (b"behind", b"e"))
     with running(tmp_path, "--durability", durability) as server, server.connect() as client:
@@ -351,6 +351,17 @@ def test_it_holds_nothing_of_the_worker_and_ends_with_it(all_heavy: Server) -> N
 
 
 @pytest.mark.parametrize("flags", [(), ("--inline-bytes-max", "1B")], ids=["on the loop", "in the decoder"])
+def test_a_request_has_no_more_events_than_allowed(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    events = b",".join([b'{"token":"phc_a","event":"e","distinct_id":"d"}'] * 500)
+    with running(tmp_path, "--events-max", "500", *flags) as server:
+        for begin in (b'{"api_key":"phc_a","batch":[', b'{"batch":['):
+            answer = server.ask(request("/batch/", begin + events + b",{}]}"))
+            assert answer.status == 413
+            assert b"Expected at most 500." in answer.body
+            assert server.ask(request("/batch/", begin + events + b"]}")).status == 200
+
+
+@pytest.mark.parametrize("flags", [(), ("--inline-bytes-max", "1B")], ids=["on the loop", "in the decoder"])
 def test_keys_are_looked_up_in_the_registry_in_force(tmp_path: Path, flags: tuple[str, ...]) -> None:
     def registry(key: str, mode: str = "enforce") -> str:
         return f'mode = "{mode}"\n[[project]]\nid = 1\nkeys = ["{key}"]\n'
@@ -424,7 +435,7 @@ def children() -> list[int]:
 
 def test_a_decoder_without_work_is_ended_and_another_started_when_there_is_some(row: Row) -> None:
     async def run() -> None:
-        heavy = HeavyRequests("decoder", Limits(), 1, row)
+        heavy = HeavyRequests("decoder", Limits(), Limits(1), row)
         heavy.tick(100.0)
         assert children() == []
         await run_one(heavy)
@@ -444,7 +455,7 @@ def test_a_decoder_without_work_is_ended_and_another_started_when_there_is_some(
 
 def test_nobody_waits_for_ever(row: Row) -> None:
     async def run() -> None:
-        heavy = HeavyRequests("decoder", Limits(), 1, row)
+        heavy = HeavyRequests("decoder", Limits(), Limits(1), row)
         heavy.tick(100.0)
         await run_one(heavy)
         (hanging,) = children()

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.wire.payload import EVENTS_MAX, NOT_TEXT, read_payload
+from edge.wire.payload import NOT_TEXT, read_payload
 from edge.wire.rejections import Reason, Rejected
+from edge.wire.request import EVENTS_MAX
 
 SHAPES: dict[str, tuple[bytes, tuple[object, ...], int]] = {
     "event, api_key": (b'{"api_key":"a","event":"e"}', ("a",), 1),
@@ -172,6 +173,20 @@ def test_events_are_counted_up_to_their_maximum(element: bytes, wrapped: bool) -
     with pytest.raises(Rejected) as raised:
         read_payload(text + b"," + element + end)
     assert raised.value.reason is Reason.TOO_MANY_EVENTS
+
+
+@pytest.mark.parametrize(
+    "element", [DENSE["events"], b'{"properties":{"x":NaN}}', b"null"], ids=["typed", "repaired", "loose"]
+)
+@pytest.mark.parametrize("begin", [b'{"api_key":"a","batch":[', b'{"batch":[', b"["], ids=["keyed", "batch", "list"])
+def test_the_maximum_may_be_another(begin: bytes, element: bytes) -> None:
+    end = b"]}" if begin[0] == 0x7B else b"]"
+    text = begin + b",".join([element] * 600)
+    assert read_payload(text + end, None, 600).events == 600
+    with pytest.raises(Rejected) as raised:
+        read_payload(text + b"," + element + end, None, 600)
+    assert raised.value.reason is Reason.TOO_MANY_EVENTS
+    assert raised.value.detail.endswith("Expected at most 600.")
 
 
 def test_a_dense_text_is_read_as_others_are() -> None:

@@ -10,7 +10,7 @@ import zstandard
 from edge.segment.record import Record, RecordIds, decode_record
 from edge.wire.drops import DROP_REASONS
 from edge.wire.rejections import REFUSALS, Reason, Rejected
-from edge.wire.request import Heavy, Light, Request
+from edge.wire.request import Heavy, Light, Limits, Request
 from edge.wire.routes import ROUTES, V1_PATHS
 from edge.wire.v1 import (
     DROPS,
@@ -55,7 +55,7 @@ def captured(
     body: bytes, headers: dict[bytes, bytes] | None = None, bytes_max: int = 100_000
 ) -> tuple[CapturedBatch, Record]:
     request = Request("POST", b"", body, HEADERS if headers is None else headers, "203.0.113.7", AT)
-    found = capture_batch(request, ROUTE, bytes_max, RecordIds(0xA))
+    found = capture_batch(request, ROUTE, Limits(bytes_max), RecordIds(0xA))
     return found, decode_record(found.record)
 
 
@@ -360,7 +360,7 @@ def test_more_events_than_are_judged_at_once_are_heavy() -> None:
 
     def at_once(body: bytes, headers: dict[bytes, bytes] = HEADERS) -> CapturedBatch:
         request = Request("POST", b"", body, headers, "203.0.113.7", AT)
-        return capture_batch(request, ROUTE, 10_000_000, RecordIds(0xA), light=Light())
+        return capture_batch(request, ROUTE, Limits(light=Light()), RecordIds(0xA))
 
     assert at_once(batch(*events[1:])) == captured(batch(*events[1:]))[0]
     gzipped = HEADERS | {b"content-encoding": b"gzip"}
