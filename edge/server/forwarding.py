@@ -15,7 +15,7 @@ from edge.wire.responses import CONTINUE, cors_headers, render_refusal
 from edge.wire.routes import OTHER
 
 if TYPE_CHECKING:
-    from edge.server.upstream import Forwarder
+    from edge.server.upstream import Forwarder, Transfer
 
 _LAST_CHUNK: Final = b"0\r\n\r\n"
 
@@ -63,37 +63,42 @@ class Forwarding:
         self._body_complete = not order.has_body
         self._framing: Framing | None = None
         self._begun = False
-        self._transfer = forwarder.prepare(order, self)
+        self._transfer: Transfer | None = forwarder.prepare(order, self)
+        """Until it is over: each has the other, and a collection that would find them does not come."""
 
     # --- the connection's side
 
     def begin(self) -> None:
         """Its turn has come. May be called again."""
-        if not self._begun and self.response is None:
+        if not self._begun and self._transfer is not None:
             self._begun = True
             if not self._forwarder.start(self._transfer):
                 self._refuse(Reason.UPSTREAM_BUSY, REFUSALS[Reason.UPSTREAM_BUSY].detail)
-                self._forget_body()
+                self._forget_transfer()
 
     def take(self, data: bytes) -> None:
         """The next bytes of the body."""
-        self._transfer.take(data)
+        if self._transfer is not None:
+            self._transfer.take(data)
 
     def complete(self) -> None:
         """The body is complete."""
         self._body_complete = True
         self._continue_due = False
-        self._transfer.complete()
+        if self._transfer is not None:
+            self._transfer.complete()
 
     def pause(self) -> None:
-        self._transfer.pause()
+        if self._transfer is not None:
+            self._transfer.pause()
 
     def resume(self) -> None:
-        self._transfer.resume()
+        if self._transfer is not None:
+            self._transfer.resume()
 
     def lose(self) -> None:
         """Nobody is there to take the answer."""
-        self._transfer.cancel()
+        self._cancel()
         if self.response is None:
             self.response = b""
             self.close = True
@@ -103,7 +108,7 @@ class Forwarding:
 
     def give_up(self, reason: Reason, detail: str) -> None:
         """End it for a reason of the edge's or the client's, and the connection with it."""
-        self._transfer.cancel()
+        self._cancel()
         self.close = True
         if self._framing is None:
             self._refuse(reason, detail)
@@ -181,11 +186,17 @@ class Forwarding:
             head=method == "HEAD",
         )
 
+    def _cancel(self) -> None:
+        if self._transfer is not None:
+            self._transfer.cancel()
+            self._transfer = None
+
     def _over(self) -> None:
-        self._forget_body()
+        self._forget_transfer()
         self._connection.flush()
 
-    def _forget_body(self) -> None:
+    def _forget_transfer(self) -> None:
+        self._transfer = None
         self._connection.resume_body()
         if not self._body_complete:
             # The rest of it need not come, or its end is not waited for.

@@ -9,6 +9,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from traceback import clear_frames
 from typing import Final, Protocol
 
 import aiohttp
@@ -122,7 +123,7 @@ class Forwarder:
         """A line when it begins to fail, and when it fails in another way: not one for each request."""
         if self._failing[name] != cause:
             self._failing[name] = cause
-            log.warning("upstream %s fails (%s): %s", self._upstreams[name].origin, cause, error)
+            log.warning("upstream %s fails (%s): %s", self._upstreams[name].origin, cause, str(error))
 
     def count_failure(self, name: str, cause: str) -> None:
         self._row.add("edge_upstream_failures_total", 1, name, cause)
@@ -201,6 +202,8 @@ class Transfer:
             raise
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             self._fail(error)
+            # They have the answer, and that the error.
+            clear_frames(error.__traceback__)
 
     async def _exchange(self) -> None:
         order = self._order
@@ -267,6 +270,9 @@ class Transfer:
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._forwarder.ended(self)
+        # They have the error it was cancelled by, and that has all of this.
+        self.task = None
+        del self._patience
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("a fault of ours", exc_info=error)
             if self._answered:

@@ -19,12 +19,16 @@ from edge.disk import RealDisk
 from edge.metrics import Board
 from edge.segment.record import RecordIds
 from edge.server.admission import ServerSettings
+from edge.server.forwarding import Forwarding
 from edge.server.protocol import CaptureConnection
 from edge.server.service import HEAD_PACKET_BYTES_MAX, Service
 from edge.server.turn import Turn
+from edge.server.upstream import Forwarder, Transfer
 from edge.spool.writer import Clock, SpoolSettings, SpoolWriter
+from edge.wire.forward import UpstreamSettings
 from edge.wire.routes import CAPTURE_PATHS
 from tests.server.running import LOW_LIMITS, PATIENCE_S, Answer, Client, Server, running, wait_until
+from tests.upstreams import Asking, Gone, Incoming, ScriptedUpstream, echo, scripted
 
 ORIGIN: Final = b"https://shop.example"
 TOKEN: Final = b"phc_0000000000"
@@ -906,7 +910,7 @@ def test_what_was_sent_is_counted(tmp_path: Path) -> None:
 # --- inside one process
 
 
-def in_process(folder: Path, use: Callable[[Service, tuple[str, int]], object]) -> None:
+def in_process(folder: Path, use: Callable[[Service, tuple[str, int]], object], upstream: str = "") -> None:
     """A service on a loop of its own, while `use` speaks to it from a thread."""
 
     async def serve() -> None:
@@ -918,7 +922,8 @@ def in_process(folder: Path, use: Callable[[Service, tuple[str, int]], object]) 
 
         clock = Clock(time.monotonic, lambda: time.time_ns() // 1000)
         writer = SpoolWriter(loop, RealDisk(), str(folder), 0, 1, lambda: 7, SpoolSettings(), clock, row, fault)
-        service = Service(ServerSettings(), writer, row, RecordIds(1), time.time_ns, loop.call_soon)
+        forwarder = Forwarder(UpstreamSettings(upstream), row) if upstream else None
+        service = Service(ServerSettings(), writer, row, RecordIds(1), time.time_ns, loop.call_soon, forwarder)
         service.tick(time.monotonic())
         turn = Turn(service, loop.call_soon)
         listening = await loop.create_server(lambda: CaptureConnection(service, turn), "127.0.0.1", 0)
@@ -928,6 +933,8 @@ def in_process(folder: Path, use: Callable[[Service, tuple[str, int]], object]) 
             listening.close()
             await listening.wait_closed()
             await writer.close()
+            if forwarder is not None:
+                await forwarder.close()
 
     # The loop that workers have: another one keeps what it met in a cycle.
     uvloop.run(serve())
@@ -963,6 +970,64 @@ def test_nothing_is_kept_of_a_client_that_left_before_its_answer(tmp_path: Path)
     finally:
         gc.enable()
     assert [kept for kept in gc.get_objects() if isinstance(kept, CaptureConnection) and kept.service in services] == []
+
+
+def _forwarded(client: Asking, _: ScriptedUpstream) -> None:
+    assert client.ask(request(b"GET", b"/whole")).status == 200
+    assert client.ask(post(b"body", target=b"/whole")).status == 200
+
+
+def _cut(client: Asking, _: ScriptedUpstream) -> None:
+    client.send(request(b"GET", b"/cut"))
+    with pytest.raises(Gone):
+        client.answer()
+
+
+def _refused(client: Asking, _: ScriptedUpstream) -> None:
+    assert client.ask(request(b"GET", b"/none")).status == 502
+
+
+def _given_up(client: Asking, upstream: ScriptedUpstream) -> None:
+    client.send(chunked(b"4\r\nbody\r\n", target=b"/whole"))
+    wait_until(lambda: upstream.seen, "the request is there")
+    client.send(b"no size\r\n")
+    assert client.answer().status == 400
+
+
+def _lost(client: Asking, upstream: ScriptedUpstream) -> None:
+    client.send(request(b"GET", b"/hangs") * 3)
+    wait_until(lambda: upstream.seen, "the request is there")
+
+
+@pytest.mark.parametrize("how", [_forwarded, _cut, _refused, _given_up, _lost])
+def test_nothing_is_kept_of_a_forwarded_request_however_it_ended(
+    tmp_path: Path, how: Callable[[Asking, ScriptedUpstream], object]
+) -> None:
+    def script(incoming: Incoming) -> None:
+        if "/none" in incoming.target:
+            raise Gone
+        if "/cut" in incoming.target:
+            incoming.send(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nx")
+            raise Gone
+        if "/hangs" in incoming.target:
+            incoming.wait_until_gone()
+        else:
+            echo(incoming)
+
+    def forward(service: Service, address: tuple[str, int]) -> None:
+        with Asking(address) as client:
+            how(client, upstream)
+        wait_until(lambda: not service.connections, "the connection is gone")
+        wait_until(lambda: service.row.get("edge_upstream_requests") == 0, "the transfers are over")
+
+    gc.collect()
+    gc.disable()
+    try:
+        with scripted(script) as upstream:
+            in_process(tmp_path, forward, upstream.url)
+        assert [kept for kept in gc.get_objects() if isinstance(kept, Forwarding | Transfer)] == []
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("sent", [OTHER, request(b"GET", b"/"), OTHER * 40], ids=["an event", "a page", "a pipeline"])
