@@ -9,6 +9,7 @@ import pytest
 
 from edge import __version__
 from edge.cli import VERBS, main
+from edge.commands.segments import VERBS as SEGMENT_VERBS
 from edge.config import DRAIN, SERVE, UP, Option
 from tests.drain.spools import Slot
 from tests.server.running import PATIENCE_S, edge, environment, running, wait_until
@@ -47,7 +48,10 @@ def test_the_help_of_a_verb_names_every_option_with_its_variable(
     assert "[EDGE_CONFIG]" in text
 
 
-@pytest.mark.parametrize("words", ["send", "status", "segments ls", "segments verify"])
+READING = ("send", "status", "sql", "version", "projects check", *(f"segments {verb}" for verb in SEGMENT_VERBS))
+
+
+@pytest.mark.parametrize("words", READING)
 def test_verbs_that_read_have_json(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--json" in helped(words, capsys)
 

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from edge.config import ConfigError
 from edge.server.projects import load_projects
 from edge.wire.projects import ProjectsError, hash_key
@@ -20,10 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "exit status 0 when the file can be used with --projects, 78 and the reason when not"
     check = verbs.add_parser("check", help=text, description=text)
     check.add_argument("file", type=Path, metavar="FILE")
+    check.add_argument("--json", action="store_true", help="machine-readable")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    return _hash() if arguments.what == "hash" else _check(arguments.file)
+    return _hash() if arguments.what == "hash" else _check(arguments.file, as_json=arguments.json)
 
 
 def _hash() -> int:
@@ -38,11 +41,21 @@ def _hash() -> int:
     return 0
 
 
-def _check(path: Path) -> int:
+def _check(path: Path, *, as_json: bool) -> int:
     try:
         registry = load_projects(str(path))
     except ProjectsError as error:
         raise ConfigError(str(error)) from error
+    if as_json:
+        found = {
+            "mode": registry.mode,
+            "projects": len(registry.projects),
+            "keys": len(registry.keys),
+            "personal_keys": len(registry.personal),
+            "injected": len(registry.injected),
+        }
+        print(msgspec.json.encode(found).decode())
+        return 0
     print(
         f"mode {registry.mode}: {len(registry.projects)} projects with {len(registry.keys)} keys,"
         f" {len(registry.personal)} personal keys, {len(registry.injected)} rules for missing keys"

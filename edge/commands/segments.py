@@ -51,8 +51,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             verb.add_argument(
                 "files", nargs="*", type=Path, metavar="FILE", help="segments to look at instead of the spool"
             )
-        if name != "cat":
-            verb.add_argument("--json", action="store_true", help="machine-readable, one object a line")
+        shape = "what it prints in any case" if name == "cat" else "machine-readable, one object a line"
+        verb.add_argument("--json", action="store_true", help=shape)
         if name in ("cat", "replay"):
             _add_filters(verb)
         if name == "cat":

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,9 @@ def test_a_file_is_tried(tmp_path: Path) -> None:
     done = edge("projects", "check", file)
     assert done.returncode == 0
     assert done.stdout == "mode enforce: 1 projects with 2 keys, 0 personal keys, 0 rules for missing keys\n"
+    done = edge("projects", "check", file, "--json")
+    found = {"mode": "enforce", "projects": 1, "keys": 2, "personal_keys": 0, "injected": 0}
+    assert (done.returncode, json.loads(done.stdout)) == (0, found)
     file.write_text('mode = "enforced"\n')
     done = edge("projects", "check", file)
     assert done.returncode == 78

@@ -139,6 +139,7 @@ def test_cat_prints_the_records_as_they_are_stored(slot: Slot, capsysbinary: pyt
     lines = out.splitlines()
     assert [json.loads(line)["data"]["event"] for line in lines] == ["a", "b", "c", "d"]
     assert decode_record(lines[0].encode()).token == "phc_x"
+    assert run(capsysbinary, "cat", "--data", slot.layout.data, "--json") == (0, out, "")
 
 
 def test_cat_of_a_copied_file_needs_no_spool(
