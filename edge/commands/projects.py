@@ -8,7 +8,7 @@ from typing import Final
 
 from edge.config import ConfigError
 from edge.server.projects import load_projects
-from edge.wire.projects import ProjectsError, hash_key
+from edge.wire.projects import ProjectsError, Registry, hash_key
 
 PROJECT_PREFIX: Final = "phc_"
 
@@ -43,8 +43,12 @@ def _check(path: Path) -> int:
         registry = load_projects(str(path))
     except ProjectsError as error:
         raise ConfigError(str(error)) from error
-    print(
+    print(describe(registry))
+    return 0
+
+
+def describe(registry: Registry) -> str:
+    return (
         f"mode {registry.mode}: {len(registry.projects)} projects with {len(registry.keys)} keys,"
         f" {len(registry.personal)} personal keys, {len(registry.injected)} rules for missing keys"
     )
-    return 0
