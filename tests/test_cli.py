@@ -22,6 +22,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "serve": SERVE,
     "drain": DRAIN,
     "send": DATA,
+    "check": UP,
     "status": DATA,
     "segments ls": DATA,
     "segments cat": DATA,
@@ -47,7 +48,7 @@ def test_the_help_of_a_verb_names_every_option_with_its_variable(
     assert "[EDGE_CONFIG]" in text
 
 
-@pytest.mark.parametrize("words", ["send", "status", "segments ls", "segments verify"])
+@pytest.mark.parametrize("words", ["check", "send", "status", "segments ls", "segments verify"])
 def test_verbs_that_read_have_json(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--json" in helped(words, capsys)
 
