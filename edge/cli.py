@@ -19,6 +19,7 @@ VERBS: Final = {
     "serve": "accept events",
     "drain": "ship what was accepted",
     "send": "send a test event and show what was stored",
+    "check": "would `edge up` run with these settings, and would its destinations take anything",
     "status": "what is in the spool, and how far each sink has come",
     "sql": "ask what was accepted, shipped or not",
     "schema": "the table a database needs: clickhouse",

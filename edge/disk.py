@@ -4,6 +4,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import secrets
 from collections.abc import Iterator
 from typing import Final, Protocol
 
@@ -228,3 +229,15 @@ def write_durably(disk: Disk, directory: str, file_name: str, data: bytes) -> No
         disk.close(fd)
     disk.rename(temporary, f"{directory}/{file_name}")
     disk.sync_directory(directory)
+
+
+def try_to_write(disk: Disk, directory: str) -> None:
+    """Write and sync a file that no reader takes for anything, and take it away again. Raises `OSError`."""
+    path = f"{directory}/.probe-{secrets.token_hex(8)}"
+    fd = disk.create(path)
+    try:
+        write_all(disk, fd, b"\n", 0)
+        disk.sync(fd)
+    finally:
+        disk.close(fd)
+        disk.unlink(path)

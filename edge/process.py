@@ -5,6 +5,7 @@ reads from the lifeline, a pipe nobody writes to: its end means that the parent 
 """
 
 import contextlib
+import fcntl
 import logging
 import os
 import resource
@@ -156,6 +157,21 @@ def refuse_signals() -> None:
 def say_ready(ready_fd: int) -> None:
     os.write(ready_fd, b"1")
     os.close(ready_fd)
+
+
+def is_held(path: Path) -> bool:
+    """A living process holds the lock on the file. Raises `OSError` for one that is there and may not be opened."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
 
 
 def lock_holder(path: Path) -> str:

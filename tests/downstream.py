@@ -29,6 +29,7 @@ class Call(msgspec.Struct):
     events: list[Event]
     size: int
     """Bytes on the wire."""
+    method: str = "POST"
 
 
 class Reply(msgspec.Struct):
@@ -56,6 +57,8 @@ class Downstream:
     ) -> None:
         self.rule = rule
         self.calls: list[Call] = []
+        self.questions: list[Call] = []
+        """Requests that bring no events."""
         self.requests = 0
         self.answers: Counter[int] = Counter()
         """By status, 0 for a connection closed instead."""
@@ -73,6 +76,12 @@ class Downstream:
 
             def do_POST(self) -> None:
                 downstream._answer(self)
+
+            def do_OPTIONS(self) -> None:
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                call = Call(self.path, headers, None, [], 0, "OPTIONS")
+                downstream.questions.append(call)
+                downstream._send(self, downstream.rule(call))
 
             def log_message(self, format: str, *arguments: object) -> None:  # noqa: A002
                 pass
@@ -133,6 +142,9 @@ class Downstream:
             self.answers[0 if reply.hang_up else reply.status] += 1
             if reply.status < 300:
                 self._take(body, events)
+        self._send(handler, reply)
+
+    def _send(self, handler: BaseHTTPRequestHandler, reply: Reply) -> None:
         if reply.gate is not None:
             reply.gate.wait(60)
         if reply.hang_up:

@@ -23,6 +23,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "serve": SERVE,
     "drain": DRAIN,
     "send": DATA,
+    "check": UP,
     "status": DATA,
     "segments ls": DATA,
     "segments cat": DATA,
@@ -48,7 +49,7 @@ def test_the_help_of_a_verb_names_every_option_with_its_variable(
     assert "[EDGE_CONFIG]" in text
 
 
-READING = ("send", "status", "sql", "version", "projects check", *(f"segments {verb}" for verb in SEGMENT_VERBS))
+READING = ("check", "send", "status", "sql", "version", "projects check", *(f"segments {verb}" for verb in SEGMENT_VERBS))
 
 
 @pytest.mark.parametrize("words", READING)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edge.disk import RealDisk, pread_all, pread_around, write_all, write_durably
+from edge.disk import RealDisk, pread_all, pread_around, try_to_write, write_all, write_durably
 from tests.fakes import EIO, ENOSPC, Call, Fault, FaultyDisk, MemoryDisk, UnreadableDisk
 
 DISK = RealDisk()
@@ -251,3 +251,25 @@ class TestWriteDurably:
             assert memory.open_descriptors == []
             n += 1
         assert n >= 7
+
+
+class TestTryToWrite:
+    def test_a_file_is_really_written_and_synced_and_nothing_is_left_of_it(self) -> None:
+        memory = MemoryDisk()
+        memory.makedirs("/d")
+        disk = FaultyDisk(memory)
+        try_to_write(disk, "/d")
+        assert disk.methods("create", "pwrite", "sync", "unlink") == ["create", "pwrite", "sync", "unlink"]
+        assert memory.listdir("/d") == []
+        assert memory.open_descriptors == []
+
+    @pytest.mark.parametrize("method", ["create", "pwrite", "sync"])
+    def test_whatever_the_disk_refuses_is_told_and_leaves_nothing(self, method: str) -> None:
+        memory = MemoryDisk()
+        memory.makedirs("/d")
+        disk = FaultyDisk(memory)
+        disk.fail_next(method, Fault(ENOSPC))
+        with pytest.raises(OSError, match="No space left"):
+            try_to_write(disk, "/d")
+        assert memory.listdir("/d") == []
+        assert memory.open_descriptors == []

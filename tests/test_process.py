@@ -10,7 +10,8 @@ from typing import Final
 import msgspec
 import pytest
 
-from edge.process import EXIT_TRY_AGAIN, SIGNALS, Child, Lifeline, accept_signals, read_spec, say_ready
+from edge.disk import RealDisk
+from edge.process import EXIT_TRY_AGAIN, SIGNALS, Child, Lifeline, accept_signals, is_held, read_spec, say_ready
 
 MODULE: Final = "tests.test_process"
 PATIENCE_S: Final = 20.0
@@ -147,3 +148,25 @@ def _main(arguments: list[str]) -> int:
 
 if __name__ == "__main__":
     raise SystemExit(_main(sys.argv[1:]))
+
+
+def test_a_lock_is_held_as_long_as_somebody_holds_it(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    assert not is_held(path)
+    assert not path.exists()
+    lock = RealDisk().lock(str(path))
+    assert lock is not None
+    assert is_held(path)
+    os.close(lock)
+    assert not is_held(path)
+    # Nor is it held by who looked.
+    again = RealDisk().lock(str(path))
+    assert again is not None
+    os.close(again)
+
+
+def test_a_lock_that_may_not_be_opened_is_no_free_one(tmp_path: Path) -> None:
+    path = tmp_path / ".lock"
+    path.symlink_to(path)
+    with pytest.raises(OSError, match="symbolic link"):
+        is_held(path)

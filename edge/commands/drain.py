@@ -15,7 +15,7 @@ from edge import __version__, logs
 from edge.config import ALL, DRAIN, ConfigError, add_options, load, unknown_variables
 from edge.disk import RealDisk
 from edge.drain.drainer import Drainer
-from edge.drain.sink import without_secrets
+from edge.drain.sink import Sink, without_secrets
 from edge.drain.sinks.table import make_sink
 from edge.drain.slots import InUse
 from edge.layout import Layout
@@ -48,23 +48,38 @@ class Unavailable(Exception):
 
 
 def sink_urls(settings: dict[str, Any]) -> list[str]:
-    """The sinks to ship to, the default one where none is named. Raises `ConfigError`, `Unavailable`."""
+    """The sinks to ship to, each of which can be made. Raises `ConfigError`, `Unavailable`."""
+    urls = named_sinks(settings)
+    first: dict[str, str] = {}
+    for url in urls:
+        prepare_sink(url, first)
+    return urls
+
+
+def named_sinks(settings: dict[str, Any]) -> list[str]:
+    """The sinks to ship to, the default one where none is named. Raises `ConfigError`."""
     urls: list[str] = settings["to"] or [f"file:{Layout(Path(settings['data'])).events}"]
     if len(urls) > SINKS_MAX:
         raise ConfigError(f"--to: expected at most {SINKS_MAX} sinks, found {len(urls)}")
-    first: dict[str, str] = {}
-    for url in urls:
-        try:
-            sink_id, _ = make_sink(url)
-        except ValueError as error:
-            raise ConfigError(f"--to: {error}") from error
-        except OSError as error:
-            raise Unavailable(f"{without_secrets(url)}: {error.strerror}: {error.filename}") from error
-        if sink_id in first:
-            found = " and ".join(map(without_secrets, (first[sink_id], url)))
-            raise ConfigError(f"--to: expected different destinations, found {found}")
-        first[sink_id] = url
     return urls
+
+
+def prepare_sink(url: str, first: dict[str, str]) -> Sink:
+    """The sink; `first` are the URLs of those before it by their ids, and its own becomes one.
+
+    Raises `ConfigError`, `Unavailable`.
+    """
+    try:
+        sink_id, sink = make_sink(url)
+    except ValueError as error:
+        raise ConfigError(f"--to: {error}") from error
+    except OSError as error:
+        raise Unavailable(f"{without_secrets(url)}: {error.strerror}: {error.filename}") from error
+    if sink_id in first:
+        found = " and ".join(map(without_secrets, (first[sink_id], url)))
+        raise ConfigError(f"--to: expected different destinations, found {found}")
+    first[sink_id] = url
+    return sink
 
 
 def _once(drainer: Drainer) -> int:

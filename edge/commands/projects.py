@@ -10,7 +10,7 @@ import msgspec
 
 from edge.config import ConfigError
 from edge.server.projects import load_projects
-from edge.wire.projects import ProjectsError, hash_key
+from edge.wire.projects import ProjectsError, Registry, hash_key
 
 PROJECT_PREFIX: Final = "phc_"
 
@@ -55,9 +55,13 @@ def _check(path: Path, *, as_json: bool) -> int:
             "injected": len(registry.injected),
         }
         print(msgspec.json.encode(found).decode())
-        return 0
-    print(
+    else:
+        print(describe(registry))
+    return 0
+
+
+def describe(registry: Registry) -> str:
+    return (
         f"mode {registry.mode}: {len(registry.projects)} projects with {len(registry.keys)} keys,"
         f" {len(registry.personal)} personal keys, {len(registry.injected)} rules for missing keys"
     )
-    return 0

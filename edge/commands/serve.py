@@ -55,8 +55,13 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
     for sentence in unknown_variables(os.environ, ALL):
         log.warning("%s", sentence)
     projects = _projects(settings)
-    upstream = _upstream(settings)
-    server = _server(settings, _connections_max(settings["connections_max"], upstream, raise_descriptor_limit()))
+    upstream = upstream_settings(settings)
+    if upstream is not None:
+        require_proxy_extra()
+    connections_max, too_few = connections_allowed(settings["connections_max"], upstream, raise_descriptor_limit())
+    if too_few:
+        log.warning("%s", too_few)
+    server = _server(settings, connections_max)
     data = str(Path(settings["data"]).absolute())
     workers: int = settings["workers"]
     try:
@@ -98,7 +103,7 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
         name = f"drainer-{index}" if drainers > 1 else "drainer"
         jobs.append(Job(name, partial(drainer, name, index), critical=False))
     supervisor = Supervisor(jobs, board, lifeline)
-    budget = DiskBudget(RealDisk(), layout, _budget(settings), partial(extent, layout), board.rows[-1])
+    budget = DiskBudget(RealDisk(), layout, budget_settings(settings), partial(extent, layout), board.rows[-1])
     sink_ids = [make_sink(url)[0] for url in urls or []]
     try:
         admin = AdminServer(settings["admin"], _probes(supervisor, board, layout, budget, sink_ids))
@@ -144,18 +149,18 @@ def _projects(settings: dict[str, Any]) -> str:
     return path
 
 
-def _connections_max(asked: int, upstream: UpstreamSettings | None, descriptors: int) -> int:
-    """The connections a worker takes, `asked` for by `--connections-max`; a warning where it may not have the descriptors."""
+def connections_allowed(asked: int, upstream: UpstreamSettings | None, descriptors: int) -> tuple[int, str]:
+    """The connections a worker takes, `asked` for by `--connections-max`; a sentence where it may not have the descriptors."""
     # The requests under way are bounded for each of the two upstreams.
     upstream_connections_max = 2 * upstream.requests_max if upstream else 0
     fitting = connections_fitting(asked, upstream_connections_max, descriptors)
-    if fitting < asked:
-        log.warning(
-            "--connections-max is %d, and with %d descriptors a worker can have %d connections: raise the hard limit of open"
-            " files (ulimit -Hn, LimitNOFILE=) to %d, or lower --connections-max",
-            *(asked, descriptors, fitting, descriptors_needed(asked, upstream_connections_max)),
-        )
-    return fitting
+    if fitting >= asked:
+        return fitting, ""
+    needed = descriptors_needed(asked, upstream_connections_max)
+    return fitting, (
+        f"--connections-max is {asked}, and with {descriptors} descriptors a worker can have {fitting} connections: raise the"
+        f" hard limit of open files (ulimit -Hn, LimitNOFILE=) to {needed}, or lower --connections-max"
+    )
 
 
 def _server(settings: dict[str, Any], connections_max: int) -> ServerSettings:
@@ -197,7 +202,7 @@ def _room_bytes_max(settings: dict[str, Any]) -> int:
     return most if limit is None else min(most, limit // (SHARE_OF_ROOM * settings["workers"]))
 
 
-def _budget(settings: dict[str, Any]) -> BudgetSettings:
+def budget_settings(settings: dict[str, Any]) -> BudgetSettings:
     return BudgetSettings(settings["spool_bytes_max"], settings["disk_free_min"], settings["reserve_bytes"])
 
 
@@ -213,14 +218,12 @@ def _watch(budget: DiskBudget) -> None:
         time.sleep(max(CHECK_S, 20 * (time.monotonic() - started_s)))
 
 
-def _upstream(settings: dict[str, Any]) -> UpstreamSettings | None:
+def upstream_settings(settings: dict[str, Any]) -> UpstreamSettings | None:
     """`None` when nothing is forwarded. Raises `ConfigError`."""
     if not settings["upstream"]:
         if settings["assets_upstream"]:
             raise ConfigError("--assets-upstream: expected --upstream with it, found none")
         return None
-    if find_spec("aiohttp") is None:
-        raise ConfigError("--upstream needs the package aiohttp: pip install 'capture-edge[proxy]'")
     return UpstreamSettings(
         settings["upstream"],
         settings["assets_upstream"] or "",
@@ -229,6 +232,12 @@ def _upstream(settings: dict[str, Any]) -> UpstreamSettings | None:
         settings["upstream_connect_timeout"],
         settings["upstream_read_timeout"],
     )
+
+
+def require_proxy_extra() -> None:
+    """Raises `ConfigError`."""
+    if find_spec("aiohttp") is None:
+        raise ConfigError("--upstream needs the package aiohttp: pip install 'capture-edge[proxy]'")
 
 
 def _probes(supervisor: Supervisor, board: Board, layout: Layout, budget: DiskBudget, sink_ids: list[str]) -> Probes:

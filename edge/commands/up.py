@@ -20,8 +20,11 @@ def run(arguments: argparse.Namespace) -> int:
     except Unavailable as error:
         print(f"edge up: {error}", file=sys.stderr)
         return EXIT_UNAVAILABLE
-    if settings["drainers"] > 1 and any(url.startswith("stdout:") for url in urls):
-        raise ConfigError(
-            f"--drainers: expected 1 with --to stdout:, where lines would mix, found {settings['drainers']}"
-        )
+    require_unmixed_lines(settings["drainers"], urls)
     return start(settings, urls)
+
+
+def require_unmixed_lines(drainers: int, urls: list[str]) -> None:
+    """Raises `ConfigError`."""
+    if drainers > 1 and any(url.startswith("stdout:") for url in urls):
+        raise ConfigError(f"--drainers: expected 1 with --to stdout:, where lines would mix, found {drainers}")

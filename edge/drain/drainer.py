@@ -169,13 +169,7 @@ class Drainer:
         layout = self._layout
         files = [file for slot in layout.slots() for file in segment_files(layout, slot)]
         found = [f"{file.path} could not be read wholly" for file in files if file.state is State.BAD]
-        refused = {folder: len(list_quarantined(self._disk, str(folder))) for folder in layout.quarantines()}
-        found += [
-            f"{folder} has {count:,} events that were refused for good" for folder, count in refused.items() if count
-        ]
-        if layout.damaged.is_dir() and (damaged := len(self._disk.listdir(str(layout.damaged)))):
-            found.append(f"{layout.damaged} has {damaged:,} files of what could not be read")
-        return found
+        return found + set_aside(self._disk, layout)
 
     def close(self) -> None:
         for shipper in self.shippers:
@@ -347,6 +341,15 @@ class Drainer:
             # Once, not at every look.
             log.error("what was shipped cannot be deleted from %s: %s", path, refused[path])
         self._undeleted = set(refused)
+
+
+def set_aside(disk: Disk, layout: Layout) -> list[str]:
+    """What is kept beside the spool of accepted events, a sentence for each folder. Raises `OSError`."""
+    refused = {folder: len(list_quarantined(disk, str(folder))) for folder in layout.quarantines()}
+    found = [f"{folder} has {count:,} events that were refused for good" for folder, count in refused.items() if count]
+    if layout.damaged.is_dir() and (damaged := len(disk.listdir(str(layout.damaged)))):
+        found.append(f"{layout.damaged} has {damaged:,} files of what could not be read")
+    return found
 
 
 def _save(shipper: Shipper) -> bool:

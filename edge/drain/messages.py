@@ -54,6 +54,8 @@ class Messages:
         self._topics = dict(topics)
         self._value = ENVELOPES[envelope]
         self._overflow = overflow
+        self.topics = frozenset(topic for lane, topic in topics.items() if lane != "overflow" or overflow)
+        """All that a message may go to."""
 
     def of(self, event: Event) -> Message:
         """A pure function of the event, as everything that is shipped."""

@@ -6,7 +6,8 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
@@ -64,16 +65,36 @@ class Poster:
 
     def post(self, target: str, data: bytes, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers by lower-case name, body. Raises `Retryable` for no answer, `Paused` for a bad certificate."""
-        kept = self._connection is not None
-        try:
+        with self._judging():
+            kept = self._connection is not None
             try:
-                return self._exchange(target, data, headers)
+                return self._exchange("POST", target, data, headers, EXCHANGE_S)
             except ConnectionError:
                 if not kept:
                     raise
                 # A kept connection may have been closed at any time before; a new one says whether anybody is there.
                 self.close()
-                return self._exchange(target, data, headers)
+                return self._exchange("POST", target, data, headers, EXCHANGE_S)
+
+    def ask(
+        self, method: str, target: str, headers: Mapping[str, str], within_s: float
+    ) -> tuple[int, Mapping[str, str], bytes]:
+        """The same of a request without a body, on a new connection, and about within that time."""
+        with self._judging():
+            self.close()
+            return self._exchange(method, target, b"", headers, within_s)
+
+    def reach(self, within_s: float) -> None:
+        """Connect, and nothing else, about within that time. Raises as `post` does."""
+        with self._judging():
+            self.close()
+            self._connection = self._connect(within_s)
+
+    @contextmanager
+    def _judging(self) -> Iterator[None]:
+        """What an error means. No connection that met one is used again."""
+        try:
+            yield
         except ssl.SSLCertVerificationError as error:
             self.close()
             raise Paused(f"{self._host}: {error}") from error
@@ -87,25 +108,28 @@ class Poster:
             self._connection.close()
             self._connection = None
 
-    def _connect(self) -> http.client.HTTPConnection:
+    def _connect(self, within_s: float) -> http.client.HTTPConnection:
+        timeout_s = min(TIMEOUT_S, within_s)
         if self._secure:
             context = ssl.create_default_context()
             made: http.client.HTTPConnection = http.client.HTTPSConnection(
-                self._host, self._port, timeout=TIMEOUT_S, context=context
+                self._host, self._port, timeout=timeout_s, context=context
             )
         else:
-            made = http.client.HTTPConnection(self._host, self._port, timeout=TIMEOUT_S)
+            made = http.client.HTTPConnection(self._host, self._port, timeout=timeout_s)
         # It would connect by itself, without the deadline, after an answer that ended the connection.
         made.auto_open = 0
         made.connect()
         made.sock = _Timed(made.sock, self._deadline)
         return made
 
-    def _exchange(self, target: str, data: bytes, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], bytes]:
+    def _exchange(
+        self, method: str, target: str, data: bytes, headers: Mapping[str, str], within_s: float
+    ) -> tuple[int, Mapping[str, str], bytes]:
         if self._connection is None or self._connection.sock is None:
-            self._connection = self._connect()
-        self._deadline.begin(EXCHANGE_S + len(data) / BYTES_PER_S_MIN)
-        self._connection.request("POST", target, data, headers)
+            self._connection = self._connect(within_s)
+        self._deadline.begin(within_s + len(data) / BYTES_PER_S_MIN)
+        self._connection.request(method, target, data, headers)
         response = self._connection.getresponse()
         answer = response.read(ANSWER_BYTES_MAX)
         if response.length and len(answer) < ANSWER_BYTES_MAX:

@@ -37,6 +37,10 @@ CACHED_READ_BYTES: Final = 128 * 1024
 """Some thousand events, which the processor's caches hold from the reading to the shipping: a quarter less work for each."""
 
 
+PROBE_S: Final = 8.0
+"""What a probe gives a destination, where it has a say in that; `edge/drain/probing.py` waits a little longer."""
+
+
 class Refusal(Exception):
     """A batch was not, or not wholly, taken. Raised as one of its kinds."""
 
@@ -127,8 +131,16 @@ class Sink(Protocol):
         """The number of bytes handed over; returning means that downstream has the batch. Raises `Refusal`, `SinkGone`."""
         ...
 
+    def probe(self) -> str:
+        """Ask the destination whether it would take events, and send none: a sentence of what was found.
+
+        Raises `Retryable` when it would take none now, `Paused` when somebody has to act first, as `ship` would. For a sink
+        that has shipped nothing yet.
+        """
+        ...
+
     def close(self) -> None:
-        """Let go of what `ship` opened. Nothing is called afterwards."""
+        """Let go of what `ship` and `probe` opened. Nothing is called afterwards."""
         ...
 
 

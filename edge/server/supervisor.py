@@ -54,16 +54,25 @@ class Job(msgspec.Struct):
     due_s: float = 0.0
 
 
+def try_to_bind(address: Address) -> None:
+    """Bind it, without sharing it, and let go of it: nobody can connect meanwhile. Raises `OSError`."""
+    with socket.socket(_family(address), socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((address.host, address.port))
+
+
+def _family(address: Address) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address.host else socket.AF_INET
+
+
 def listen(address: Address, count: int) -> list[socket.socket]:
     """`count` sockets on one port. Raises `OSError`."""
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    family = _family(address)
     sockets: list[socket.socket] = []
     port = address.port
     if port:
-        # Bound without sharing: these sockets would join those of another program that shares the port, of an `edge` above all.
-        with socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((address.host, port))
+        # These sockets would join those of another program that shares the port, of an `edge` above all.
+        try_to_bind(address)
     for _ in range(count):
         bound = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

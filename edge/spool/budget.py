@@ -69,6 +69,34 @@ def pressure(used: float, before: Pressure) -> Pressure:
     return Pressure.OK
 
 
+class Room(msgspec.Struct, frozen=True):
+    """Of the spool, as it was measured. Bytes."""
+
+    spool_bytes: int
+    budget_bytes: int
+    available: int
+    """On the disk, to us."""
+
+    @property
+    def used(self) -> float:
+        """The share of the budget that is used, 1 where there is none."""
+        return self.spool_bytes / self.budget_bytes if self.spool_bytes < self.budget_bytes else 1.0
+
+
+def measure_room(disk: Disk, data: str, settings: BudgetSettings, spool_bytes: int) -> Room:
+    """Of a spool that has so many bytes. Raises `OSError`."""
+    available, total = disk.room(data)
+    budget = budget_bytes(spool_bytes, available, free_bytes_min(settings, total), settings.spool_bytes_max)
+    return Room(spool_bytes, budget, available)
+
+
+def free_bytes_min(settings: BudgetSettings, total: int) -> int:
+    """What is left to others of a disk of `total` bytes."""
+    if settings.free_bytes_min is not None:
+        return settings.free_bytes_min
+    return min(int(total * FREE_SHARE_MIN), FREE_BYTES_MIN)
+
+
 class DiskBudget:
     """Used by one thread. `extent` measures the spool; `row` takes the figures. Raises `OSError`."""
 
@@ -88,21 +116,19 @@ class DiskBudget:
 
     def measure(self) -> Pressure:
         """The pressure now, for whoever takes requests in."""
-        available, total = self._disk.room(self._data)
         self.spool = self._extent()
-        spool_bytes = self.spool.bytes
-        budget = budget_bytes(spool_bytes, available, self._free_bytes_min(total), self._settings.spool_bytes_max)
+        room = measure_room(self._disk, self._data, self._settings, self.spool.bytes)
         before = self.pressure
-        self.pressure = pressure(spool_bytes / budget if spool_bytes < budget else 1.0, before)
+        self.pressure = pressure(room.used, before)
         if self.pressure is not before:
             log.log(
                 logging.WARNING if self.pressure else logging.INFO,
                 "disk pressure was %s and is %s: the spool has %d of %d bytes, %d are available on the disk",
-                *(before.name.lower(), self.pressure.name.lower(), spool_bytes, budget, available),
+                *(before.name.lower(), self.pressure.name.lower(), room.spool_bytes, room.budget_bytes, room.available),
             )
         self._row.set("edge_disk_pressure", self.pressure)
-        self._row.set("edge_disk_available_bytes", available)
-        self._row.set("edge_spool_budget_bytes", budget)
+        self._row.set("edge_disk_available_bytes", room.available)
+        self._row.set("edge_spool_budget_bytes", room.budget_bytes)
         return self.pressure
 
     def tend_reserve(self) -> None:
@@ -113,7 +139,7 @@ class DiskBudget:
         if held and available < size // 4:
             self._disk.unlink(self._reserve)
             log.warning("the disk is full, the reserve of %d bytes is given back", size)
-        elif not held and self.pressure is Pressure.OK and available > 2 * size + self._free_bytes_min(total):
+        elif not held and self.pressure is Pressure.OK and available > 2 * size + free_bytes_min(self._settings, total):
             self._make_reserve(size)
 
     def _make_reserve(self, size: int) -> None:
@@ -126,8 +152,3 @@ class DiskBudget:
             raise
         finally:
             self._disk.close(fd)
-
-    def _free_bytes_min(self, total: int) -> int:
-        if self._settings.free_bytes_min is not None:
-            return self._settings.free_bytes_min
-        return min(int(total * FREE_SHARE_MIN), FREE_BYTES_MIN)

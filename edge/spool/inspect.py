@@ -3,6 +3,7 @@
 Whoever only looks reads `around` what the disk refuses: it stands as damage. Whoever decides by what is there must not.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Final
 import msgspec
 
 from edge.disk import RealDisk, pread_all, pread_around
-from edge.layout import Layout
+from edge.layout import LOCK_NAME, Layout
+from edge.process import is_held
 from edge.segment.frame import (
     FRAME_HEADER_BYTES,
     SEGMENT_HEADER_BYTES,
@@ -82,6 +84,45 @@ def finished_segment(layout: Layout, slot: int, name: SegmentName) -> SegmentFil
         except FileNotFoundError:
             continue
     return None
+
+
+class SlotState(msgspec.Struct):
+    """Who has a slot, and what is in it."""
+
+    slot: int
+    held: bool
+    """A living process writes it."""
+    segments: dict[State, int] = msgspec.field(default_factory=lambda: dict.fromkeys(State, 0))
+    """Number by state."""
+    refused: dict[str, OSError] = {}
+    """Segments that may not be opened, by name, and why."""
+
+
+def slot_state(layout: Layout, slot: int) -> SlotState:
+    """Opens every segment, reads none. Raises `OSError` for a slot that cannot be listed, locked or written."""
+    directory = layout.slot(slot)
+    require_writable(directory)
+    found = SlotState(slot, is_held(directory / LOCK_NAME))
+    with os.scandir(directory) as entries:
+        for entry in entries:
+            state = parse_state(entry.name)
+            if state is None:
+                continue
+            found.segments[state] += 1
+            try:
+                os.close(os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC))
+            except FileNotFoundError:
+                # Shipped, or finished under another name, since it was listed.
+                found.segments[state] -= 1
+            except OSError as error:
+                found.refused[entry.name] = error
+    return found
+
+
+def require_writable(directory: Path) -> None:
+    """Raises `PermissionError` where files could not be made or taken away."""
+    if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
 
 
 class Extent(msgspec.Struct):

@@ -6,7 +6,6 @@ page cache may show more of it than the disk holds; and of what could not be rea
 the newest of its slot.
 """
 
-import fcntl
 import os
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import msgspec
 
 from edge.disk import Disk, write_durably
 from edge.layout import LOCK_NAME, Layout
+from edge.process import is_held
 from edge.segment.frame import SEGMENT_HEADER_BYTES, is_room
 from edge.segment.name import SegmentName, State, parse_name
 from edge.spool.inspect import SegmentFile, read, summarise
@@ -65,17 +65,7 @@ def examine(file: SegmentFile) -> Finding:
 
 def is_locked(file: SegmentFile) -> bool:
     """A living process holds the segment's slot."""
-    try:
-        fd = os.open(file.path.with_name(LOCK_NAME), os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(fd)
-    return False
+    return is_held(file.path.with_name(LOCK_NAME))
 
 
 def mend(disk: Disk, file: SegmentFile, torn: Path | None = None) -> Finding:

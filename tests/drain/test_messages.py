@@ -128,3 +128,8 @@ def test_the_envelope_of_2023_is_chosen_by_its_year() -> None:
     data = {"event": "e", "distinct_id": "u", "uuid": UUID}
     assert ENVELOPES.keys() == {"2025", "2023"}
     assert message(data, envelope="2023").value == captured_line_2023(events(data)[0])
+
+
+def test_the_topic_of_what_overflows_is_one_only_where_something_does() -> None:
+    assert TOPICS["overflow"] not in Messages(TOPICS).topics
+    assert Messages(TOPICS, overflow=frozenset({"phc_hot"})).topics == set(TOPICS.values())

@@ -60,6 +60,43 @@ def test_a_kept_connection_that_is_dropped_is_tried_once_more_and_a_new_one_is_n
     assert downstream.requests == 4
 
 
+def test_a_question_has_a_connection_of_its_own_and_no_body(poster: Poster, downstream: Downstream) -> None:
+    post(poster, "a")
+    assert poster.ask("OPTIONS", "/batch/", {"X-Name": "q"}, 5.0)[0] == 200
+    [question] = downstream.questions
+    assert (question.method, question.path, question.headers["x-name"]) == ("OPTIONS", "/batch/", "q")
+    assert [call.headers["x-name"] for call in downstream.calls] == ["a"]
+    downstream.rule = lambda call: Reply(hang_up=True)
+    with pytest.raises(Retryable):
+        poster.ask("OPTIONS", "/batch/", {}, 5.0)
+    assert len(downstream.questions) == 2
+
+
+def test_a_question_is_given_up_in_its_own_time(downstream: Downstream) -> None:
+    """Six seconds pass from one look at the clock to the next."""
+    seconds = itertools.count(0.0, 6.0)
+    poster = Poster("127.0.0.1", downstream.port, secure=False, clock=lambda: next(seconds))
+    with pytest.raises(Retryable, match="TimeoutError: the exchange was not over within 5 s"):
+        poster.ask("OPTIONS", "/batch/", {}, 5.0)
+
+
+def test_who_is_only_reached_is_told_nothing() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        poster = Poster("127.0.0.1", listening.getsockname()[1], secure=False)
+        poster.reach(5.0)
+        connection, _ = listening.accept()
+        poster.close()
+        with connection:
+            assert connection.recv(1) == b""
+    with pytest.raises(Retryable, match="refused"):
+        poster.reach(5.0)
+
+
+def test_whose_certificate_does_not_fit_is_not_reached() -> None:
+    with Downstream(certificate=CERTIFICATE) as downstream, pytest.raises(Paused, match="certificate"):
+        Poster("127.0.0.1", downstream.port, secure=True).reach(5.0)
+
+
 def test_nobody_there_is_no_reason_to_give_up() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -14,6 +14,8 @@ import msgspec
 import pytest
 from confluent_kafka import Message
 
+from edge.drain.sink import Paused
+from edge.drain.sinks.table import make_sink
 from tests.bench.shipping import EVENTS, rows_of
 from tests.integration.edge_process import EdgeProcess, command_line, send_signal, wait_until_gone
 from tests.integration.kafka_broker import KafkaBroker
@@ -427,6 +429,22 @@ def test_a_topic_nobody_made_pauses_the_sink_and_costs_nothing(edge: EdgeProcess
         assert names(consume(broker.address, "later")) == ["e"]
 
 
+@pytest.mark.parametrize("made", [True, False], ids=["brokers make them", "nobody makes them"])
+def test_topics_nobody_made_are_told_by_a_probe_unless_brokers_make_them(made: bool, tmp_path: Path) -> None:
+    with KafkaBroker(tmp_path, settings=[f"auto.create.topics.enable={str(made).lower()}"]) as broker:
+        broker.start()
+        broker.create("there")
+        options = "topics=main&topic.main={}&topic.replay=there"
+        assert make_sink(f"kafka://{broker.address}?{options.format('there')}")[1].probe() == "all 1 topics are there"
+        _, sink = make_sink(f"kafka://{broker.address}?{options.format('later')}")
+        for _ in range(2):
+            if made:
+                assert sink.probe().endswith("something is sent to them: later")
+            else:
+                with pytest.raises(Paused, match="found none we may see called later"):
+                    sink.probe()
+
+
 def test_the_benchmark_measures_the_sink_beside_the_producer_alone(
     broker: KafkaBroker, topic: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -475,6 +493,9 @@ def test_tls_and_a_password_that_is_shown_nowhere(
             f"&rdkafka.sasl.username=edge&rdkafka.ssl.ca.location={certificate}&rdkafka.sasl.password="
         )
         wrong, right = tmp_path / "wrong.toml", tmp_path / "right.toml"
+        with pytest.raises(Paused, match="uthentication"):
+            make_sink(common + "wr0ng-word")[1].probe()
+        assert "brokers make the topics" in make_sink(common + quote(secret))[1].probe()
         wrong.write_text(f"to = {json.dumps(common + 'wr0ng-word')}\n")
         right.write_text(f"to = {json.dumps(common + quote(secret))}\n")
         edge.start("--config", str(wrong))

@@ -16,6 +16,7 @@ from edge.checkpoints import Totals, load_all
 from edge.disk import RealDisk
 from edge.drain.quarantine import list_quarantined, load
 from edge.drain.shipper import Shipper
+from edge.drain.sink import Retryable
 from edge.layout import Layout
 from edge.metrics import Board
 from tests.drain.spools import Slot
@@ -233,6 +234,26 @@ def test_an_event_that_is_too_large_holds_up_no_other(journey: Journey, destinat
     journey.commit("c")
     journey.finish()
     journey.check(doubled=True, without=("large",) if destination.limited else ())
+
+
+def test_a_destination_that_is_asked_says_whether_it_is_there_and_is_sent_nothing(destination: UnderTest) -> None:
+    _, sink = destination.sink()
+    assert sink.probe()
+    destination.fail()
+    with pytest.raises(Retryable):
+        sink.probe()
+    destination.heal()
+    deadline = time.monotonic() + SHIPPED_S
+    while True:
+        try:
+            assert sink.probe()
+        except Retryable:
+            # It may take its time to be back.
+            assert time.monotonic() < deadline
+        else:
+            break
+    assert destination.delivered() == []
+    sink.close()
 
 
 def test_rows_of_more_months_than_clickhouse_takes_in_one_insert_are_offered_in_parts(

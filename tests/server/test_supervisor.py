@@ -18,7 +18,7 @@ from edge.layout import Layout
 from edge.metrics import Board
 from edge.process import SIGNALS, Child, Lifeline
 from edge.segment.name import State
-from edge.server.supervisor import Job, Supervisor, listen
+from edge.server.supervisor import Job, Supervisor, listen, try_to_bind
 from edge.spool.inspect import all_segments
 from tests.server.running import (
     PATIENCE_S,
@@ -427,3 +427,16 @@ def test_workers_end_by_themselves_without_their_supervisor(tmp_path: Path) -> N
         wait_until(lambda: not any(map(is_running, workers)), "the workers are gone")
         assert set(states(server)) == {State.SEALED}
         assert len(server.records()) == 10
+
+
+def test_an_address_is_tried_and_left_as_it_was() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = Address("127.0.0.1", taken.getsockname()[1])
+        with pytest.raises(OSError, match="in use"):
+            try_to_bind(address)
+    try_to_bind(address)
+    try_to_bind(Address("::1", 0))
+    for bound in listen(address, 2):
+        bound.close()
+    with pytest.raises(OSError, match="assign"):
+        try_to_bind(Address("192.0.2.1", 0))

@@ -11,6 +11,8 @@ from edge.spool.budget import (
     DiskBudget,
     Pressure,
     budget_bytes,
+    free_bytes_min,
+    measure_room,
     pressure,
 )
 from edge.spool.inspect import Extent
@@ -110,8 +112,7 @@ class TestMeasuring:
         assert scene.measure(0, 60 * MIB) is Pressure.OK
 
     def test_what_is_left_to_others_is_bounded_and_can_be_chosen(self) -> None:
-        scene = Scene()
-        assert scene.budget._free_bytes_min(100 * GIB) == FREE_BYTES_MIN
+        assert free_bytes_min(BudgetSettings(), 100 * GIB) == FREE_BYTES_MIN
         chosen = Scene(BudgetSettings(free_bytes_min=10 * MIB))
         assert chosen.measure(0, 51 * MIB) is Pressure.OK
         assert chosen.measure(0, 10 * MIB) is Pressure.FULL
@@ -175,3 +176,11 @@ class TestReserve:
             scene.budget.tend_reserve()
         assert scene.reserve is None
         assert scene.inner.open_descriptors == []
+
+
+def test_room_is_measured_without_a_spool_of_its_own() -> None:
+    disk = MemoryDisk()
+    found = measure_room(disk, "/data", BudgetSettings(spool_bytes_max=10 * MIB), 8 * MIB)
+    assert (found.spool_bytes, found.budget_bytes, found.used) == (8 * MIB, 10 * MIB, 0.8)
+    assert found.available == disk.room("/data")[0]
+    assert measure_room(disk, "/data", BudgetSettings(spool_bytes_max=10 * MIB), 11 * MIB).used == 1.0

@@ -17,8 +17,10 @@ from edge.spool.inspect import (
     named_segment,
     read,
     segment_files,
+    slot_state,
     summarise,
 )
+from tests.drain.spools import Slot
 from tests.segments import CREATED_US, NAME, OTHER, flipped, pair, records, segment
 
 GROUPS = [records(1), records(2, first=1), records(1, first=3)]
@@ -236,3 +238,38 @@ def test_room_that_is_not_used_is_neither_a_tail_nor_damage(tmp_path: Path, stat
     behind = summarise(only(layout), found.end)
     assert (behind.tail_bytes, behind.room_bytes) == (0, 9000)
     assert count_events(only(layout)) == 4
+
+
+def test_a_slot_tells_who_has_it_and_what_is_in_which_state(tmp_path: Path) -> None:
+    slot = Slot(tmp_path, 3, locked=True)
+    for _ in range(2):
+        slot.commit("a")
+        slot.seal()
+    slot.commit("b")
+    (slot.directory / SegmentName(9, 9).file_name(State.BAD)).touch()
+    (slot.directory / "spare").touch()
+    found = slot_state(slot.layout, 3)
+    assert (found.slot, found.held, found.refused) == (3, True, {})
+    assert found.segments == {State.OPEN: 1, State.SEALED: 2, State.SUSPECT: 0, State.BAD: 1}
+    slot.release()
+    assert not slot_state(slot.layout, 3).held
+
+
+def test_segments_of_a_slot_that_cannot_be_opened_are_named(tmp_path: Path) -> None:
+    slot = Slot(tmp_path)
+    slot.commit("a")
+    odd = slot.directory / SegmentName(9, 9).file_name(State.SEALED)
+    odd.symlink_to(odd)
+    found = slot_state(slot.layout, 0)
+    assert list(found.refused) == [odd.name]
+    assert "symbolic link" in str(found.refused[odd.name])
+    assert found.segments[State.OPEN] == 1
+
+
+def test_a_slot_that_cannot_be_locked_is_an_error(tmp_path: Path) -> None:
+    slot = Slot(tmp_path)
+    lock = slot.directory / ".lock"
+    lock.unlink()
+    lock.symlink_to(lock)
+    with pytest.raises(OSError, match="symbolic link"):
+        slot_state(slot.layout, 0)

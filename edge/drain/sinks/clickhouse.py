@@ -22,8 +22,8 @@ from msgspec.structs import replace
 from edge import __version__
 from edge.drain.event import Event
 from edge.drain.posting import Poster, require_address, retry_after_s
-from edge.drain.shapes import row_line
-from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, Sink, SinkUrl, TooLarge
+from edge.drain.shapes import COLUMNS, row_line
+from edge.drain.sink import PROBE_S, Batch, Paused, Refusal, Refused, Retryable, Sink, SinkUrl, TooLarge
 from edge.segment.name import SegmentName
 
 LINGER_S: Final = 1.0
@@ -127,6 +127,21 @@ class ClickHouseSink:
         if refusal is not None:
             raise refusal
         return len(data)
+
+    def probe(self) -> str:
+        """By an insert of no rows: the server looks at the user, the right to insert, the table and its columns, and writes
+        nothing."""
+        columns = ", ".join(COLUMNS)
+        query = f"INSERT INTO {self._table} ({columns}) FORMAT JSONEachRow"
+        settings = {**self._settings, "query": query, "async_insert": "0"}
+        # Of nothing there is nothing to decompress.
+        headers = {name: value for name, value in self._headers.items() if name != "Content-Encoding"}
+        refusal = interpret(*self._poster.ask("POST", f"/?{urlencode(settings)}", headers, PROBE_S))
+        if isinstance(refusal, Retryable):
+            raise refusal
+        if refusal is not None:
+            raise Paused(str(refusal))
+        return f"{self._table} takes an insert of no rows"
 
     def close(self) -> None:
         self._poster.close()

@@ -14,7 +14,7 @@ from typing import Final
 import xxhash
 import zstandard
 
-from edge.disk import Disk, RealDisk, write_durably
+from edge.disk import Disk, RealDisk, try_to_write, write_durably
 from edge.drain.event import Event
 from edge.drain.shapes import SHAPES
 from edge.drain.sink import READ_BYTES, Batch, Retryable, Sink, SinkUrl
@@ -72,6 +72,15 @@ class FileSink:
         except OSError as error:
             raise Retryable(f"{self._directory}: {error}") from error
         return len(data)
+
+    def probe(self) -> str:
+        try:
+            # It may have been moved away.
+            self._make_directory()
+            try_to_write(self._disk, self._directory)
+        except OSError as error:
+            raise Retryable(f"{self._directory}: {error}") from error
+        return f"{self._directory} can be written"
 
     def close(self) -> None:
         pass

@@ -23,6 +23,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -35,6 +36,8 @@ from edge.segment.name import SegmentName
 
 if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Message, Producer
+    from confluent_kafka.admin import AdminClient
+    from confluent_kafka.admin._metadata import ClusterMetadata
 
 LINGER_S: Final = 0.05
 READ_BYTES_MAX: Final = 1024 * 1024
@@ -46,6 +49,8 @@ QUEUE_KBYTES: Final = 65_536
 PATIENCE_S: Final = 5.0
 """Without a single message confirmed. Below the time the drainer has to stop."""
 _POLL_S: Final = 0.1
+_SETTING_S: Final = 1.0
+"""For a setting of a broker that has just answered."""
 
 DEFAULTS: Final[dict[str, str]] = {
     "client.id": "edge",
@@ -80,6 +85,7 @@ _TOPIC: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
 _TOO_LARGE: Final = ("MSG_SIZE_TOO_LARGE", "RECORD_LIST_TOO_LARGE", "INVALID_MSG_SIZE")
 _UNACCEPTABLE: Final = ("INVALID_RECORD", "INVALID_TIMESTAMP")
 _ALL_DOWN: Final = "_ALL_BROKERS_DOWN"
+_AUTO_CREATE: Final = "auto.create.topics.enable"
 _MISCONFIGURED: Final = (
     *("_AUTHENTICATION", "SASL_AUTHENTICATION_FAILED", "UNSUPPORTED_SASL_MECHANISM", "ILLEGAL_SASL_STATE", "_SSL"),
     *("TOPIC_AUTHORIZATION_FAILED", "CLUSTER_AUTHORIZATION_FAILED", "SECURITY_DISABLED", "POLICY_VIOLATION"),
@@ -108,6 +114,7 @@ class KafkaSink:
 
         self._properties = dict(properties)
         self._message = messages.of
+        self._topics = messages.topics
         self._patience_s = patience_s
         self._too_large = frozenset(getattr(KafkaError, name) for name in _TOO_LARGE)
         self._unacceptable = frozenset(getattr(KafkaError, name) for name in _UNACCEPTABLE)
@@ -150,6 +157,47 @@ class KafkaSink:
         size, self._bytes = self._bytes, 0
         return size
 
+    def probe(self) -> str:
+        """By the brokers' list of topics. No topic is named, as one that is may be made by being asked for."""
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import AdminClient
+
+        trouble: list[KafkaError] = []
+        properties: dict[str, Any] = {**self._properties, "error_cb": trouble.append, "logger": library_log}
+        try:
+            asking = AdminClient(properties)
+        except KafkaException as error:
+            raise Paused(error.args[0].str()) from error
+        cluster = self._cluster(asking, trouble)
+        for name in sorted(self._topics & cluster.topics.keys()):
+            if (wrong := cluster.topics[name].error) is not None:
+                raise self._not_now(f"topic {name}", wrong)
+        missing = sorted(self._topics - cluster.topics.keys())
+        if not missing:
+            return f"all {len(self._topics)} topics are there"
+        if not _makes_topics(asking, cluster.controller_id):
+            raise Paused(f"expected {len(self._topics)} topics, found none we may see called {', '.join(missing)}")
+        return f"the brokers make the topics that are not there when something is sent to them: {', '.join(missing)}"
+
+    def _cluster(self, asking: "AdminClient", trouble: "list[KafkaError]") -> "ClusterMetadata":
+        """What the brokers say of themselves. Raises `Refusal`."""
+        from confluent_kafka import KafkaException
+
+        deadline_s = time.monotonic() + self._patience_s
+        within_s = _POLL_S
+        last: KafkaError | None = None
+        while (left_s := deadline_s - time.monotonic()) > 0 and not self._is_misconfigured(last):
+            try:
+                return asking.list_topics(timeout=min(within_s, left_s))
+            except KafkaException:
+                # What is wrong is told while it waits, to be heard afterwards.
+                asking.poll(0)
+            for error in trouble:
+                last = self._more_telling(last, error)
+            trouble.clear()
+            within_s *= 2
+        raise self._not_now("no broker has told its topics", last)
+
     def close(self) -> None:
         producer, self._producer = self._producer, None
         self._under_way.clear()
@@ -190,7 +238,7 @@ class KafkaSink:
                         full_since_s = now_s
                     elif now_s - full_since_s > self._patience_s:
                         self._remember(events[:index], oversized)
-                        raise self._not_now() from None
+                        raise self._unconfirmed() from None
                     continue
                 except KafkaException as error:
                     found: KafkaError = error.args[0]
@@ -215,7 +263,7 @@ class KafkaSink:
                 left, since_s = now_left, now_s
             elif now_s - since_s > self._patience_s:
                 self._remember(events, oversized)
-                raise self._not_now()
+                raise self._unconfirmed()
 
     def _turn(self, producer: "Producer", serve: "Callable[[float], int]") -> int:
         """Let it send and tell for a moment; the number of messages whose fate is not known."""
@@ -230,12 +278,17 @@ class KafkaSink:
     def _remember(self, events: list[Event], oversized: set[int]) -> None:
         self._under_way |= {id(event): event for index, event in enumerate(events) if index not in oversized}
 
-    def _not_now(self) -> Refusal:
-        why = f"no message was confirmed for {self._patience_s:g} s"
-        if self._trouble is None:
+    def _unconfirmed(self) -> Refusal:
+        return self._not_now(f"no message was confirmed for {self._patience_s:g} s", self._trouble)
+
+    def _not_now(self, why: str, trouble: "KafkaError | None") -> Refusal:
+        if trouble is None:
             return Retryable(why)
-        why += f": {self._trouble.str()}"
-        return Paused(why) if self._trouble.code() in self._misconfigured else Retryable(why)
+        why += f": {trouble.str()}"
+        return Paused(why) if self._is_misconfigured(trouble) else Retryable(why)
+
+    def _is_misconfigured(self, trouble: "KafkaError | None") -> bool:
+        return trouble is not None and trouble.code() in self._misconfigured
 
     def _refusal(self, events: list[Event], oversized: set[int]) -> Refusal:
         """What the failed messages mean for the batch. They are offered again, so one cause at a time will do."""
@@ -271,11 +324,28 @@ class KafkaSink:
             self._fatal = self._fatal or error.fatal()
             self._failures.append((error, message.value() or b""))
 
+    def _more_telling(self, before: "KafkaError | None", error: "KafkaError") -> "KafkaError":
+        """Of two errors. That all brokers are down is told after what brought the last of them down, and says less."""
+        return error if before is None or error.code() != self._all_down else before
+
     def _on_error(self, error: "KafkaError") -> None:
-        # That all brokers are down is told after what brought the last of them down, and says less.
-        if self._trouble is None or error.code() != self._all_down:
-            self._trouble = error
+        self._trouble = self._more_telling(self._trouble, error)
         self._fatal = self._fatal or error.fatal()
+
+
+def _makes_topics(asking: "AdminClient", broker: int) -> bool:
+    """Whether brokers make topics that are not there, as far as they tell us."""
+    from confluent_kafka import KafkaException
+    from confluent_kafka.admin import ConfigResource, ResourceType  # type: ignore[attr-defined]
+
+    resource = ConfigResource(ResourceType.BROKER, str(broker))
+    try:
+        [future] = asking.describe_configs([resource], request_timeout=_SETTING_S).values()
+        setting = future.result(2 * _SETTING_S).get(_AUTO_CREATE)
+    except (KafkaException, FutureTimeoutError):
+        # Not everybody may ask.
+        return False
+    return setting is not None and setting.value == "true"
 
 
 def next_read_bytes(now: int, handing_s: float, waiting_s: float) -> int:

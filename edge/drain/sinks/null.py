@@ -23,6 +23,9 @@ class NullSink:
     def ship(self, batch: Batch) -> int:
         return sum(len(self._line(event)) + 1 for event in batch.events)
 
+    def probe(self) -> str:
+        return "it takes everything and keeps nothing"
+
     def close(self) -> None:
         pass
 

@@ -51,6 +51,7 @@ _OPTIONS: Final = {
     "gs": ("format", "shape", "every"),
     "az": ("format", "shape", "every", "endpoint"),
 }
+_NO_SEGMENT: Final = SegmentName(0, 0)
 _BUCKET: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _ENDPOINTS: Final = {
     "s3": ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT"),
@@ -92,6 +93,11 @@ class ObjectSink:
         data = self._encode(batch.events)
         self._put(key, data)
         return len(data)
+
+    def probe(self) -> str:
+        """By a listing, as after every start, of a segment there never is. Whether objects may be put only a batch tells."""
+        self._list(f"{self._prefix}slot-00/{_NO_SEGMENT}")
+        return "objects can be listed; whether they may be put only a batch tells"
 
     def close(self) -> None:
         self._encoder.close()

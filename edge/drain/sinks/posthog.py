@@ -23,7 +23,7 @@ from msgspec import Raw
 from edge import __version__
 from edge.drain.event import Event
 from edge.drain.posting import Poster, require_address, retry_after_s
-from edge.drain.sink import Batch, Paused, Refusal, Refused, Retryable, Sink, SinkUrl, TooLarge
+from edge.drain.sink import PROBE_S, Batch, Paused, Refusal, Refused, Retryable, Sink, SinkUrl, TooLarge
 from edge.drain.timestamps import format_time
 from edge.segment.name import SegmentName
 from edge.wire.rejections import Rejected
@@ -45,6 +45,14 @@ _OVERHEAD_BYTES: Final = 400
 _GZIP_LEVEL: Final = 1
 _BUSY: Final = frozenset({408, 425, 429})
 _BAD: Final = frozenset({400, 422})
+_EVENTS_PATH: Final = "/batch/"
+_PREFLIGHT: Final = {
+    "Origin": "null",
+    "Access-Control-Request-Method": "POST",
+    "User-Agent": _HEADERS["User-Agent"],
+}
+_NOT_ASKED_SO: Final = frozenset({400, 405, 413, 422, 501})
+"""What a server says that knows no such question, whatever it says to events."""
 
 _EMPTY_OBJECT: Final = Raw(b"{}")
 _FALSE: Final = Raw(b"false")
@@ -119,7 +127,7 @@ class PostHogSink:
             path = "/s/"
             body = b"[%b]" % b",".join([recording(event) for event in batch.events])
         else:
-            path = "/batch/"
+            path = _EVENTS_PATH
             body = b'{"api_key":%b,"historical_migration":%b,"batch":[%b]}' % (
                 _encode(first.token),
                 b"true" if first.historical else b"false",
@@ -145,6 +153,17 @@ class PostHogSink:
         if refusal is not None:
             raise refusal
         return len(data), bool(answer and _decode_answer(answer).quota_limited)
+
+    def probe(self) -> str:
+        """By the question browsers ask before they send events from another site's page: it changes nothing, and every capture
+        service answers it, 2xx. Project keys are no part of it."""
+        target = self._prefix + _EVENTS_PATH
+        status, headers, answer = self._poster.ask("OPTIONS", target, _PREFLIGHT, PROBE_S)
+        if status >= 300 and status not in _NOT_ASKED_SO:
+            refusal = interpret(status, headers, answer)
+            assert refusal is not None
+            raise refusal
+        return f"OPTIONS {target} is answered {status}; whether it knows the project keys only events tell"
 
     def close(self) -> None:
         self._poster.close()

@@ -39,7 +39,8 @@ class Scripted:
 
             def do_POST(self) -> None:
                 data = self.rfile.read(int(self.headers["Content-Length"]))
-                text = zstandard.ZstdDecompressor().decompressobj().decompress(data)
+                packed = self.headers["Content-Encoding"] == "zstd"
+                text = zstandard.ZstdDecompressor().decompressobj().decompress(data) if packed else data
                 scripted.queries.append({key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()})
                 scripted.rows.append([json.loads(line) for line in text.splitlines()])
                 scripted.received.append({name.lower(): value for name, value in self.headers.items()})
@@ -269,3 +270,48 @@ def test_one_table_has_one_name() -> None:
     ids = [make(split_url(f"clickhouse+http://{host}/db.t"))[0] for host in ("host", "host:8123", "u:p@host")]
     assert len(set(ids)) == 1
     assert make(split_url("clickhouse+https://host/db.t"))[0] not in ids
+
+
+# --- asked whether it would take anything
+
+
+@pytest.mark.parametrize("insert", ["sync", "async"])
+def test_it_is_asked_by_an_insert_of_every_column_and_no_row(server: Scripted, insert: str) -> None:
+    _, sink = make(split_url(f"clickhouse+http://ada:secret@{server.host}/db.events?insert={insert}"))
+    assert sink.probe() == "db.events takes an insert of no rows"
+    sink.close()
+    assert server.rows == [[]]
+    [query] = server.queries
+    assert query["query"] == f"INSERT INTO db.events ({', '.join(COLUMNS)}) FORMAT JSONEachRow"
+    assert query["async_insert"] == "0"
+    assert "insert_deduplication_token" not in query
+    assert server.received[0]["content-length"] == "0"
+    assert "content-encoding" not in server.received[0]
+    assert server.received[0]["x-clickhouse-user"] == "ada"
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "kind"),
+    [
+        *((403, 516, Paused), (403, 497, Paused), (404, 60, Paused), (404, 81, Paused), (404, 16, Paused)),
+        *((400, 117, Paused), (413, 0, Paused), (500, 252, Retryable), (503, 0, Retryable)),
+    ],
+    ids=["password", "grant", "table", "database", "column", "value", "size", "parts", "proxy"],
+)
+def test_an_answer_is_judged_as_that_to_events(
+    sink: Sink, server: Scripted, status: int, code: int, kind: type[Refusal]
+) -> None:
+    """Without one there is no event at fault."""
+    server.status = status
+    server.headers = {"X-ClickHouse-Exception-Code": str(code)} if code else {}
+    server.body = b"what is wrong"
+    with pytest.raises(kind, match="what is wrong"):
+        sink.probe()
+
+
+def test_nobody_there_and_anybody_elses_200_are_told_when_asked(sink: Sink, server: Scripted) -> None:
+    server.headers = {}
+    with pytest.raises(Paused, match="expected the answer of a ClickHouse server"):
+        sink.probe()
+    with pytest.raises(Retryable, match="refused"):
+        make(split_url("clickhouse+http://127.0.0.1:1/db.events"))[1].probe()

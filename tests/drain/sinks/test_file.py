@@ -204,3 +204,16 @@ def test_one_folder_has_one_name_however_it_is_spelled(tmp_path: Path, monkeypat
     spellings = ["file:out", "file:./out", f"file:{tmp_path}/out", f"file://{tmp_path}/out", "file:out?shape=captured"]
     assert len({make(split_url(url))[0] for url in spellings}) == 1
     assert make(split_url("file:other"))[0] != make(split_url("file:out"))[0]
+
+
+def test_a_folder_is_written_to_when_asked_and_nothing_is_left(tmp_path: Path) -> None:
+    found = sink(tmp_path / "out")
+    (tmp_path / "out").rename(tmp_path / "old")
+    assert found.probe() == f"{tmp_path}/out can be written"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_says_so_when_asked(tmp_path: Path) -> None:
+    with pytest.raises(Retryable, match="No space left"):
+        FileSink(FullDisk(), str(tmp_path), "event", "ndjson").probe()
+    assert list(tmp_path.iterdir()) == []

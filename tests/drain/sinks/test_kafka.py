@@ -25,6 +25,7 @@ MAIN = TOPICS["main"]
 PATIENCE_S = 0.6
 """Of the tests that wait for its end."""
 
+LEADER_NOT_AVAILABLE = 5
 MSG_SIZE_TOO_LARGE = 10
 TOPIC_AUTHORIZATION_FAILED = 29
 OUT_OF_ORDER_SEQUENCE_NUMBER = 45
@@ -373,3 +374,59 @@ def test_without_the_package_the_error_names_the_extra() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert 'pip install "capture-edge[kafka]"' in done.stdout, done.stderr
+
+
+# --- asked whether it would take anything
+
+
+@pytest.fixture
+def complete(cluster: MockCluster) -> MockCluster:
+    """It has all topics that messages may go to."""
+    for topic in Messages(TOPICS).topics - {MAIN}:
+        cluster.topic(topic)
+    return cluster
+
+
+def test_topics_are_looked_for_when_asked_and_nothing_is_sent(complete: MockCluster) -> None:
+    sink = sink_to(complete)
+    assert sink.probe() == "all 6 topics are there"
+    assert sink._producer is None
+    assert [delivered(complete, topic) for topic in Messages(TOPICS).topics] == [[]] * 6
+
+
+def test_topics_that_are_not_there_are_named_and_not_made(cluster: MockCluster) -> None:
+    """The mock makes every topic that is asked for by its name, and does not say so."""
+    sink = sink_to(cluster)
+    for _ in range(2):
+        with pytest.raises(
+            Paused, match="expected 6 topics, found none we may see called client_iwarnings_ingestion, "
+        ) as raised:
+            sink.probe()
+    assert MAIN not in str(raised.value).split(", ")
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [(TOPIC_AUTHORIZATION_FAILED, Paused), (LEADER_NOT_AVAILABLE, Retryable)],
+    ids=["rights", "moving"],
+)
+def test_what_is_wrong_with_a_topic_is_told_when_asked(complete: MockCluster, code: int, kind: type[Refusal]) -> None:
+    complete.break_topic(MAIN, code)
+    with pytest.raises(kind, match=f"topic {MAIN}: "):
+        sink_to(complete).probe()
+
+
+def test_brokers_that_are_gone_or_know_no_passwords_are_told_when_asked(complete: MockCluster) -> None:
+    words = {
+        "security_protocol": "sasl_plaintext",
+        "sasl_mechanism": "PLAIN",
+        "sasl_username": "a",
+        "sasl_password": "b",
+    }
+    with pytest.raises(Paused, match=r"no broker has told its topics: .*SASL"):
+        sink_to(complete, PATIENCE_S, **words).probe()
+    complete.down()
+    with pytest.raises(Retryable, match=r"no broker has told its topics: .*(refused|Disconnected)"):
+        sink_to(complete, PATIENCE_S).probe()
+    with pytest.raises(Paused, match=r"ssl\.ca\.location"):
+        sink_to(complete, security_protocol="ssl", ssl_ca_location="/no/such/file").probe()

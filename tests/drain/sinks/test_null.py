@@ -19,3 +19,7 @@ def test_events_are_counted_as_the_bytes_they_would_be() -> None:
 def test_nothing_stands_after_the_colon() -> None:
     with pytest.raises(ValueError, match="expected nothing after the colon, found 'x'"):
         make(split_url("null:x"))
+
+
+def test_it_takes_everything() -> None:
+    assert make(split_url("null:"))[1].probe() == "it takes everything and keeps nothing"

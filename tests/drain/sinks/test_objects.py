@@ -161,6 +161,8 @@ def test_answers_mean_what_the_contract_says(status: int, code: str, kind: type[
                 sink.ship(batch(event("a")))
             with pytest.raises(kind):
                 sink.already(3, NAME, 48)
+            with pytest.raises(kind):
+                sink.probe()
         finally:
             scripted.shutdown()
             thread.join()
@@ -192,3 +194,18 @@ def test_every_kind_of_store_can_be_made(monkeypatch: pytest.MonkeyPatch) -> Non
     assert make(split_url("s3://bucket/a"))[0] != make(split_url("s3://bucket/b"))[0]
     assert make(split_url("s3://bucket/a"))[1].linger_s == 10.0
     assert make(split_url("s3://bucket/a?every=2s"))[1].linger_s == 2.0
+
+
+def test_a_bucket_is_listed_when_asked_and_nothing_is_put(store: ObjectStore) -> None:
+    opened("s3://bucket/pre/fix").ship(batch(event("a")))
+    before = store.requests
+    assert opened("s3://bucket/pre/fix").probe().startswith("objects can be listed")
+    assert store.requests == before + 1
+    assert len(store.keys("bucket")) == 1
+
+
+def test_a_bucket_that_is_not_there_and_a_store_that_is_not_are_told_when_asked(store: ObjectStore) -> None:
+    with pytest.raises(Paused, match="404"):
+        opened("s3://missing").probe()
+    with pytest.raises(Retryable):
+        opened("s3://bucket?endpoint=http://127.0.0.1:1").probe()

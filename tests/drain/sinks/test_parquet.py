@@ -14,7 +14,7 @@ from edge.drain.sinks.file import make
 from edge.drain.sinks.parquet import COLUMN_TYPES, ParquetSink, open_database
 from edge.segment.name import SegmentName
 from edge.segment.record import Record
-from tests.fakes import FaultyDisk
+from tests.fakes import EIO, Fault, FaultyDisk
 
 NAME = SegmentName(42, 0x9F31C0AA17BE5D02)
 AT_US = 1_763_690_000_000_000
@@ -171,3 +171,18 @@ def test_how_often_files_are_written_is_an_option(tmp_path: Path) -> None:
     assert isinstance(sink, ParquetSink)
     assert sink.linger_s == 3.0
     assert sink_id == make(split_url(f"file:{tmp_path}/out"))[0]
+
+
+def test_a_folder_is_written_to_when_asked_and_nothing_is_left(sink: ParquetSink, tmp_path: Path) -> None:
+    (tmp_path / "out").rename(tmp_path / "old")
+    assert sink.probe() == f"{tmp_path}/out can be written"
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_says_so_when_asked(tmp_path: Path) -> None:
+    disk = FaultyDisk(RealDisk())
+    found = ParquetSink(disk, str(tmp_path), 0.0)
+    disk.fail_next("sync", Fault(EIO))
+    with pytest.raises(Retryable, match="Input/output error"):
+        found.probe()
+    assert list(tmp_path.iterdir()) == []

@@ -273,3 +273,41 @@ def test_the_same_destination_has_the_same_id_however_it_is_spelled() -> None:
         id_of(f"posthog+{rest}") for rest in ("https://h", "http://h", "https://h:1", "https://h/p")
     ]
     assert len(set(different)) == 4
+
+
+# --- asked whether it would take anything
+
+
+def test_it_is_asked_as_browsers_ask_and_sent_nothing(downstream: Downstream) -> None:
+    _, sink = make(split_url(f"{downstream.url}/some/path"))
+    assert "OPTIONS /some/path/batch/ is answered 200" in sink.probe()
+    sink.close()
+    [question] = downstream.questions
+    assert (question.method, question.path) == ("OPTIONS", "/some/path/batch/")
+    assert question.headers["access-control-request-method"] == "POST"
+    assert downstream.calls == []
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        *((204, None), (400, None), (405, None), (501, None)),
+        *((301, Paused), (308, Paused), (401, Paused), (403, Paused), (404, Paused)),
+        *((408, Retryable), (429, Retryable), (500, Retryable), (502, Retryable), (503, Retryable)),
+    ],
+)
+def test_an_answer_means_what_it_would_mean_for_events(
+    sink: Sink, downstream: Downstream, status: int, kind: type[Refusal] | None
+) -> None:
+    """But where it says that nobody knows the question."""
+    downstream.rule = lambda call: Reply(status, body=b"")
+    if kind is None:
+        assert f"is answered {status}" in sink.probe()
+        return
+    with pytest.raises(kind, match=str(status)):
+        sink.probe()
+
+
+def test_nobody_there_is_worth_a_retry_when_asked() -> None:
+    with pytest.raises(Retryable, match="refused"):
+        make(split_url("posthog+http://127.0.0.1:1"))[1].probe()

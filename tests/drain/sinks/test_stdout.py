@@ -38,3 +38,8 @@ def test_a_reader_that_is_gone_is_a_failure_and_loses_nothing(tmp_path: Path) ->
 def test_nothing_stands_after_the_colon() -> None:
     with pytest.raises(ValueError, match="expected nothing after the colon, found 'x'"):
         make(split_url("stdout:x"))
+
+
+def test_who_is_asked_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    assert make(split_url("stdout:"))[1].probe()
+    assert capfd.readouterr().out == ""
