@@ -9,7 +9,7 @@ import pytest
 
 from edge import __version__
 from edge.cli import VERBS, main
-from edge.config import DRAIN, SERVE, UP, Option
+from edge.config import DRAIN, SERVE, TOP, UP, Option
 from tests.drain.spools import Slot
 from tests.server.running import PATIENCE_S, edge, environment, running, wait_until
 
@@ -23,6 +23,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "drain": DRAIN,
     "send": DATA,
     "status": DATA,
+    "top": TOP,
     "segments ls": DATA,
     "segments cat": DATA,
     "segments verify": DATA,
@@ -47,7 +48,7 @@ def test_the_help_of_a_verb_names_every_option_with_its_variable(
     assert "[EDGE_CONFIG]" in text
 
 
-@pytest.mark.parametrize("words", ["send", "status", "segments ls", "segments verify"])
+@pytest.mark.parametrize("words", ["send", "status", "top", "segments ls", "segments verify"])
 def test_verbs_that_read_have_json(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--json" in helped(words, capsys)
 

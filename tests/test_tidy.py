@@ -16,7 +16,7 @@ ORDER = (
     {"blocks", "disk", "layout", "metrics", "exposition", "config", "logs", "process"},
     {"checkpoints"},
     {"spool"},
-    {"drain", "status"},
+    {"drain", "status", "top"},
     {"server"},
     {"commands"},
     {"cli"},
