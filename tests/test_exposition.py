@@ -45,6 +45,7 @@ NO_EXPOSITIONS = {
     "HTML": ("<html>\n", "expected a name, labels and a number, found '<html>'"),
     "no number": ("a one\n", "expected a name, labels and a number, found 'a one'"),
     "almost a number": ("a 1-2\n", "expected a name, labels and a number, found 'a 1-2'"),
+    "a number of Python": ("a 1_000\n", "expected a name, labels and a number, found 'a 1_000'"),
     "not finite": ("a 1e999\n", "expected a name, labels and a number, found 'a 1e999'"),
     "twice": ('a{b="1"} 1\na{b="1"} 2\n', "expected every sample once"),
     "label twice": ('a{b="1",b="2"} 1\n', "expected labels, each once"),
@@ -55,5 +56,5 @@ NO_EXPOSITIONS = {
 
 @pytest.mark.parametrize(("text", "told"), NO_EXPOSITIONS.values(), ids=NO_EXPOSITIONS)
 def test_what_is_no_exposition_is_told(text: str, told: str) -> None:
-    with pytest.raises(ValueError, match=told.replace("[", r"\[")):
+    with pytest.raises(ValueError, match=told):
         parse_exposition(text)

@@ -80,7 +80,7 @@ def test_what_was_sent_is_what_is_told(tmp_path: Path) -> None:
         assert server.ask(post(EVENT)).status == 200
         wait_until(lambda: grown(server, "http_requests_total", 'outcome="shipped"') == 2, "one is counted by all")
         with objects("--admin", address(server.admin), "--interval", "0.3s") as frames:
-            next(frames)
+            assert next(frames)["admin"]["interval_s"] is not None
             for _ in range(sent):
                 assert server.ask(post(EVENT)).status == 200
                 assert server.ask(post(BATCH)).status == 200
