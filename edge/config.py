@@ -199,11 +199,13 @@ RETAIN: Final = Option(
     "TIME,SIZE",
 )
 
+ADMIN: Final = Option("admin", parse_address, "127.0.0.1:8001", "address of probes and metrics", "HOST:PORT")
+
 SERVE: Final = (
     Option(
         "listen", parse_address, "127.0.0.1:8000", "address of the public port; port 0 picks a free one", "HOST:PORT"
     ),
-    Option("admin", parse_address, "127.0.0.1:8001", "address of probes and metrics", "HOST:PORT"),
+    ADMIN,
     DATA,
     Option("workers", parse_count, str(os.cpu_count() or 1), "worker processes", "N"),
     Option(
@@ -310,6 +312,17 @@ DRAINERS: Final = Option(
 )
 
 UP: Final = (*SERVE, TO, RETAIN, DRAINERS)
+
+TOP: Final = (
+    ADMIN,
+    Option(
+        "drain-admin",
+        parse_address,
+        "",
+        "address of the drainer's probes and metrics, where it has its own (default: none)",
+        "HOST:PORT",
+    ),
+)
 
 ALL: Final = (*SERVE, *DRAIN, DRAINERS)
 """What a file or the environment may hold, whichever verb reads it."""

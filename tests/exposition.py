@@ -4,12 +4,9 @@ import re
 
 import msgspec
 
-_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})? (\S+)")
-_LABEL = re.compile(r'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\\n]|\\["\\n])*)"(?:,|$)')
-_ESCAPE = re.compile(r"\\(.)")
+from edge.exposition import Labels, parse_sample
 
-Labels = tuple[tuple[str, str], ...]
+_NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 
 
 class Family(msgspec.Struct):
@@ -21,7 +18,7 @@ class Family(msgspec.Struct):
 
 
 def parse(text: str) -> dict[str, Family]:
-    """Metrics by name. Raises `AssertionError` where the text breaks the format."""
+    """Metrics by name. Raises `AssertionError` or `ValueError` where the text breaks the format."""
     assert text.endswith("\n")
     families: dict[str, Family] = {}
     name = ""
@@ -46,26 +43,12 @@ def parse(text: str) -> dict[str, Family]:
 
 
 def _sample(line: str, name: str, family: Family) -> None:
-    match = _SAMPLE.fullmatch(line)
-    assert match, f"no sample: {line!r}"
+    found, labels, value = parse_sample(line)
     assert family.kind, f"no type before {line!r}"
     suffixes = ("_bucket", "_sum", "_count") if family.kind == "histogram" else ("",)
-    assert match[1] in [name + suffix for suffix in suffixes], f"{line!r} does not belong to {name}"
-    key = match[1], _labels(match[2] or "")
-    assert key not in family.samples, f"twice: {line!r}"
-    family.samples[key] = float(match[3])
-
-
-def _labels(text: str) -> Labels:
-    found: dict[str, str] = {}
-    at = 0
-    while at < len(text):
-        match = _LABEL.match(text, at)
-        assert match, f"no label: {text[at:]!r}"
-        assert match[1] not in found, f"twice: {match[1]}"
-        found[match[1]] = _ESCAPE.sub(lambda escape: "\n" if escape[1] == "n" else escape[1], match[2])
-        at = match.end()
-    return tuple(sorted(found.items()))
+    assert found in [name + suffix for suffix in suffixes], f"{line!r} does not belong to {name}"
+    assert (found, labels) not in family.samples, f"twice: {line!r}"
+    family.samples[found, labels] = value
 
 
 def _check_histogram(family: Family) -> None:

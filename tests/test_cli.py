@@ -10,7 +10,7 @@ import pytest
 from edge import __version__
 from edge.cli import VERBS, main
 from edge.commands.segments import VERBS as SEGMENT_VERBS
-from edge.config import DRAIN, SERVE, UP, Option
+from edge.config import DRAIN, SERVE, TOP, UP, Option
 from tests.drain.spools import Slot
 from tests.server.running import PATIENCE_S, edge, environment, running, wait_until
 
@@ -25,6 +25,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "send": DATA,
     "check": UP,
     "status": DATA,
+    "top": TOP,
     "segments ls": DATA,
     "segments cat": DATA,
     "segments verify": DATA,
@@ -49,7 +50,10 @@ def test_the_help_of_a_verb_names_every_option_with_its_variable(
     assert "[EDGE_CONFIG]" in text
 
 
-READING = ("check", "send", "status", "sql", "version", "projects check", *(f"segments {verb}" for verb in SEGMENT_VERBS))
+READING = (
+    *("check", "projects check", "send", "sql", "status", "top", "version"),
+    *(f"segments {verb}" for verb in SEGMENT_VERBS),
+)
 
 
 @pytest.mark.parametrize("words", READING)

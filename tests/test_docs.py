@@ -3,10 +3,12 @@
 import re
 from pathlib import Path
 
+import msgspec.inspect
 import pytest
 
 from edge.config import ALL
 from edge.metrics import METRICS
+from edge.top import Frame
 from edge.wire.drops import DROP_REASONS
 from edge.wire.encoding import LAYERS_MAX
 from edge.wire.rejections import REFUSALS
@@ -43,6 +45,24 @@ def test_every_metric_is_documented() -> None:
     documented = first_cells("operations.md", "Metrics")
     declared = [metric.name for metric in METRICS]
     assert documented[: len(declared)] == declared
+
+
+def members(kind: msgspec.inspect.Type, name: str) -> list[str]:
+    """What a value of JSON is made of, with dots between, and the value itself where it may be missing or is no object."""
+    if isinstance(kind, msgspec.inspect.UnionType):
+        (kind,) = [member for member in kind.types if not isinstance(member, msgspec.inspect.NoneType)]
+        return [name] + (members(kind, name) if isinstance(kind, msgspec.inspect.StructType) else [])
+    if isinstance(kind, msgspec.inspect.ListType):
+        return [name, *members(kind.item_type, name + "[]")]
+    if isinstance(kind, msgspec.inspect.StructType):
+        prefix = name + "." if name else ""
+        return [member for field in kind.fields for member in members(field.type, prefix + field.name)]
+    return [name]
+
+
+def test_every_member_that_top_prints_is_documented() -> None:
+    made = [name for name in members(msgspec.inspect.type_info(Frame), "") if not name.startswith("drain_admin.")]
+    assert sorted(first_cells("operations.md", "Watching it live")) == sorted(made)
 
 
 def test_every_refusal_is_documented_with_its_status_and_code() -> None:

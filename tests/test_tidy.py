@@ -13,10 +13,10 @@ EDGE = ROOT / "edge"
 ORDER = (
     {"segment"},
     {"wire"},
-    {"blocks", "disk", "layout", "metrics", "config", "logs", "process"},
+    {"blocks", "disk", "layout", "metrics", "exposition", "config", "logs", "process"},
     {"checkpoints"},
     {"spool"},
-    {"drain", "status"},
+    {"drain", "status", "top"},
     {"server"},
     {"commands"},
     {"cli"},

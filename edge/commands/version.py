@@ -19,8 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
-        found = {"edge": __version__, "python": platform.python_version(), "platform": platform.platform()}
-        found["libraries"] = {name: version(name) for name in _LIBRARIES}
+        libraries = {name: version(name) for name in _LIBRARIES}
+        system = platform.platform()
+        found = {"edge": __version__, "python": platform.python_version(), "platform": system, "libraries": libraries}
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(found)).decode() + "\n")
         return 0
     sys.stdout.write(f"edge {__version__}\nPython {platform.python_version()} on {platform.platform()}\n")
