@@ -198,9 +198,7 @@ def test_every_kind_of_store_can_be_made(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_bucket_is_listed_when_asked_and_nothing_is_put(store: ObjectStore) -> None:
     opened("s3://bucket/pre/fix").ship(batch(event("a")))
-    before = store.requests
     assert opened("s3://bucket/pre/fix").probe().startswith("objects can be listed")
-    assert store.requests == before + 1
     assert len(store.keys("bucket")) == 1
 
 
