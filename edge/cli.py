@@ -20,6 +20,7 @@ VERBS: Final = {
     "drain": "ship what was accepted",
     "send": "send a test event and show what was stored",
     "status": "what is in the spool, and how far each sink has come",
+    "tail": "events as they are committed, live, and what of them is dropped",
     "sql": "ask what was accepted, shipped or not",
     "schema": "the table a database needs: clickhouse",
     "segments": "look inside the spool, mend it, send out of it again: ls, stat, cat, verify, repair, replay",

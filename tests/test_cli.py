@@ -23,6 +23,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "drain": DRAIN,
     "send": DATA,
     "status": DATA,
+    "tail": DATA,
     "segments ls": DATA,
     "segments cat": DATA,
     "segments verify": DATA,
@@ -47,7 +48,7 @@ def test_the_help_of_a_verb_names_every_option_with_its_variable(
     assert "[EDGE_CONFIG]" in text
 
 
-@pytest.mark.parametrize("words", ["send", "status", "segments ls", "segments verify"])
+@pytest.mark.parametrize("words", ["send", "status", "tail", "segments ls", "segments verify"])
 def test_verbs_that_read_have_json(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--json" in helped(words, capsys)
 
@@ -114,7 +115,7 @@ CONFIGURATION = {
             [*words.split(), "--data", "nowhere"],
             f"edge {words.split()[0]}: --data: there is no",
         )
-        for words in ("drain", "drain --once", "status", "segments ls", "segments cat", "segments verify")
+        for words in ("drain", "drain --once", "status", "tail", "segments ls", "segments cat", "segments verify")
     },
 }
 
@@ -143,7 +144,10 @@ def test_a_variable_sets_what_no_flag_does(tmp_path: Path) -> None:
 
 # --- standard streams
 
-PRINTING = ["status", "segments ls", "segments cat", "segments stat", "segments verify", "version", "schema clickhouse"]
+PRINTING = [
+    *("status", "tail --no-follow", "segments ls", "segments cat", "segments stat", "segments verify"),
+    *("version", "schema clickhouse"),
+]
 """Words of verbs that print a little, and go on no further."""
 
 
