@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from edge.commands.tail import WRITE_BYTES
 from edge.drain.selection import in_sample
 from tests.drain.spools import Slot
 from tests.server.running import PATIENCE_S, Server, edge, environment, running, wait_until
@@ -24,11 +25,13 @@ from tests.server.running import PATIENCE_S, Server, edge, environment, running,
 class Tailing:
     """A running `edge tail`, whose lines are read as they come."""
 
-    def __init__(self, data: Path, *flags: str) -> None:
+    def __init__(self, data: Path, *flags: str, pipe_bytes: int = -1) -> None:
         self._errors = data.parent / "tail.err"
         command = [sys.executable, "-m", "edge", "tail", "--data", str(data), *flags]
         with self._errors.open("wb") as errors:
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment())
+            self.process = subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=errors, env=environment(), pipesize=pipe_bytes
+            )
         assert self.process.stdout is not None
         self.stdout = self.process.stdout
         self._waiting = b""
@@ -68,8 +71,8 @@ def name_of(line: str) -> str:
 
 
 @contextmanager
-def tailing(data: Path, *flags: str) -> Iterator[Tailing]:
-    tail = Tailing(data, *flags)
+def tailing(data: Path, *flags: str, pipe_bytes: int = -1) -> Iterator[Tailing]:
+    tail = Tailing(data, *flags, pipe_bytes=pipe_bytes)
     try:
         yield tail
     finally:
@@ -153,15 +156,19 @@ def test_a_signal_ends_it(number: signal.Signals, status: int, tmp_path: Path) -
 
 def test_a_signal_ends_it_while_its_reader_has_stopped_to_read(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    Slot(data).commit("e" * 300_000)
-    with tailing(data) as tail:
-        room = fcntl.fcntl(tail.stdout, fcntl.F_GETPIPE_SZ)
+    slot = Slot(data)
+    slot.commit("e")
+    around = len(edge("tail", "--no-follow", "--data", data).stdout) - len("e")
+    # What fills the pipe, and a little more, which Python would keep for later.
+    slot.commit("e" * (WRITE_BYTES - around))
+    slot.commit("e")
+    with tailing(data, "--lines", "2", pipe_bytes=WRITE_BYTES) as tail:
 
         def waiting() -> int:
             size: int = struct.unpack("i", fcntl.ioctl(tail.stdout, termios.FIONREAD, bytes(4)))[0]
             return size
 
-        wait_until(lambda: waiting() == room, "the pipe is full")
+        wait_until(lambda: waiting() == WRITE_BYTES, "the pipe is full")
         tail.process.send_signal(signal.SIGTERM)
         assert tail.process.wait(PATIENCE_S) == 0
 

@@ -9,7 +9,7 @@ import pytest
 
 from edge.disk import Disk, RealDisk
 from edge.drain.selection import Selection
-from edge.drain.tail import LAST_BYTES_MAX, Tail
+from edge.drain.tail import LAST_BYTES_MAX, READ_BYTES, Tail
 from edge.segment.frame import Compressor, encode_segment_header
 from edge.segment.name import SegmentName, State
 from edge.segment.record import Record, RecordIds, encode_record
@@ -151,6 +151,18 @@ def test_a_part_of_what_is_there_comes_at_a_time_from_every_slot(tmp_path: Path)
     tail.close()
 
 
+def test_a_part_of_a_large_segment_comes_at_a_time(slot: Slot) -> None:
+    slot.commit("first")
+    tail = tail_of(slot)
+    tail.last(0)
+    for number in range(3):
+        body = {"event": f"e{number}", "distinct_id": "u", "properties": {"x": os.urandom(READ_BYTES // 2).hex()}}
+        slot.commit(f"e{number}", body=json.dumps(body).encode())
+    assert names(tail.more()) == ["e0"]
+    assert rest(tail) == ["e1", "e2"]
+    tail.close()
+
+
 def test_a_slot_that_comes_is_followed_from_its_beginning_and_one_that_goes_is_left(tmp_path: Path) -> None:
     slot = Slot(tmp_path)
     slot.commit("a")
@@ -207,6 +219,20 @@ def test_a_slot_that_cannot_be_read_is_told_and_the_others_go_on(
     assert names(tail.more()) == ["c"]
     assert "slot 00 cannot be read: [Errno 5]" in caplog.text
     assert rest(tail) == ["a"]
+    tail.close()
+
+
+def test_a_slot_that_is_deleted_while_it_is_looked_at_is_passed_over(
+    slot: Slot, caplog: pytest.LogCaptureFixture
+) -> None:
+    slot.commit("a")
+    disk = FaultyDisk(RealDisk())
+    tail = tail_of(slot, disk)
+    disk.fail_next("scan", Fault(errno.ENOENT))
+    assert tail.last(10) == []
+    disk.fail_next("changed_ns", Fault(errno.ENOENT))
+    assert names(tail.more()) == []
+    assert (caplog.text, tail.unreadable) == ("", False)
     tail.close()
 
 
