@@ -22,6 +22,7 @@ VERBS: Final = {
     "check": "would `edge up` run with these settings, and would its destinations take anything",
     "status": "what is in the spool, and how far each sink has come",
     "top": "traffic, disk and sinks of a running edge, live",
+    "tail": "events as they are committed, live, and what of them is dropped",
     "sql": "ask what was accepted, shipped or not",
     "schema": "the table a database needs: clickhouse",
     "segments": "look inside the spool, mend it, send out of it again: ls, stat, cat, verify, repair, replay",

@@ -26,6 +26,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "check": UP,
     "status": DATA,
     "top": TOP,
+    "tail": DATA,
     "segments ls": DATA,
     "segments cat": DATA,
     "segments verify": DATA,
@@ -51,7 +52,7 @@ def test_the_help_of_a_verb_names_every_option_with_its_variable(
 
 
 READING = (
-    *("check", "projects check", "send", "sql", "status", "top", "version"),
+    *("check", "projects check", "send", "sql", "status", "tail", "top", "version"),
     *(f"segments {verb}" for verb in SEGMENT_VERBS),
 )
 
@@ -123,7 +124,7 @@ CONFIGURATION = {
             [*words.split(), "--data", "nowhere"],
             f"edge {words.split()[0]}: --data: there is no",
         )
-        for words in ("drain", "drain --once", "status", "segments ls", "segments cat", "segments verify")
+        for words in ("drain", "drain --once", "status", "tail", "segments ls", "segments cat", "segments verify")
     },
 }
 
@@ -152,7 +153,10 @@ def test_a_variable_sets_what_no_flag_does(tmp_path: Path) -> None:
 
 # --- standard streams
 
-PRINTING = ["status", "segments ls", "segments cat", "segments stat", "segments verify", "version", "schema clickhouse"]
+PRINTING = [
+    *("status", "tail --no-follow", "segments ls", "segments cat", "segments stat", "segments verify"),
+    *("version", "schema clickhouse"),
+]
 """Words of verbs that print a little, and go on no further."""
 
 

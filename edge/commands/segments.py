@@ -54,7 +54,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         shape = "what it prints in any case" if name == "cat" else "machine-readable, one object a line"
         verb.add_argument("--json", action="store_true", help=shape)
         if name in ("cat", "replay"):
-            _add_filters(verb)
+            add_filters(verb)
+            verb.add_argument(
+                "--since", metavar="TIME", help="received at or after it: ISO 8601, or 2h for two hours ago"
+            )
+            verb.add_argument("--until", metavar="TIME", help="received before it")
         if name == "cat":
             verb.add_argument("--events", action="store_true", help="events as they are shipped instead of records")
         if name in ("repair", "replay"):
@@ -67,15 +71,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             verb.add_argument("--sink", action="append", default=[], metavar="ID", help="quarantine of this sink only")
 
 
-def _add_filters(verb: argparse.ArgumentParser) -> None:
+def add_filters(verb: argparse.ArgumentParser) -> None:
+    """Which events a verb is about."""
     for flag, metavar, text in (
         ("--token", "KEY", "of this project"),
         ("--event", "NAME", "with this name"),
         ("--uuid", "UUID", "this event"),
     ):
         verb.add_argument(flag, metavar=metavar, help=f"{text}; may be repeated", action="append", default=[])
-    verb.add_argument("--since", metavar="TIME", help="received at or after it: ISO 8601, or 2h for two hours ago")
-    verb.add_argument("--until", metavar="TIME", help="received before it")
 
 
 def run(arguments: argparse.Namespace) -> int:

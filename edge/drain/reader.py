@@ -3,7 +3,7 @@
 The newest segment is read as it grows: what is not a whole frame yet is waited for, never an error. A segment is finished
 when its name says so and everything in it was read. A finished one that the disk refuses to read again and again is renamed
 `.bad`: nothing waits for it, and it is never deleted. What can be read of such a one is read around what cannot, which costs
-the frames it touches.
+the frames it touches. A reader that only observes reads as much and renames nothing; whatever it may not open it passes over.
 """
 
 import heapq
@@ -69,12 +69,16 @@ def _beginning(items: list[Frame | Damage], raw_bytes_max: int) -> list[Frame | 
 class SlotReader:
     """Raises `OSError`."""
 
-    def __init__(self, disk: Disk, directory: str, slot: int, position: Position | None) -> None:
+    def __init__(
+        self, disk: Disk, directory: str, slot: int, position: Position | None, *, observes: bool = False
+    ) -> None:
+        """One that `observes` changes nothing on the disk."""
         self.slot = slot
         self.read_bytes = READ_BYTES
         """About how much of a segment becomes a chunk; to be set between reads."""
         self._disk = disk
         self._directory = directory
+        self._observes = observes
         self._name: SegmentName | None = position.name if position else None
         self._offset = position.offset if position else 0
         self._fd: int | None = None
@@ -89,7 +93,7 @@ class SlotReader:
         self._refused = 0
         """Attempts in a row at the same segment."""
         self._unopenable: set[SegmentName] = set()
-        """Those set aside that the disk refuses to open, until the next start."""
+        """Those set aside or passed over that the disk refuses to open, until the next start."""
 
     @property
     def position(self) -> Position | None:
@@ -139,8 +143,8 @@ class SlotReader:
                 raise
             self._set_aside(self._name)
             log.error(
-                "segment %s cannot be read from %d on, it is set aside and read around that: %s",
-                *(self._name, self._offset, error),
+                "segment %s cannot be read from %d on, it is %sread around that: %s",
+                *(self._name, self._offset, "" if self._observes else "set aside and ", error),
             )
             self._reads_around = True
             chunk = self._read(end)
@@ -244,6 +248,8 @@ class SlotReader:
             raise _Unreadable(error.errno, error.strerror, str(self._name)) from error
 
     def _set_aside(self, name: SegmentName) -> None:
+        if self._observes:
+            return
         for state in (State.SEALED, State.SUSPECT):
             if self._is_there(name, state):
                 self._disk.rename(self._path(name, state), self._path(name, State.BAD))
@@ -309,13 +315,14 @@ class SlotReader:
             except FileNotFoundError:
                 continue
             except OSError as error:
-                if state is State.OPEN or error.errno not in MEDIUM_ERRORS:
+                if not self._observes and (state is State.OPEN or error.errno not in MEDIUM_ERRORS):
                     raise
                 self._refused += 1
                 if self._refused < _ATTEMPTS:
                     raise
                 self._set_aside(name)
-                log.error("segment %s cannot be opened, it is set aside: %s", name, error)
+                done = "passed over" if self._observes else "set aside"
+                log.error("segment %s cannot be opened, it is %s: %s", name, done, error)
                 self._unopenable.add(name)
                 self._refused = 0
                 return None

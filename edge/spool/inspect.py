@@ -4,14 +4,16 @@ Whoever only looks reads `around` what the disk refuses: it stands as damage. Wh
 """
 
 import errno
+import heapq
 import os
+from array import array
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from edge.disk import RealDisk, pread_all, pread_around
+from edge.disk import Disk, RealDisk, pread_all, pread_around
 from edge.layout import LOCK_NAME, Layout
 from edge.process import is_held
 from edge.segment.frame import (
@@ -25,6 +27,7 @@ from edge.segment.name import LIFE, SegmentName, State, parse_name, parse_state
 from edge.segment.scan import Damage, Frame, scan
 
 _HEADERS_READ_BYTES: Final = 4096
+_NAMES_MAX: Final = 1000
 
 
 class SegmentFile(msgspec.Struct, frozen=True):
@@ -62,17 +65,48 @@ def segment_files(layout: Layout, slot: int) -> list[SegmentFile]:
     found = []
     for path in layout.slot(slot).iterdir():
         parsed = parse_name(path.name)
-        if parsed is None:
-            continue
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:
-            continue
-        except OSError:
-            # The disk has lost all but its name, and whoever opens it hears of that.
-            size = 0
-        found.append(SegmentFile(path, slot, *parsed, size))
+        file = None if parsed is None else _segment_file(path, slot, *parsed)
+        if file is not None:
+            found.append(file)
     return sorted(found, key=lambda file: file.name)
+
+
+def _segment_file(path: Path, slot: int, name: SegmentName, state: State) -> SegmentFile | None:
+    """`None` for a file that is gone."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return None
+    except OSError:
+        # The disk has lost all but its name, and whoever opens it hears of that.
+        size = 0
+    return SegmentFile(path, slot, name, state, size)
+
+
+def newest_first(disk: Disk, layout: Layout, slot: int) -> Iterator[SegmentFile]:
+    """The slot's segments from the last one on, those that vanish meanwhile left out. Raises `OSError`.
+
+    Holds a thousand names, and lists the directory again behind them: a spool that nobody ships may have a million.
+    """
+    directory = layout.slot(slot)
+    before: SegmentName | None = None
+    while names := _names_before(disk, str(directory), before):
+        for name, state in names.items():
+            # Under its next name when it was renamed since.
+            for each in (state, *LIFE):
+                file = _segment_file(directory / name.file_name(each), slot, name, each)
+                if file is not None:
+                    yield file
+                    break
+            before = name
+
+
+def _names_before(disk: Disk, directory: str, before: SegmentName | None) -> dict[SegmentName, State]:
+    """The last ones of those before, or of all, the last one first."""
+    parsed = filter(None, map(parse_name, disk.scan(directory)))
+    found = (pair for pair in parsed if before is None or pair[0] < before)
+    # One that is renamed meanwhile may be listed twice.
+    return dict(heapq.nlargest(_NAMES_MAX, found, key=lambda pair: pair[0]))
 
 
 def finished_segment(layout: Layout, slot: int, name: SegmentName) -> SegmentFile | None:
@@ -181,6 +215,25 @@ def named_segment(path: Path) -> SegmentFile:
 def frames(file: SegmentFile, offset: int = 0, *, around: bool = False) -> Iterator[Frame | Damage]:
     """Frames from `offset` on, which must be 0 or a frame boundary. Nothing for a file that is gone. Raises `OSError`."""
     yield from scan(read(file, offset, around=around), file.name.incarnation, offset)
+
+
+def frames_back(file: SegmentFile) -> Iterator[Frame | Damage]:
+    """All frames, the last one first, and damage, which in a finished segment may be the last.
+
+    Reads around what the disk refuses. Holds the bytes of the segment and where its frames begin. Nothing for a file that is
+    gone. Raises `OSError`.
+    """
+    data = read(file, around=True)
+    starts = array("Q")
+    end = SEGMENT_HEADER_BYTES
+    for item in scan(data, file.name.incarnation):
+        starts.append(item.offset)
+        end = item.end
+    if file.state is not State.OPEN and len(data) > end and not is_room(data[end:]):
+        yield Damage(end, len(data))
+    for start in reversed(starts):
+        yield next(scan(data[start:end], file.name.incarnation, start), Damage(start, end))
+        end = start
 
 
 def read(file: SegmentFile, offset: int = 0, *, around: bool = False) -> bytes:

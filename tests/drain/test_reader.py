@@ -693,3 +693,37 @@ def test_a_listed_segment_that_vanishes_does_not_hide_the_one_that_gets_its_coun
     slot.commit("b")
     assert names(next_chunk(reading)) == ["b"]
     reading.close()
+
+
+class TestObserver:
+    def test_what_cannot_be_read_is_read_around_under_its_name(self, slot: Slot) -> None:
+        slot.commit("a")
+        slot.commit("b")
+        slot.seal()
+        slot.commit("c")
+        before = {path.name for path in slot.directory.iterdir()}
+        disk = FaultyDisk(RealDisk())
+        disk.fail_next("pread", *[Fault(EIO)] * 5)
+        observing = SlotReader(disk, str(slot.directory), slot.slot, None, observes=True)
+        refused(observing, 4)
+        assert drained(observing) == ["a", "b", "c"]
+        assert {path.name for path in slot.directory.iterdir()} == before
+
+    @pytest.mark.parametrize("error", [EIO, errno.EACCES, EMFILE])
+    @pytest.mark.parametrize("state", [State.OPEN, State.SEALED])
+    def test_what_cannot_be_opened_is_passed_over(self, error: int, state: State, slot: Slot) -> None:
+        slot.commit("a")
+        slot.seal()
+        [path] = slot.files
+        path.rename(path.with_name(path.name.replace(".zst", state.value)))
+        slot.commit("b")
+        before = {path.name for path in slot.directory.iterdir()}
+        disk = FaultyDisk(RealDisk())
+        # A sealed one is asked for under the name it had first, where there is nothing.
+        disk.fail_next("open", *([None] * (state is State.SEALED) + [Fault(error)]) * 5)
+        observing = SlotReader(disk, str(slot.directory), slot.slot, None, observes=True)
+        for _ in range(4):
+            with pytest.raises(OSError, match=re.escape(os.strerror(error))):
+                next_chunk(observing)
+        assert drained(observing) == ["b"]
+        assert {path.name for path in slot.directory.iterdir()} == before

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from edge.drain.expand import expand
-from edge.drain.selection import Selection, parse_moment, select
+from edge.drain.selection import Selection, in_sample, parse_moment, select
 from edge.segment.record import Record
 
 AT_US = 1_763_690_000_000_000
@@ -40,6 +40,8 @@ RECORD = Record(
         (Selection(since_us=AT_US + 1), []),
         (Selection(until_us=AT_US), []),
         (Selection(until_us=AT_US + 1), ["a", "b"]),
+        (select([], [], [UUID], None, None, 0, 3), []),
+        (select([], [], [UUID], None, None, 0, 4), ["a"]),
     ],
 )
 def test_events_are_selected_by_every_criterion_at_once(selection: Selection, names: list[str]) -> None:
@@ -52,6 +54,28 @@ def test_a_record_without_events_is_selected_by_key_and_time_but_not_by_what_is_
     empty = Record("1-1", AT_US, "phc_x", "e", "", b'{"odd":1}')
     assert select(["phc_x"], [], [], None, None, 0).record(empty)
     assert not select([], ["a"], [], None, None, 0).record(empty)
+
+
+def test_what_is_dropped_is_told_unless_something_of_an_event_is_asked_for() -> None:
+    def outcome(selection: Selection) -> tuple[list[str], dict[str, int]]:
+        events, dropped = selection.outcome(RECORD)
+        return [event.event for event in events], dropped
+
+    assert outcome(Selection()) == (["a", "b"], {"no_event_name": 1})
+    assert outcome(Selection(tokens=frozenset(["phc_x"]))) == (["a", "b"], {"no_event_name": 1})
+    assert outcome(Selection(tokens=frozenset(["phc_y"]))) == ([], {})
+    assert outcome(Selection(names=frozenset("a"))) == (["a"], {})
+    assert outcome(Selection(uuids=frozenset([UUID]))) == (["a"], {})
+    assert outcome(Selection(sample=4))[1] == {}
+
+
+def test_a_sample_is_a_fixed_part_of_all_uuids() -> None:
+    uuids = [f"0197a4c2-0000-7000-8000-{number:012x}" for number in range(1000)]
+    assert all(in_sample(uuid, 1) for uuid in uuids)
+    # As `xxhsum -H3` and every other XXH3-64 have it.
+    assert [number for number in range(30) if in_sample(uuids[number], 10)] == [19, 22, 29]
+    assert 50 < sum(in_sample(uuid, 10) for uuid in uuids) < 150
+    assert {uuid for uuid in uuids if in_sample(uuid, 10)} <= {uuid for uuid in uuids if in_sample(uuid, 5)}
 
 
 @pytest.mark.parametrize(

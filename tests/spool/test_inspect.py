@@ -2,10 +2,11 @@ from pathlib import Path
 
 import pytest
 
+from edge.disk import RealDisk
 from edge.layout import Layout
 from edge.segment.frame import SEGMENT_HEADER_BYTES, encode_room_header
 from edge.segment.name import SegmentName, State
-from edge.segment.scan import Damage
+from edge.segment.scan import Damage, Frame
 from edge.spool.inspect import (
     Extent,
     SegmentFile,
@@ -14,13 +15,16 @@ from edge.spool.inspect import (
     count_events,
     extent,
     frames,
+    frames_back,
     named_segment,
+    newest_first,
     read,
     segment_files,
     slot_state,
     summarise,
 )
 from tests.drain.spools import Slot
+from tests.fakes import FaultyDisk
 from tests.segments import CREATED_US, NAME, OTHER, flipped, pair, records, segment
 
 GROUPS = [records(1), records(2, first=1), records(1, first=3)]
@@ -273,3 +277,66 @@ def test_a_slot_that_cannot_be_locked_is_an_error(tmp_path: Path) -> None:
     lock.symlink_to(lock)
     with pytest.raises(OSError, match="symbolic link"):
         slot_state(slot.layout, 0)
+
+
+class TestBackwards:
+    def test_segments_come_newest_first_each_once_however_many(self, tmp_path: Path) -> None:
+        layout = Layout(tmp_path)
+        names = [SegmentName(counter, 2**63 - counter) for counter in range(1, 2100)]
+        for name in names:
+            put(layout, 3, name, State.SEALED, b"")
+        put(layout, 3, SegmentName(9999, 1), State.OPEN, DATA)
+        (layout.slot(3) / ".lock").touch()
+        found = list(newest_first(RealDisk(), layout, 3))
+        assert [file.name for file in found] == [SegmentName(9999, 1), *reversed(names)]
+        assert found == segment_files(layout, 3)[::-1]
+
+    def test_no_more_is_listed_than_is_asked_for(self, tmp_path: Path) -> None:
+        layout = Layout(tmp_path)
+        for counter in range(1, 1100):
+            put(layout, 0, SegmentName(counter, 1), State.SEALED, b"")
+        disk = FaultyDisk(RealDisk())
+        files = newest_first(disk, layout, 0)
+        assert [next(files).name.counter for _ in range(1000)] == list(range(1099, 99, -1))
+        assert disk.methods("scan") == ["scan"]
+        assert len(list(files)) == 99
+
+    def test_one_that_is_renamed_or_deleted_behind_the_listing_is_found_or_left_out(self, tmp_path: Path) -> None:
+        layout = Layout(tmp_path)
+        put(layout, 0, SegmentName(3, 3), State.SEALED, b"")
+        renamed = put(layout, 0, SegmentName(2, 2), State.OPEN, b"")
+        deleted = put(layout, 0, SegmentName(1, 1), State.SEALED, b"")
+        files = newest_first(RealDisk(), layout, 0)
+        next(files)
+        renamed.rename(renamed.with_name(SegmentName(2, 2).file_name(State.SEALED)))
+        deleted.unlink()
+        assert [(file.name.counter, file.state) for file in files] == [(2, State.SEALED)]
+
+    @pytest.mark.parametrize(
+        ("data", "state", "expected"),
+        [
+            (DATA, State.SEALED, [(False, 2), (False, 1), (False, 0)]),
+            (flipped(DATA, OFFSETS[1] * 8), State.SEALED, [(False, 2), (True, 1), (False, 0)]),
+            (flipped(DATA, OFFSETS[0] * 8), State.OPEN, [(False, 2), (False, 1), (True, 0)]),
+            (DATA + b"torn", State.OPEN, [(False, 2), (False, 1), (False, 0)]),
+            (DATA + b"torn", State.SEALED, [(True, 3), (False, 2), (False, 1), (False, 0)]),
+            (DATA + encode_room_header(900) + bytes(892), State.SUSPECT, [(False, 2), (False, 1), (False, 0)]),
+            (DATA[:48], State.SEALED, []),
+            (b"", State.SEALED, []),
+        ],
+        ids=["whole", "damage", "damage first", "being written", "torn", "room", "header", "empty"],
+    )
+    def test_frames_and_damage_come_from_the_last_to_the_first(
+        self, data: bytes, state: State, expected: list[tuple[bool, int]], tmp_path: Path
+    ) -> None:
+        put(Layout(tmp_path), 0, NAME, state, data)
+        starts = [*OFFSETS, len(DATA)]
+        found = list(frames_back(only(Layout(tmp_path))))
+        assert [(type(item) is Damage, starts.index(item.offset)) for item in found] == expected
+        forward = [item for item in frames(only(Layout(tmp_path))) if item.offset < len(DATA)]
+        assert [(item.offset, item.end) for item in found if item.offset < len(DATA)] == [
+            (item.offset, item.end) for item in reversed(forward)
+        ]
+        assert [item.lines() for item in found if isinstance(item, Frame)] == [
+            item.lines() for item in reversed(forward) if isinstance(item, Frame)
+        ]
