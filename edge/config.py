@@ -22,6 +22,9 @@ from edge.wire.client_ip import parse_networks
 from edge.wire.forward import parse_upstream
 
 PREFIX: Final = "EDGE_"
+HIDDEN: Final = "***"
+"""In a secret's place where a setting is shown."""
+_USER: Final = re.compile(r"//[^/?]*@")
 
 
 class ConfigError(Exception):
@@ -466,9 +469,14 @@ def _read(option: Option, given: Any, source: Source, name: str) -> Setting:
         values = [option.notation.read(item) for item in written]
     except ValueError as error:
         raise ConfigError(
-            f"{origin}: {error}, found {', '.join(map(repr, written))}"
+            f"{origin}: {error}, found {', '.join(without_user(repr(item)) for item in written)}"
         ) from error
     return Setting(written, values if option.multiple else values[0], source, name)
+
+
+def without_user(text: str) -> str:
+    """A URL without the user, and what else stands there, a password for one."""
+    return _USER.sub(f"//{HIDDEN}@", text)
 
 
 def _read_file(path: str, keys: set[str]) -> dict[str, Any]:

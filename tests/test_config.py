@@ -164,6 +164,7 @@ def test_every_option_is_a_flag_a_variable_and_a_key(option: Option, file: Path)
 # --- what is wrong with it
 
 
+UPSTREAM_EXPECTED = "expected http://HOST[:PORT][/PREFIX] or https://HOST[:PORT][/PREFIX]"
 WRONG = {
     "size": (("--body-bytes-max", "lots"), "--body-bytes-max: expected a size above zero such as 64MiB, found 'lots'"),
     "size of nothing": (("--body-bytes-max", "0"), "--body-bytes-max: expected a size above zero"),
@@ -174,6 +175,10 @@ WRONG = {
     "choice": (("--durability", "none"), "--durability: expected one of fsync, page, found 'none'"),
     "network": (("--trusted-proxies", "everybody"), "--trusted-proxies: 'everybody' does not appear to be"),
     "empty": (("--data", ""), "--data: expected a value, found ''"),
+    "secret": (
+        ("--upstream", "http://user:p@ssword@h/"),
+        f"--upstream: {UPSTREAM_EXPECTED}, without a user, a query or a fragment, found 'http://***@h/'",
+    ),
 }
 
 
