@@ -21,6 +21,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "up": UP,
     "serve": SERVE,
     "drain": DRAIN,
+    "config show": UP,
     "send": DATA,
     "status": DATA,
     "segments ls": DATA,
@@ -47,7 +48,7 @@ def test_the_help_of_a_verb_names_every_option_with_its_variable(
     assert "[EDGE_CONFIG]" in text
 
 
-@pytest.mark.parametrize("words", ["send", "status", "segments ls", "segments verify"])
+@pytest.mark.parametrize("words", ["config show", "send", "status", "segments ls", "segments verify"])
 def test_verbs_that_read_have_json(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "--json" in helped(words, capsys)
 
@@ -143,7 +144,10 @@ def test_a_variable_sets_what_no_flag_does(tmp_path: Path) -> None:
 
 # --- standard streams
 
-PRINTING = ["status", "segments ls", "segments cat", "segments stat", "segments verify", "version", "schema clickhouse"]
+PRINTING = [
+    *("status", "segments ls", "segments cat", "segments stat", "segments verify", "version", "schema clickhouse"),
+    *("config show", "config init", "config schema"),
+]
 """Words of verbs that print a little, and go on no further."""
 
 
