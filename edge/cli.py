@@ -26,6 +26,7 @@ VERBS: Final = {
     "sql": "ask what was accepted, shipped or not",
     "schema": "the table a database needs: clickhouse",
     "segments": "look inside the spool, mend it, send out of it again: ls, stat, cat, verify, repair, replay",
+    "config": "the settings: show, where each comes from; init, a file to begin with; schema",
     "projects": "the registry of project keys: hash a personal key, check a file",
     "bench": "load for any capture server, and what this one takes of it",
     "version": "versions of edge, Python and the libraries",

@@ -7,11 +7,13 @@ so a flag that means something else to one of them has another variable and key 
 
 import argparse
 import difflib
+import math
 import os
 import re
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final
+from decimal import Decimal
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -21,21 +23,54 @@ from edge.wire.forward import parse_upstream
 from edge.wire.request import EVENTS_MAX, EVENTS_MAX_LEAST
 
 PREFIX: Final = "EDGE_"
+HIDDEN: Final = "***"
+"""In a secret's place where a setting is shown."""
+_USER: Final = re.compile(r"//[^/?]*@")
 
 
 class ConfigError(Exception):
     """A setting that cannot be used: which one, where it came from, what was expected and found."""
 
 
+class Notation(msgspec.Struct, frozen=True):
+    """How a kind of value is written: what reads it, and what it looks like to who does not run that."""
+
+    parse: Callable[[str], Any]
+    """Raises `ValueError` with what was expected."""
+    pattern: str = ""
+    """Of the whole text, in what Python's and ECMAScript's regular expressions have in common. Empty: any text but none."""
+    choices: tuple[str, ...] = ()
+    """Every text there is, where they can be counted."""
+    number: Literal["", "integer", "number"] = ""
+    """What the file may have instead of text."""
+    least: int = 1
+    """Of integers."""
+
+    def read(self, given: object) -> Any:
+        """The value of a text, or of what a TOML file has in its place. Raises `ValueError`."""
+        value = self.parse(_as_text(given))
+        if not isinstance(given, str) and not self.number:
+            raise ValueError("expected text")
+        return value
+
+
 class Option(msgspec.Struct, frozen=True):
     name: str
-    parse: Callable[[str], Any]
+    notation: Notation
     default: str
     help: str
     metavar: str = "VALUE"
     multiple: bool = False
     setting: str = ""
     """What variable and key are made of where that is not the flag."""
+    otherwise: str = ""
+    """The default in words, where it is no value or not the same everywhere."""
+    example: str = ""
+    """What to show in the default's place where there is none; blanks between several."""
+
+    @property
+    def parse(self) -> Callable[[str], Any]:
+        return self.notation.parse
 
     @property
     def flag(self) -> str:
@@ -48,6 +83,26 @@ class Option(msgspec.Struct, frozen=True):
     @property
     def key(self) -> str:
         return (self.setting or self.name).replace("-", "_")
+
+    @property
+    def told(self) -> str:
+        """What it is for, its default and its variable, for the help and the file alike."""
+        return f"{self.help} (default: {self.otherwise or self.default}) [{self.variable}]"
+
+
+Source = Literal["flag", "variable", "file", "default"]
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """What an option is set to, and where."""
+
+    given: list[Any]
+    """As it is written there: texts, or numbers of the file. Empty without a value."""
+    value: Any
+    """As verbs take it: a list where several may be given, `None` without a value."""
+    source: Source
+    name: str = ""
+    """Of the flag, the variable or the file."""
 
 
 class Address(msgspec.Struct, frozen=True):
@@ -72,7 +127,13 @@ class Share(msgspec.Struct, frozen=True):
     count: int
 
 
-_SIZE: Final = re.compile(r"(\d+)\s*([KMG]i?B|B|)", re.IGNORECASE)
+_DIGITS: Final = 15
+"""As many as a double tells apart."""
+NUMBER_BELOW: Final = 10**_DIGITS
+DECIMAL_MIN: Final = float(f"1e-{_DIGITS}")
+_WHOLE: Final = rf"0*([1-9][0-9]{{0,{_DIGITS - 1}}})"
+_DECIMAL: Final = rf"0*([1-9][0-9]{{0,{_DIGITS - 1}}}(?:\.[0-9]+)?|0\.0{{0,{_DIGITS - 1}}}[1-9][0-9]*)"
+_SIZE_UNIT: Final = r"(?:[KMGkmg][Ii]?)?[Bb]"
 _SIZE_UNITS: Final = {
     "": 1,
     "b": 1,
@@ -83,85 +144,93 @@ _SIZE_UNITS: Final = {
     "mib": 1 << 20,
     "gib": 1 << 30,
 }
-_ADDRESS: Final = re.compile(r"(?:\[([^\[\]]+)\]|([^\[\]:]+)):([0-9]{1,5})")
-_SHARE: Final = re.compile(r"([0-9]{1,4})/([0-9]{1,4})", re.ASCII)
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)")
-_DURATION_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
+_TIME_UNIT: Final = "|".join(filter(None, _DURATION_UNITS))
+
+_SIZE: Final = re.compile(rf"\s*{_WHOLE}\s*({_SIZE_UNIT}|)\s*")
+_DURATION: Final = re.compile(rf"\s*{_DECIMAL}\s*({_TIME_UNIT}|)\s*")
+_SKEW: Final = re.compile(rf"\s*(always|off)\s*|{_DURATION.pattern}")
+_KEPT_SIZE: Final = rf"\s*{_WHOLE}\s*{_SIZE_UNIT}\s*"
+_KEPT_TIME: Final = rf"\s*{_DECIMAL}\s*(?:{_TIME_UNIT})\s*"
+_RETENTION: Final = re.compile(rf"\s*none\s*|{_KEPT_TIME}(?:,{_KEPT_SIZE})?|{_KEPT_SIZE}(?:,{_KEPT_TIME})?")
+_COUNT: Final = re.compile(rf"\s*{_WHOLE}\s*")
+_EVENTS: Final = re.compile(rf"\s*0*([5-9][0-9]{{2}}|[1-9][0-9]{{3,{_DIGITS - 1}}})\s*")
+"""No less than `EVENTS_MAX_LEAST`."""
+_SHARE: Final = re.compile(r"\s*0*([1-9][0-9]{0,3})/0*([1-9][0-9]{0,3})\s*")
+_PORT: Final = r"[0-5]?[0-9]{1,4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5]"
+_ADDRESS: Final = re.compile(rf"\s*(?:\[([^\[\]\s]+)\]|([^\[\]:\s]+)):({_PORT})\s*")
 
 
 def parse_size(text: str) -> int:
-    match = _SIZE.fullmatch(text.strip())
-    if match is None or int(match[1]) == 0:
+    match = _SIZE.fullmatch(text)
+    if match is None:
         raise ValueError("expected a size above zero such as 64MiB")
     return int(match[1]) * _SIZE_UNITS[match[2].lower()]
 
 
 def parse_duration(text: str) -> float:
-    match = _DURATION.fullmatch(text.strip())
-    if match is None or float(match[1]) == 0:
+    match = _DURATION.fullmatch(text)
+    if match is None:
         raise ValueError("expected a duration above zero such as 5s")
     return float(match[1]) * _DURATION_UNITS[match[2]]
 
 
 def parse_skew(text: str) -> int:
     """`always`, `off` or a time: the smallest difference of clocks that is corrected, microseconds, `SKEW_KEPT` for none."""
-    if text.strip() in ("always", "off"):
-        return 0 if text.strip() == "always" else SKEW_KEPT
-    try:
-        return max(1, round(parse_duration(text) * 1_000_000))
-    except ValueError:
-        raise ValueError("expected always, off, or a time such as 30s") from None
+    match = _SKEW.fullmatch(text)
+    if match is None:
+        raise ValueError("expected always, off, or a time such as 30s")
+    if match[1]:
+        return 0 if match[1] == "always" else SKEW_KEPT
+    return max(1, round(parse_duration(text) * 1_000_000))
 
 
 def parse_retention(text: str) -> Retention:
     """`none`, a time, a size, or both with a comma between."""
-    parts = text.split(",")
-    if text.strip() == "none":
-        return Retention()
-    sizes = [part for part in parts if part.strip().lower().endswith("b")]
-    times = [part for part in parts if part.strip().endswith(("s", "m", "h"))]
-    if len(sizes) > 1 or len(times) > 1 or len(sizes) + len(times) < len(parts):
+    if _RETENTION.fullmatch(text) is None:
         raise ValueError("expected none, a time such as 1h, a size such as 10GiB, or both as 1h,10GiB")
-    return Retention(
-        parse_duration(times[0]) if times else None,
-        parse_size(sizes[0]) if sizes else None,
-    )
+    limits = [part for part in text.split(",") if part.strip() != "none"]
+    sizes = [parse_size(part) for part in limits if part.strip().lower().endswith("b")]
+    times = [parse_duration(part) for part in limits if not part.strip().lower().endswith("b")]
+    return Retention(times[0] if times else None, sizes[0] if sizes else None)
 
 
 def parse_share(text: str) -> Share:
     """`2/4`: the second of four."""
-    match = _SHARE.fullmatch(text.strip())
-    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+    match = _SHARE.fullmatch(text)
+    if match is None or int(match[1]) > int(match[2]):
         raise ValueError("expected which of how many, such as 1/2")
     return Share(int(match[1]) - 1, int(match[2]))
 
 
 def parse_address(text: str) -> Address:
-    match = _ADDRESS.fullmatch(text.strip())
-    if match is None or int(match[3]) > 65535:
+    match = _ADDRESS.fullmatch(text)
+    if match is None:
         raise ValueError("expected HOST:PORT")
     return Address(match[1] or match[2], int(match[3]))
 
 
 def parse_count(text: str) -> int:
-    if not text.strip().isdigit() or int(text) == 0:
+    match = _COUNT.fullmatch(text)
+    if match is None:
         raise ValueError("expected a whole number above zero")
-    return int(text)
+    return int(match[1])
 
 
 def parse_events(text: str) -> int:
-    if not text.strip().isdigit() or int(text) < EVENTS_MAX_LEAST:
+    match = _EVENTS.fullmatch(text)
+    if match is None:
         raise ValueError(f"expected a whole number of at least {EVENTS_MAX_LEAST}, as clients send as many at a time")
-    return int(text)
+    return int(match[1])
 
 
-def choice(*allowed: str) -> Callable[[str], str]:
+def choice(*allowed: str) -> Notation:
     def parse(text: str) -> str:
         if text not in allowed:
             raise ValueError(f"expected one of {', '.join(allowed)}")
         return text
 
-    return parse
+    return Notation(parse, choices=allowed)
 
 
 def _text(text: str) -> str:
@@ -180,34 +249,57 @@ def _upstream(text: str) -> str:
     return text
 
 
-DATA: Final = Option("data", _text, "./edge-data", "folder of the spool, the checkpoints and the default sink", "DIR")
+TEXT: Final = Notation(_text)
+SIZE: Final = Notation(parse_size, _SIZE.pattern, number="integer")
+DURATION: Final = Notation(parse_duration, _DURATION.pattern, number="number")
+SKEW: Final = Notation(parse_skew, _SKEW.pattern, number="number")
+RETENTION: Final = Notation(parse_retention, _RETENTION.pattern)
+SHARE: Final = Notation(parse_share, _SHARE.pattern)
+ADDRESS: Final = Notation(parse_address, _ADDRESS.pattern)
+COUNT: Final = Notation(parse_count, _COUNT.pattern, number="integer")
+EVENTS: Final = Notation(parse_events, _EVENTS.pattern, number="integer", least=EVENTS_MAX_LEAST)
+# These parsers have no pattern. The ones here let pass all that they take, and hardly anything else.
+_NETWORK: Final = r"\s*(?:[0-9A-Fa-f:.]+(?:%[^,/]+)?(?:/[0-9.]+)?)?\s*"
+NETWORKS: Final = Notation(_networks, f"{_NETWORK}(?:,{_NETWORK})*")
+UPSTREAM: Final = Notation(_upstream, r"\s*[Hh][Tt][Tt][Pp][Ss]?://[!-\"$-.0->A-~]+(?:/[!-\"$->@-~]*)?\s*")
+
+
+def _as_text(given: object) -> str:
+    """A value of the file as it would be written as text."""
+    if not isinstance(given, float) or not math.isfinite(given):
+        return str(given)
+    # 5.0 is 5, as in JSON, and no number has an exponent.
+    return str(int(given)) if given.is_integer() else format(Decimal(repr(given)), "f")
+
+
+DATA: Final = Option("data", TEXT, "./edge-data", "folder of the spool, the checkpoints and the default sink", "DIR")
 TO: Final = Option(
     "to",
-    _text,
+    TEXT,
     "",
     "where to ship: file:DIR, stdout:, null:, posthog+https://HOST, kafka://HOST:PORT, s3://BUCKET/PREFIX,"
-    " clickhouse+http://HOST:PORT/DB.TABLE; may be repeated (default: file:DATA/events)",
+    " clickhouse+http://HOST:PORT/DB.TABLE; may be repeated",
     "URL",
     multiple=True,
+    otherwise="file:DATA/events",
+    example="file:./edge-data/events posthog+https://us.i.posthog.com",
 )
 
 RETAIN: Final = Option(
     "retain",
-    parse_retention,
+    RETENTION,
     "none",
     "shipped segments to keep for replay: of the last 1h, the newest 10GiB, or within both as 1h,10GiB",
     "TIME,SIZE",
 )
 
-ADMIN: Final = Option("admin", parse_address, "127.0.0.1:8001", "address of probes and metrics", "HOST:PORT")
+ADMIN: Final = Option("admin", ADDRESS, "127.0.0.1:8001", "address of probes and metrics", "HOST:PORT")
 
 SERVE: Final = (
-    Option(
-        "listen", parse_address, "127.0.0.1:8000", "address of the public port; port 0 picks a free one", "HOST:PORT"
-    ),
+    Option("listen", ADDRESS, "127.0.0.1:8000", "address of the public port; port 0 picks a free one", "HOST:PORT"),
     ADMIN,
     DATA,
-    Option("workers", parse_count, str(os.cpu_count() or 1), "worker processes", "N"),
+    Option("workers", COUNT, str(os.cpu_count() or 1), "worker processes", "N", otherwise="one for each CPU"),
     Option(
         "durability",
         choice("fsync", "page"),
@@ -217,99 +309,117 @@ SERVE: Final = (
     ),
     Option(
         "trusted-proxies",
-        _networks,
+        NETWORKS,
         "127.0.0.0/8,10.0.0.0/8,172.16.0.0/12,192.168.0.0/16,169.254.0.0/16,::1/128,fc00::/7,fe80::/10",
         "networks whose X-Forwarded-For, Forwarded and X-Real-Ip are believed",
         "CIDR,...",
     ),
     Option(
         "projects",
-        _text,
+        TEXT,
         "",
-        "TOML file of project keys, read again when it changes: look keys up, fill in missing ones (default: none)",
+        "TOML file of project keys, read again when it changes: look keys up, fill in missing ones",
         "FILE",
+        otherwise="none",
+        example="projects.toml",
     ),
-    Option("body-bytes-max", parse_size, "20MiB", "request body on the wire", "SIZE"),
-    Option("replay-body-bytes-max", parse_size, "64MiB", "request body on the wire on /s/", "SIZE"),
-    Option("v1-body-bytes-max", parse_size, "10MiB", "request body on the wire on /i/v1/", "SIZE"),
-    Option("v1-decoded-bytes-max", parse_size, "50MiB", "request body after decompression on /i/v1/", "SIZE"),
-    Option("decoded-bytes-max", parse_size, "100MiB", "request body after decompression", "SIZE"),
-    Option("lz64-bytes-max", parse_size, "2MiB", "lz64 text after decompression", "SIZE"),
-    Option("events-max", parse_events, str(EVENTS_MAX), "events of a request", "N"),
-    Option("inline-bytes-max", parse_size, "384KiB", "larger bodies are decoded by a process of its own", "SIZE"),
-    Option("target-bytes-max", parse_size, "64KiB", "request target on capture routes", "SIZE"),
-    Option("other-target-bytes-max", parse_size, "8KiB", "request target elsewhere", "SIZE"),
-    Option("header-bytes-max", parse_size, "32KiB", "all headers of a request", "SIZE"),
-    Option("headers-max", parse_count, "100", "number of headers of a request", "N"),
-    Option("header-timeout", parse_duration, "10s", "from the first to the last byte of a request's head", "TIME"),
-    Option("body-timeout", parse_duration, "60s", "from the head to the last byte of the body", "TIME"),
-    Option("idle-timeout", parse_duration, "620s", "a kept connection without a request", "TIME"),
-    Option("write-timeout", parse_duration, "30s", "a client that does not read its answers", "TIME"),
-    Option("pipeline-max", parse_count, "16", "about how many requests of a connection may wait for answers", "N"),
-    Option("inflight-bytes-max", parse_size, "256MiB", "bodies being read or committed, per worker", "SIZE"),
-    Option("connections-max", parse_count, "10000", "open connections, per worker", "N"),
+    Option("body-bytes-max", SIZE, "20MiB", "request body on the wire", "SIZE"),
+    Option("replay-body-bytes-max", SIZE, "64MiB", "request body on the wire on /s/", "SIZE"),
+    Option("v1-body-bytes-max", SIZE, "10MiB", "request body on the wire on /i/v1/", "SIZE"),
+    Option("v1-decoded-bytes-max", SIZE, "50MiB", "request body after decompression on /i/v1/", "SIZE"),
+    Option("decoded-bytes-max", SIZE, "100MiB", "request body after decompression", "SIZE"),
+    Option("lz64-bytes-max", SIZE, "2MiB", "lz64 text after decompression", "SIZE"),
+    Option("events-max", EVENTS, str(EVENTS_MAX), "events of a request", "N"),
+    Option("inline-bytes-max", SIZE, "384KiB", "larger bodies are decoded by a process of its own", "SIZE"),
+    Option("target-bytes-max", SIZE, "64KiB", "request target on capture routes", "SIZE"),
+    Option("other-target-bytes-max", SIZE, "8KiB", "request target elsewhere", "SIZE"),
+    Option("header-bytes-max", SIZE, "32KiB", "all headers of a request", "SIZE"),
+    Option("headers-max", COUNT, "100", "number of headers of a request", "N"),
+    Option("header-timeout", DURATION, "10s", "from the first to the last byte of a request's head", "TIME"),
+    Option("body-timeout", DURATION, "60s", "from the head to the last byte of the body", "TIME"),
+    Option("idle-timeout", DURATION, "620s", "a kept connection without a request", "TIME"),
+    Option("write-timeout", DURATION, "30s", "a client that does not read its answers", "TIME"),
+    Option("pipeline-max", COUNT, "16", "about how many requests of a connection may wait for answers", "N"),
+    Option("inflight-bytes-max", SIZE, "256MiB", "bodies being read or committed, per worker", "SIZE"),
+    Option("connections-max", COUNT, "10000", "open connections, per worker", "N"),
     Option(
         "spool-bytes-max",
-        parse_size,
+        SIZE,
         "",
-        "size of all segments beyond which requests are refused (default: what the disk holds)",
+        "size of all segments beyond which requests are refused",
         "SIZE",
+        otherwise="what the disk holds",
+        example="100GiB",
     ),
     Option(
         "disk-free-min",
-        parse_size,
+        SIZE,
         "",
-        "room on the disk that is left to others (default: 5 % of it, at most 2 GiB)",
+        "room on the disk that is left to others",
         "SIZE",
+        otherwise="5 % of it, at most 2 GiB",
+        example="2GiB",
     ),
     Option(
         "reserve-bytes",
-        parse_size,
+        SIZE,
         "64MiB",
         "room held for the moment the disk is full, at most 2 % of the disk",
         "SIZE",
     ),
     Option(
         "skew-correction",
-        parse_skew,
+        SKEW,
         "always",
         "move events' times by what `sent_at` tells of the client's clock: always, off, or from a difference of TIME on",
         "always|off|TIME",
     ),
-    Option("segment-bytes-max", parse_size, "64MiB", "compressed size at which a segment is finished", "SIZE"),
-    Option("segment-age-max", parse_duration, "60s", "age at which a segment is finished", "TIME"),
+    Option("segment-bytes-max", SIZE, "64MiB", "compressed size at which a segment is finished", "SIZE"),
+    Option("segment-age-max", DURATION, "60s", "age at which a segment is finished", "TIME"),
+    Option("sync-interval", DURATION, "1s", "longest stay in the page cache only, with --durability page", "TIME"),
     Option(
-        "sync-interval", parse_duration, "1s", "longest stay in the page cache only, with --durability page", "TIME"
+        "upstream",
+        UPSTREAM,
+        "",
+        "where everything that is not capture is forwarded",
+        "URL",
+        otherwise="nowhere",
+        example="https://us.i.posthog.com",
     ),
-    Option("upstream", _upstream, "", "where everything that is not capture is forwarded (default: nowhere)", "URL"),
     Option(
-        "assets-upstream", _upstream, "", "the same for /static/* and /array/* (default: that of --upstream)", "URL"
+        "assets-upstream",
+        UPSTREAM,
+        "",
+        "the same for /static/* and /array/*",
+        "URL",
+        otherwise="that of --upstream",
+        example="https://us-assets.i.posthog.com",
     ),
-    Option("upstream-requests-max", parse_count, "256", "forwarded requests under way, per upstream and worker", "N"),
-    Option("upstream-body-bytes-max", parse_size, "64MiB", "body of a forwarded request", "SIZE"),
-    Option("upstream-connect-timeout", parse_duration, "5s", "for a connection to an upstream", "TIME"),
-    Option("upstream-read-timeout", parse_duration, "30s", "an upstream that neither answers nor takes a body", "TIME"),
+    Option("upstream-requests-max", COUNT, "256", "forwarded requests under way, per upstream and worker", "N"),
+    Option("upstream-body-bytes-max", SIZE, "64MiB", "body of a forwarded request", "SIZE"),
+    Option("upstream-connect-timeout", DURATION, "5s", "for a connection to an upstream", "TIME"),
+    Option("upstream-read-timeout", DURATION, "30s", "an upstream that neither answers nor takes a body", "TIME"),
 )
 
 DRAIN: Final = (
     DATA,
     TO,
     RETAIN,
-    Option("share", parse_share, "1/1", "which of how many drainers of the data folder this is", "K/N"),
+    Option("share", SHARE, "1/1", "which of how many drainers of the data folder this is", "K/N"),
     # One file, and one environment, serves `edge serve` and `edge drain` beside it, which cannot have one address.
     Option(
         "admin",
-        parse_address,
+        ADDRESS,
         "",
-        "address of the drainer's own probes and metrics (default: none)",
+        "address of the drainer's own probes and metrics",
         "HOST:PORT",
         setting="drain-admin",
+        otherwise="none",
+        example="127.0.0.1:8002",
     ),
 )
 
-DRAINERS: Final = Option(
-    "drainers", parse_count, "1", "drainer processes, which have the workers' slots between them", "N"
-)
+DRAINERS: Final = Option("drainers", COUNT, "1", "drainer processes, which have the workers' slots between them", "N")
 
 UP: Final = (*SERVE, TO, RETAIN, DRAINERS)
 
@@ -317,29 +427,29 @@ TOP: Final = (
     ADMIN,
     Option(
         "drain-admin",
-        parse_address,
+        ADDRESS,
         "",
-        "address of the drainer's probes and metrics, where it has its own (default: none)",
+        "address of the drainer's probes and metrics, where it has its own",
         "HOST:PORT",
+        otherwise="none",
     ),
 )
 
-ALL: Final = (*SERVE, *DRAIN, DRAINERS)
-"""What a file or the environment may hold, whichever verb reads it."""
+ALL: Final = tuple(dict.fromkeys((*SERVE, *DRAIN, DRAINERS)))
+"""What a file or the environment may hold, whichever verb reads it: each once."""
 
 
 def add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> None:
     """A flag for every option, its variable and default printed beside it."""
     parser.add_argument("--config", metavar="FILE", help="TOML file with any of these settings [EDGE_CONFIG]")
     for option in options:
-        shown = f" (default: {option.default})" if option.default else ""
         parser.add_argument(
             option.flag,
             metavar=option.metavar,
             dest=option.key,
             action="append" if option.multiple else "store",
             default=None,
-            help=f"{option.help}{shown} [{option.variable}]".replace("%", "%%"),
+            help=option.told.replace("%", "%%"),
         )
 
 
@@ -350,37 +460,51 @@ def load(
 
     Raises `ConfigError`.
     """
-    path = arguments.config or environ.get(PREFIX + "CONFIG")
+    return {key: setting.value for key, setting in resolve(options, arguments, environ, known).items()}
+
+
+def resolve(
+    options: Sequence[Option], arguments: argparse.Namespace, environ: Mapping[str, str], known: Iterable[Option]
+) -> dict[str, Setting]:
+    """The same, each with where it comes from."""
+    path = arguments.config or environ.get(PREFIX + "CONFIG") or ""
     file = _read_file(path, {option.key for option in known}) if path else {}
     return {option.key: _resolve(option, arguments, environ, file, path) for option in options}
 
 
 def _resolve(
-    option: Option, arguments: argparse.Namespace, environ: Mapping[str, str], file: Mapping[str, Any], path: str | None
-) -> Any:
-    given: Any = getattr(arguments, option.key)
-    origin = option.flag
-    if given is None and option.variable in environ:
-        given = environ[option.variable].split() if option.multiple else environ[option.variable]
-        origin = option.variable
-    if given is None and option.key in file:
-        given = file[option.key]
-        origin = f"{option.key} in {path}"
-    if given is None:
-        given = [] if option.multiple else option.default
-        if not given:
-            return [] if option.multiple else None
-        origin = "the default"
-    texts = given if isinstance(given, list) else [given]
+    option: Option, arguments: argparse.Namespace, environ: Mapping[str, str], file: Mapping[str, Any], path: str
+) -> Setting:
+    flag: Any = getattr(arguments, option.key)
+    if flag is not None:
+        return _read(option, flag, "flag", option.flag)
+    if option.variable in environ:
+        text = environ[option.variable]
+        return _read(option, text.split() if option.multiple else text, "variable", option.variable)
+    if option.key in file:
+        return _read(option, file[option.key], "file", path)
+    if option.default:
+        return _read(option, option.default, "default", "")
+    return Setting([], [] if option.multiple else None, "default")
+
+
+def _read(option: Option, given: Any, source: Source, name: str) -> Setting:
+    origin = f"{option.key} in {name}" if source == "file" else name or "the default"
+    if isinstance(given, list) and not option.multiple:
+        raise ConfigError(f"{origin}: expected one value, found a list of {len(given)}")
+    written = given if isinstance(given, list) else [given]
     try:
-        values = [option.parse(str(text)) for text in texts]
+        values = [option.notation.read(item) for item in written]
     except ValueError as error:
-        raise ConfigError(f"{origin}: {error}, found {', '.join(map(repr, texts))}") from error
-    if option.multiple:
-        return values
-    if len(values) != 1:
-        raise ConfigError(f"{origin}: expected one value, found {len(values)}")
-    return values[0]
+        raise ConfigError(
+            f"{origin}: {error}, found {', '.join(without_user(repr(item)) for item in written)}"
+        ) from error
+    return Setting(written, values if option.multiple else values[0], source, name)
+
+
+def without_user(text: str) -> str:
+    """A URL without the user, and what else stands there, a password for one."""
+    return _USER.sub(f"//{HIDDEN}@", text)
 
 
 def _read_file(path: str, keys: set[str]) -> dict[str, Any]:

@@ -22,6 +22,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "up": UP,
     "serve": SERVE,
     "drain": DRAIN,
+    "config show": UP,
     "send": DATA,
     "check": UP,
     "status": DATA,
@@ -52,7 +53,7 @@ def test_the_help_of_a_verb_names_every_option_with_its_variable(
 
 
 READING = (
-    *("check", "projects check", "send", "sql", "status", "tail", "top", "version"),
+    *("check", "config show", "projects check", "send", "sql", "status", "tail", "top", "version"),
     *(f"segments {verb}" for verb in SEGMENT_VERBS),
 )
 
@@ -155,7 +156,7 @@ def test_a_variable_sets_what_no_flag_does(tmp_path: Path) -> None:
 
 PRINTING = [
     *("status", "tail --no-follow", "segments ls", "segments cat", "segments stat", "segments verify"),
-    *("version", "schema clickhouse"),
+    *("version", "schema clickhouse", "config show", "config init", "config schema"),
 ]
 """Words of verbs that print a little, and go on no further."""
 

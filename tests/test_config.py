@@ -18,6 +18,7 @@ from edge.config import (
     ConfigError,
     Option,
     Retention,
+    Setting,
     Share,
     add_options,
     choice,
@@ -30,6 +31,7 @@ from edge.config import (
     parse_share,
     parse_size,
     parse_skew,
+    resolve,
     unknown_variables,
 )
 from edge.segment.record import SKEW_KEPT
@@ -92,6 +94,45 @@ def test_values_of_a_file_have_their_toml_types_or_are_text(file: Path) -> None:
     assert (found["header_timeout"], found["idle_timeout"]) == (2.5, 3600.0)
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("data = 5", "data in FILE: expected text, found 5"),
+        ("data = true", "data in FILE: expected text, found True"),
+        ("to = [1]", "to in FILE: expected text, found 1"),
+        ('to = [["null:"]]', r"to in FILE: expected text, found \['null:'\]"),
+        ("listen = 8000", "listen in FILE: expected HOST:PORT, found 8000"),
+        ("workers = true", "workers in FILE: expected a whole number above zero, found True"),
+        ('workers = ["1"]', "workers in FILE: expected one value, found a list of 1"),
+    ],
+)
+def test_a_value_of_another_type_is_told(line: str, told: str, file: Path) -> None:
+    file.write_text(line + "\n")
+    with pytest.raises(ConfigError, match=f"^{told.replace('FILE', str(file))}$"):
+        loaded("--config", str(file), options=UP)
+
+
+def test_numbers_of_a_file_need_no_notation_of_their_own(file: Path) -> None:
+    file.write_text("workers = 5.0\nheader_timeout = 1e-7\nbody_timeout = 1e10\nskew_correction = 30\n")
+    found = loaded("--config", str(file))
+    assert (found["workers"], found["header_timeout"], found["body_timeout"]) == (5, 1e-7, 1e10)
+    assert found["skew_correction"] == 30_000_000
+
+
+def test_it_is_known_where_a_value_comes_from(file: Path) -> None:
+    file.write_text('headers_max = 3\npipeline_max = 3\nconnections_max = 3\nto = ["null:", "stdout:"]\n')
+    environ = {"EDGE_HEADERS_MAX": "2", "EDGE_PIPELINE_MAX": "2", "EDGE_CONFIG": str(file)}
+    parser = argparse.ArgumentParser()
+    add_options(parser, UP)
+    found = resolve(UP, parser.parse_args(["--headers-max", "1"]), environ, ALL)
+    assert found["headers_max"] == Setting(["1"], 1, "flag", "--headers-max")
+    assert found["pipeline_max"] == Setting(["2"], 2, "variable", "EDGE_PIPELINE_MAX")
+    assert found["connections_max"] == Setting([3], 3, "file", str(file))
+    assert found["to"] == Setting(["null:", "stdout:"], ["null:", "stdout:"], "file", str(file))
+    assert found["body_bytes_max"] == Setting(["20MiB"], 20 << 20, "default")
+    assert found["upstream"] == Setting([], None, "default")
+
+
 def test_several_sinks_are_given_by_repeating_or_by_blanks() -> None:
     assert loaded("--to", "null:", "--to", "stdout:", options=DRAIN)["to"] == ["null:", "stdout:"]
     assert loaded(options=DRAIN, environ={"EDGE_TO": "null: stdout:"})["to"] == ["null:", "stdout:"]
@@ -124,6 +165,7 @@ def test_every_option_is_a_flag_a_variable_and_a_key(option: Option, file: Path)
 # --- what is wrong with it
 
 
+UPSTREAM_EXPECTED = "expected http://HOST[:PORT][/PREFIX] or https://HOST[:PORT][/PREFIX]"
 WRONG = {
     "size": (("--body-bytes-max", "lots"), "--body-bytes-max: expected a size above zero such as 64MiB, found 'lots'"),
     "size of nothing": (("--body-bytes-max", "0"), "--body-bytes-max: expected a size above zero"),
@@ -134,6 +176,10 @@ WRONG = {
     "choice": (("--durability", "none"), "--durability: expected one of fsync, page, found 'none'"),
     "network": (("--trusted-proxies", "everybody"), "--trusted-proxies: 'everybody' does not appear to be"),
     "empty": (("--data", ""), "--data: expected a value, found ''"),
+    "secret": (
+        ("--upstream", "http://user:p@ssword@h/"),
+        f"--upstream: {UPSTREAM_EXPECTED}, without a user, a query or a fragment, found 'http://***@h/'",
+    ),
 }
 
 
@@ -151,7 +197,7 @@ def test_a_bad_value_is_told_with_the_variable_or_the_file_it_stands_in(file: Pa
     with pytest.raises(ConfigError, match=f"^workers in {file}: expected a whole number above zero, found -1$"):
         loaded("--config", str(file))
     file.write_text("workers = [1, 2]\n")
-    with pytest.raises(ConfigError, match=f"^workers in {file}: expected one value, found 2$"):
+    with pytest.raises(ConfigError, match=f"^workers in {file}: expected one value, found a list of 2$"):
         loaded("--config", str(file))
 
 
@@ -200,6 +246,12 @@ SIZES = {
     "1": 1,
     "64MiB": 64 << 20,
     "64 mib": 64 << 20,
+    " 007 ": 7,
+    "999999999999999": 10**15 - 1,
+    "1000000000000000": None,
+    "\u0663": None,
+    "1\u212aB": None,
+    "0GB": None,
     "2kb": 2000,
     "1G": None,
     "1GB": 10**9,
@@ -223,6 +275,11 @@ DURATIONS = {
     "250ms": 0.25,
     "1.5m": 90.0,
     "2h": 7200.0,
+    " 00.5 ": 0.5,
+    "0.000000000000001": 1e-15,
+    "0.0000000000000001": None,
+    "1000000000000000": None,
+    "0.0h": None,
     "1d": None,
     "-1s": None,
     "0s": None,
@@ -243,6 +300,10 @@ ADDRESSES = {
     "127.0.0.1:8000": Address("127.0.0.1", 8000),
     "localhost:0": Address("localhost", 0),
     "[::1]:8000": Address("::1", 8000),
+    "h:65535": Address("h", 65535),
+    "h:65536": None,
+    "h:99999": None,
+    "a b:1": None,
     ":8000": None,
     "::1": None,
     "localhost": None,
@@ -273,7 +334,7 @@ def test_nonsense_is_a_value_error_and_nothing_else(text: str) -> None:
         parse_events,
         parse_retention,
         parse_skew,
-        choice("fsync", "page"),
+        choice("fsync", "page").parse,
     ):
         try:
             parse(text)
@@ -358,7 +419,14 @@ def test_shares_that_are_none(text: str) -> None:
         parse_share(text)
 
 
+def test_an_option_without_a_default_says_what_holds_and_has_an_example() -> None:
+    for option in ALL:
+        assert bool(option.default) != bool(option.example)
+        assert option.default or option.otherwise
+
+
 def test_no_option_is_declared_twice() -> None:
+    assert len(ALL) == len({option.key for option in ALL})
     for options in (SERVE, DRAIN, UP):
         names = [option.name for option in options]
         assert len(names) == len(set(names))

@@ -8,13 +8,13 @@ from typing import Final
 import msgspec
 
 from edge.checkpoints import load_all
-from edge.config import ConfigError
+from edge.config import HIDDEN, ConfigError
 from edge.disk import RealDisk
 from edge.drain.event import Event
 from edge.drain.quarantine import list_quarantined, load
 from edge.drain.resend import Unavailable, resend
 from edge.drain.selection import Selection
-from edge.drain.sink import HIDDEN, Sink, without_secrets
+from edge.drain.sink import Sink, without_secrets
 from edge.drain.sinks.table import make_sink
 from edge.layout import Layout
 from edge.segment.record import decode_record

@@ -28,6 +28,7 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from edge.config import HIDDEN, without_user
 from edge.drain.event import Event
 from edge.segment.name import SegmentName
 
@@ -171,8 +172,6 @@ def split_url(text: str) -> SinkUrl:
     return SinkUrl(scheme, target, dict(parse_qsl(query, keep_blank_values=True)))
 
 
-HIDDEN: Final = "***"
-_USER: Final = re.compile(r"//[^/?@]*@")
 _SECRET: Final = re.compile(
     r"([?&][^=&]*(?:password|passwd|secret|token|key|[.]pem|oauthbearer[.]config)[^=&]*=)(?!env:|file:)[^&]*",
     re.IGNORECASE,
@@ -181,4 +180,4 @@ _SECRET: Final = re.compile(
 
 def without_secrets(text: str) -> str:
     """A sink's URL as it may be logged and shown; where a secret is to be found stays in it."""
-    return _SECRET.sub(rf"\1{HIDDEN}", _USER.sub(f"//{HIDDEN}@", text))
+    return _SECRET.sub(rf"\1{HIDDEN}", without_user(text))

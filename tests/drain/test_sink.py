@@ -66,6 +66,7 @@ def test_a_refusal_that_knows_no_culprit_is_not_one_that_names_none() -> None:
         ("kafka://h:1?rdkafka.sasl.password=env:KAFKA", "kafka://h:1?rdkafka.sasl.password=env:KAFKA"),
         ("kafka://h:1?rdkafka.ssl.key.pem=-----BEGIN", "kafka://h:1?rdkafka.ssl.key.pem=***"),
         ("clickhouse+http://user:pw@h:1/db.t?a=b", "clickhouse+http://***@h:1/db.t?a=b"),
+        ("clickhouse+http://user:p@w@h:1/db.t?a=@", "clickhouse+http://***@h:1/db.t?a=@"),
         ("posthog+http://h:1?a=x:y@z", "posthog+http://h:1?a=x:y@z"),
     ],
 )
