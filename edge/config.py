@@ -259,7 +259,8 @@ ADDRESS: Final = Notation(parse_address, _ADDRESS.pattern)
 COUNT: Final = Notation(parse_count, _COUNT.pattern, number="integer")
 EVENTS: Final = Notation(parse_events, _EVENTS.pattern, number="integer", least=EVENTS_MAX_LEAST)
 # These parsers have no pattern. The ones here let pass all that they take, and hardly anything else.
-_NETWORK: Final = r"\s*(?:[0-9A-Fa-f:.]+(?:%[^,/]+)?(?:/[0-9.]+)?)?\s*"
+# Blanks stand in one place of it only: with two, a list of blanks and commas matches in more ways than can be tried.
+_NETWORK: Final = r"\s*(?:[0-9A-Fa-f:.]+(?:%[^,/]*[^,/\s])?(?:/[0-9.]+)?\s*)?"
 NETWORKS: Final = Notation(_networks, f"{_NETWORK}(?:,{_NETWORK})*")
 UPSTREAM: Final = Notation(_upstream, r"\s*[Hh][Tt][Tt][Pp][Ss]?://[!-\"$-.0->A-~]+(?:/[!-\"$->@-~]*)?\s*")
 

@@ -231,6 +231,12 @@ def write_durably(disk: Disk, directory: str, file_name: str, data: bytes) -> No
     disk.sync_directory(directory)
 
 
+def make_directory(disk: Disk, directory: str) -> None:
+    """One that a power cut does not take away again; it may be there already. Raises `OSError`."""
+    disk.makedirs(directory)
+    disk.sync_directory(os.path.dirname(directory))
+
+
 def try_to_write(disk: Disk, directory: str) -> None:
     """Write and sync a file that no reader takes for anything, and take it away again. Raises `OSError`."""
     path = f"{directory}/.probe-{secrets.token_hex(8)}"

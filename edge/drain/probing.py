@@ -11,12 +11,24 @@ from typing import Final
 
 import msgspec
 
+from edge.disk import Disk, make_directory, try_to_write
 from edge.drain.sink import PROBE_S, Paused, Retryable
 
 log = logging.getLogger(__name__)
 
 WITHIN_S: Final = PROBE_S + 2.0
 """For all of them together, as they are asked at once."""
+
+
+def probe_directory(disk: Disk, directory: str) -> str:
+    """The probe of a sink that is a folder. Raises `Retryable`."""
+    try:
+        # It may have been moved away.
+        make_directory(disk, directory)
+        try_to_write(disk, directory)
+    except OSError as error:
+        raise Retryable(f"{directory}: {error}") from error
+    return f"{directory} can be written"
 
 
 class Probed(msgspec.Struct, frozen=True):

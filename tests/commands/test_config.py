@@ -412,6 +412,15 @@ def test_schema_and_program_agree_on_any_value(option: Option, data: st.DataObje
         assert taken == takes_schema(option.key, value)
 
 
+@pytest.mark.parametrize("option", kinds().values(), ids=lambda option: option.key)
+@pytest.mark.parametrize(
+    "text", [" " * 500, " ," * 60, "1%a ," * 60, "0" * 500, "1 " * 60, "1h , " * 60, "1%" + "% " * 60 + "/"]
+)
+def test_no_text_takes_a_pattern_for_ever(option: Option, text: str) -> None:
+    """An editor that checks a file as it is typed has no patience either."""
+    assert not takes_schema(option.key, text + "\0") or not option.notation.pattern
+
+
 @given(st.recursive(st.one_of(TEXTS, st.integers()), st.lists))
 def test_texts_and_lists_are_written_as_toml_reads_them(value: Any) -> None:
     assert tomllib.loads(f"x = {toml(value)}") == {"x": value}

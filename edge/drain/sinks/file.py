@@ -14,8 +14,9 @@ from typing import Final
 import xxhash
 import zstandard
 
-from edge.disk import Disk, RealDisk, try_to_write, write_durably
+from edge.disk import Disk, RealDisk, make_directory, write_durably
 from edge.drain.event import Event
+from edge.drain.probing import probe_directory
 from edge.drain.shapes import SHAPES
 from edge.drain.sink import READ_BYTES, Batch, Retryable, Sink, SinkUrl
 from edge.drain.sinks.parquet import PARQUET_EVERY, ParquetSink, linger_of, require_duckdb
@@ -44,7 +45,7 @@ class FileSink:
         """The segment of each slot from which on the files there were are known."""
         self._published: dict[tuple[int, SegmentName], dict[int, int]] = {}
         """Where the files that an earlier process published begin and end, of those segments."""
-        self._make_directory()
+        make_directory(self._disk, self._directory)
 
     def already(self, slot: int, name: SegmentName, start: int) -> int | None:
         if slot not in self._known_from or name < self._known_from[slot]:
@@ -74,20 +75,10 @@ class FileSink:
         return len(data)
 
     def probe(self) -> str:
-        try:
-            # It may have been moved away.
-            self._make_directory()
-            try_to_write(self._disk, self._directory)
-        except OSError as error:
-            raise Retryable(f"{self._directory}: {error}") from error
-        return f"{self._directory} can be written"
+        return probe_directory(self._disk, self._directory)
 
     def close(self) -> None:
         pass
-
-    def _make_directory(self) -> None:
-        self._disk.makedirs(self._directory)
-        self._disk.sync_directory(str(Path(self._directory).parent))
 
     def _look_up(self, slot: int, since: SegmentName) -> None:
         """What there is of a slot, from the segment on that is asked for first: after a checkpoint that is next to nothing.
@@ -120,7 +111,7 @@ class FileSink:
             write_durably(self._disk, self._directory, file_name, data)
         except FileNotFoundError:
             # The folder was moved away with all that was in it; or whoever resends by hand found the file half written.
-            self._make_directory()
+            make_directory(self._disk, self._directory)
             write_durably(self._disk, self._directory, file_name, data)
 
 

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from edge.config import parse_duration
-from edge.disk import Disk, try_to_write, write_durably
+from edge.disk import Disk, make_directory, write_durably
 from edge.drain.event import Event
+from edge.drain.probing import probe_directory
 from edge.drain.shapes import COLUMNS, row_line
 from edge.drain.sink import READ_BYTES, Batch, Retryable, SinkUrl
 from edge.drain.timestamps import format_time
@@ -126,7 +127,7 @@ class ParquetSink:
         self._disk = disk
         self._directory = directory
         self._encoder = ParquetEncoder()
-        self._make_directory()
+        make_directory(self._disk, self._directory)
         self._published: dict[tuple[int, SegmentName, int], dict[str, int]] = {}
         """Where the files of a batch end, by its beginning and their folder."""
         for partition, name in _files(disk, directory):
@@ -163,20 +164,10 @@ class ParquetSink:
         return size
 
     def probe(self) -> str:
-        try:
-            # It may have been moved away.
-            self._make_directory()
-            try_to_write(self._disk, self._directory)
-        except OSError as error:
-            raise Retryable(f"{self._directory}: {error}") from error
-        return f"{self._directory} can be written"
+        return probe_directory(self._disk, self._directory)
 
     def close(self) -> None:
         self._encoder.close()
-
-    def _make_directory(self) -> None:
-        self._disk.makedirs(self._directory)
-        self._disk.sync_directory(str(Path(self._directory).parent))
 
     def _write(self, partition: str, batch: Batch, rows: list[bytes]) -> int:
         data = self._encoder.encode(rows, without="token")
