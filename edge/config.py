@@ -249,7 +249,7 @@ COUNT: Final = Notation(parse_count, _COUNT.pattern, number="integer")
 # These parsers have no pattern. The ones here let pass all that they take, and hardly anything else.
 _NETWORK: Final = r"\s*(?:[0-9A-Fa-f:.]+(?:%[^,/]*[^,/\s])?(?:/[0-9.]+)?\s*)?"
 NETWORKS: Final = Notation(_networks, f"{_NETWORK}(?:,{_NETWORK})*")
-UPSTREAM: Final = Notation(_upstream, r"\s*[Hh][Tt][Tt][Pp][Ss]?://[!-\"$-.0->A-~]+(?:/[!-\"$->@-~]*)?\s*")
+UPSTREAM: Final = Notation(_upstream, r"\s*[Hh][Tt][Tt][Pp][Ss]?://[\x21\x22$-.0->A-~]+(?:/[\x21\x22$->@-~]*)?\s*")
 
 
 def _as_text(given: object) -> str:
