@@ -147,8 +147,9 @@ _SIZE_UNITS: Final = {
 _DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "": 1.0}
 _TIME_UNIT: Final = "|".join(filter(None, _DURATION_UNITS))
 
-_SIZE: Final = re.compile(rf"\s*{_WHOLE}\s*({_SIZE_UNIT}|)\s*")
-_DURATION: Final = re.compile(rf"\s*{_DECIMAL}\s*({_TIME_UNIT}|)\s*")
+# Of blanks there is one reading only, so that no text takes long to be refused.
+_SIZE: Final = re.compile(rf"\s*{_WHOLE}\s*(?:({_SIZE_UNIT})\s*)?")
+_DURATION: Final = re.compile(rf"\s*{_DECIMAL}\s*(?:({_TIME_UNIT})\s*)?")
 _SKEW: Final = re.compile(rf"\s*(always|off)\s*|{_DURATION.pattern}")
 _KEPT_SIZE: Final = rf"\s*{_WHOLE}\s*{_SIZE_UNIT}\s*"
 _KEPT_TIME: Final = rf"\s*{_DECIMAL}\s*(?:{_TIME_UNIT})\s*"
@@ -165,14 +166,14 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text)
     if match is None:
         raise ValueError("expected a size above zero such as 64MiB")
-    return int(match[1]) * _SIZE_UNITS[match[2].lower()]
+    return int(match[1]) * _SIZE_UNITS[(match[2] or "").lower()]
 
 
 def parse_duration(text: str) -> float:
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError("expected a duration above zero such as 5s")
-    return float(match[1]) * _DURATION_UNITS[match[2]]
+    return float(match[1]) * _DURATION_UNITS[match[2] or ""]
 
 
 def parse_skew(text: str) -> int:
@@ -262,7 +263,7 @@ EVENTS: Final = Notation(parse_events, _EVENTS.pattern, number="integer", least=
 # Blanks stand in one place of it only: with two, a list of blanks and commas matches in more ways than can be tried.
 _NETWORK: Final = r"\s*(?:[0-9A-Fa-f:.]+(?:%[^,/]*[^,/\s])?(?:/[0-9.]+)?\s*)?"
 NETWORKS: Final = Notation(_networks, f"{_NETWORK}(?:,{_NETWORK})*")
-UPSTREAM: Final = Notation(_upstream, r"\s*[Hh][Tt][Tt][Pp][Ss]?://[!-\"$-.0->A-~]+(?:/[!-\"$->@-~]*)?\s*")
+UPSTREAM: Final = Notation(_upstream, r"\s*[Hh][Tt][Tt][Pp][Ss]?://[\x21\x22$-.0->A-~]+(?:/[\x21\x22$->@-~]*)?\s*")
 
 
 def _as_text(given: object) -> str:

@@ -1,6 +1,7 @@
 import argparse
 import functools
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -279,6 +280,13 @@ def test_the_schema_is_one_and_is_printed() -> None:
     assert (done.returncode, json.loads(done.stdout)) == (0, SCHEMA)
     Draft202012Validator.check_schema(SCHEMA)
     assert SCHEMA["$schema"] == Draft202012Validator.META_SCHEMA["$id"]
+
+
+def test_patterns_are_what_every_validator_reads() -> None:
+    """ECMAScript's expressions, as JSON Schema has them, refuse an escape that needs none, and have no groups of Python's."""
+    for option in ALL:
+        assert {*re.findall(r"\\(.)", option.notation.pattern)} <= {"s", "x", ".", "[", "]"}
+        assert {*re.findall(r"\(\?(.)", option.notation.pattern)} <= {":"}
 
 
 def test_the_schema_explains_every_setting_and_knows_no_other() -> None:
