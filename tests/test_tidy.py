@@ -13,7 +13,7 @@ EDGE = ROOT / "edge"
 ORDER = (
     {"segment"},
     {"wire"},
-    {"blocks", "disk", "layout", "metrics", "exposition", "config", "logs", "process"},
+    {"blocks", "disk", "layout", "metrics", "exposition", "notation", "config", "logs", "process"},
     {"checkpoints"},
     {"spool"},
     {"drain", "status", "top"},

@@ -22,7 +22,7 @@ from edge.commands.drain import EXIT_UNAVAILABLE, Unavailable, named_sinks, prep
 from edge.commands.projects import describe
 from edge.commands.serve import budget_settings, connections_allowed, require_proxy_extra, upstream_settings
 from edge.commands.up import require_unmixed_lines
-from edge.config import ALL, UP, Address, ConfigError, add_options, load, unknown_variables
+from edge.config import ALL, UP, ConfigError, add_options, load, unknown_variables
 from edge.disk import RealDisk, try_to_write
 from edge.drain.drainer import set_aside
 from edge.drain.posting import Poster
@@ -31,6 +31,7 @@ from edge.drain.sink import PROBE_S, Sink, without_secrets
 from edge.drain.sinks.posthog import PORTS
 from edge.drain.slots import share_lock
 from edge.layout import LOCK_NAME, Layout
+from edge.notation import Address
 from edge.process import EXIT_UNUSABLE, is_held, lock_holder, raise_descriptor_limit
 from edge.segment.name import State
 from edge.server.projects import load_projects

@@ -9,21 +9,9 @@ import textwrap
 from pathlib import Path
 from typing import Any, Final
 
-from edge.config import (
-    ALL,
-    DECIMAL_MIN,
-    HIDDEN,
-    NUMBER_BELOW,
-    UP,
-    ConfigError,
-    Notation,
-    Option,
-    Setting,
-    add_options,
-    resolve,
-    unknown_variables,
-)
+from edge.config import ALL, HIDDEN, UP, ConfigError, Option, Setting, add_options, resolve, unknown_variables
 from edge.drain.sink import without_secrets
+from edge.notation import DECIMAL_MIN, NUMBER_BELOW, Notation
 from edge.process import EXIT_UNUSABLE
 
 VERBS: Final = {

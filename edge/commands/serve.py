@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from edge import __version__, logs
-from edge.config import ALL, SERVE, Address, ConfigError, Share, add_options, load, unknown_variables
+from edge.config import ALL, SERVE, ConfigError, add_options, load, unknown_variables
 from edge.disk import RealDisk
 from edge.drain.process import DrainSpec
 from edge.drain.sinks.table import make_sink
 from edge.layout import Layout
 from edge.metrics import Board, Row
+from edge.notation import Address, Share
 from edge.process import EXIT_TRY_AGAIN, EXIT_UNUSABLE, Child, Lifeline, raise_descriptor_limit
 from edge.server.admin import AdminServer, Check, Probes
 from edge.server.admission import ServerSettings, connections_fitting, descriptors_needed

@@ -15,8 +15,9 @@ from typing import Any, Final
 import msgspec
 
 from edge.commands.top_screen import cut_to, lines_of
-from edge.config import ALL, TOP, Address, ConfigError, add_options, load, parse_duration
+from edge.config import ALL, TOP, ConfigError, add_options, load
 from edge.exposition import parse_exposition
+from edge.notation import Address, parse_duration
 from edge.top import Frame, Heard, Reading, Source, make_frame
 
 EXIT_USAGE: Final = 2

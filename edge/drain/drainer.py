@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from edge.checkpoints import Checkpoint, CheckpointFile, Position, Trouble, clear_trouble, list_files
-from edge.config import Retention, Share
 from edge.disk import Disk
 from edge.drain.backoff import CAP_S, pause_s
 from edge.drain.quarantine import list_quarantined
@@ -27,6 +26,7 @@ from edge.drain.sinks.table import make_sink
 from edge.drain.slots import ClaimedSlots, InUse, share_lock
 from edge.layout import LOCK_NAME, Layout
 from edge.metrics import SINKS_MAX, Row
+from edge.notation import Retention, Share
 from edge.process import EXIT_FAULT, refuse_signals
 from edge.segment.name import State
 from edge.spool.inspect import segment_files, summarise

@@ -8,12 +8,12 @@ from pathlib import Path
 import msgspec
 
 from edge import logs
-from edge.config import Retention, Share
 from edge.disk import RealDisk
 from edge.drain.drainer import Drainer
 from edge.drain.slots import InUse
 from edge.layout import Layout
 from edge.metrics import Board
+from edge.notation import Retention, Share
 from edge.process import EXIT_TRY_AGAIN, EXIT_UNUSABLE, accept_signals, read_spec, refuse_signals, say_ready
 from edge.spool.budget import Pressure
 

@@ -13,9 +13,9 @@ from typing import Final
 import msgspec
 
 from edge.checkpoints import Position
-from edge.config import Retention
 from edge.disk import Disk
 from edge.layout import Layout
+from edge.notation import Retention
 from edge.segment.name import State, parse_name
 
 DELETE: Final = Retention()

@@ -12,9 +12,9 @@ import time
 from pathlib import Path
 from typing import Final
 
-from edge.config import Share
 from edge.disk import Disk
 from edge.layout import LOCK_NAME, Layout
+from edge.notation import Share
 from edge.process import lock_holder
 
 LOCK_WAIT_S: Final = 10.0

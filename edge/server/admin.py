@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from edge.config import Address
+from edge.notation import Address
 
 log = logging.getLogger(__name__)
 

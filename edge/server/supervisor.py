@@ -16,10 +16,10 @@ from typing import Final
 
 import msgspec
 
-from edge.config import Address
 from edge.disk import Disk
 from edge.layout import Layout
 from edge.metrics import Board
+from edge.notation import Address
 from edge.process import RETIRE, SIGNALS, Child, Lifeline, lock_holder
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from edge.commands.config import schema, template, toml
-from edge.config import ADDRESS, ALL, NETWORKS, SHARE, UPSTREAM, ConfigError, Notation, Option, load
+from edge.config import ALL, ConfigError, Option, load
+from edge.notation import ADDRESS, NETWORKS, SHARE, UPSTREAM, Notation
 from tests.server.running import edge, environment
 
 KEYS = {option.key: option for option in ALL}

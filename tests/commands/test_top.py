@@ -18,7 +18,7 @@ from typing import IO, Any, Self
 import pytest
 
 from edge.commands.top import Unanswered, read
-from edge.config import Address
+from edge.notation import Address
 from tests.server.running import PATIENCE_S, Server, edge, environment, running, wait_until
 
 EVENT = b'{"api_key":"phc_x","event":"e","distinct_id":"d"}'

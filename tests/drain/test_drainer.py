@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from edge.checkpoints import Checkpoint, CheckpointFile, Position, Trouble, load_all
-from edge.config import Retention, Share
 from edge.disk import RealDisk
 from edge.drain import drainer as drainer_module
 from edge.drain import slots as slots_module
@@ -23,6 +22,7 @@ from edge.drain.sinks.null import NullSink
 from edge.drain.slots import InUse
 from edge.layout import Layout
 from edge.metrics import Board, Row
+from edge.notation import Retention, Share
 from edge.process import EXIT_FAULT
 from edge.segment.name import parse_name
 from tests.downstream import Downstream, Reply
@@ -178,6 +178,7 @@ def test_a_second_drainer_is_refused(tmp_path: Path, row: Row, monkeypatch: pyte
     ("urls", "message"),
     [
         (["mail:x"], "expected a sink URL that begins with file:, .*, found 'mail:x'"),
+        (["mail://me:secret@h"], r"expected a sink URL that begins with file:, .*, found 'mail://\*\*\*@h'"),
         (["null"], "expected a sink URL"),
         (["null:", "null:"], "the same destination twice"),
         ([], "expected 1 to 8 sinks, found 0"),

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from edge.checkpoints import Position
-from edge.config import Retention
 from edge.disk import RealDisk
 from edge.drain.retire import retire
+from edge.notation import Retention
 from tests.drain.spools import Slot
 from tests.fakes import EIO, Fault, FaultyDisk
 

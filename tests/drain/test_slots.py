@@ -3,11 +3,11 @@ from pathlib import Path
 
 import pytest
 
-from edge.config import Share
 from edge.disk import RealDisk
 from edge.drain import slots as slots_module
 from edge.drain.slots import ClaimedSlots, InUse
 from edge.layout import Layout
+from edge.notation import Share
 from tests.drain.spools import Slot
 from tests.fakes import EIO, Fault, FaultyDisk
 

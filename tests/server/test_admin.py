@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from edge.config import Address
+from edge.notation import Address
 from edge.server.admin import AdminServer, Check, Probes
 
 FINE = Check("worker-0", True, "accepting")

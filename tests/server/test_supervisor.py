@@ -13,9 +13,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edge.config import Address
 from edge.layout import Layout
 from edge.metrics import Board
+from edge.notation import Address
 from edge.process import SIGNALS, Child, Lifeline
 from edge.segment.name import State
 from edge.server.supervisor import Job, Supervisor, listen, try_to_bind

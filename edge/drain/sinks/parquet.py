@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
-from edge.config import parse_duration
 from edge.disk import Disk, make_directory, write_durably
 from edge.drain.event import Event
 from edge.drain.probing import probe_directory
 from edge.drain.shapes import COLUMNS, row_line
 from edge.drain.sink import READ_BYTES, Batch, Retryable, SinkUrl
 from edge.drain.timestamps import format_time
+from edge.notation import parse_duration
 from edge.segment.name import SegmentName
 
 if TYPE_CHECKING:

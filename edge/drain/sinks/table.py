@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from edge.drain.sink import Sink, SinkUrl, split_url
+from edge.drain.sink import Sink, SinkUrl, split_url, without_secrets
 from edge.drain.sinks import clickhouse, file, kafka, null, objects, posthog, stdout
 
 SINKS: Final[dict[str, Callable[[SinkUrl], tuple[str, Sink]]]] = {
@@ -29,6 +29,6 @@ def make_sink(text: str) -> tuple[str, Sink]:
     url = split_url(text)
     if url.scheme not in SINKS or ":" not in text:
         raise ValueError(
-            f"expected a sink URL that begins with {', '.join(f'{name}:' for name in SINKS)}, found {text!r}"
+            f"expected a sink URL that begins with {', '.join(f'{name}:' for name in SINKS)}, found {without_secrets(text)!r}"
         )
     return SINKS[url.scheme](url)
