@@ -9,10 +9,7 @@ from typing import Final
 
 from edge import __version__
 from edge.config import ConfigError
-from edge.process import EXIT_UNUSABLE, open_standard_streams
-
-EXIT_USAGE: Final = 2
-EXIT_CONFIG: Final = 78
+from edge.process import EXIT_CONFIG, EXIT_UNUSABLE, open_standard_streams
 
 VERBS: Final = {
     "up": "serve and ship under one supervisor; needs no configuration",

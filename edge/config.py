@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -55,10 +55,6 @@ class Option(msgspec.Struct, frozen=True):
     """The default in words, where it is no value or not the same everywhere."""
     example: str = ""
     """What to show in the default's place where there is none; blanks between several."""
-
-    @property
-    def parse(self) -> Callable[[str], Any]:
-        return self.notation.parse
 
     @property
     def flag(self) -> str:

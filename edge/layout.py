@@ -15,6 +15,8 @@ import re
 from pathlib import Path
 from typing import Final
 
+from edge.config import ConfigError
+
 _SLOT: Final = re.compile(r"slot-([0-9]{2}|[1-9][0-9]{2,})")
 
 LOCK_NAME: Final = ".lock"
@@ -50,3 +52,10 @@ class Layout:
         if not self.quarantine.is_dir():
             return []
         return sorted(path for path in self.quarantine.iterdir() if path.is_dir())
+
+
+def existing_layout(data: Path) -> Layout:
+    """Of a folder that is there. Raises `ConfigError`."""
+    if not data.is_dir():
+        raise ConfigError(f"--data: there is no folder {data}")
+    return Layout(data)

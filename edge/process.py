@@ -21,10 +21,16 @@ import msgspec
 
 log = logging.getLogger(__name__)
 
+EXIT_USAGE: Final = 2
+EXIT_BAD_DATA: Final = 65
+"""Something is damaged, or was refused for good."""
+EXIT_UNAVAILABLE: Final = 69
+"""A destination, an upstream or a server does not answer, or takes nothing."""
+EXIT_CONFIG: Final = 78
 EXIT_TRY_AGAIN: Final = 75
 """Another process holds what this one needs."""
 EXIT_UNUSABLE: Final = 74
-"""The data folder cannot be read or written."""
+"""The data folder, or a part of it, cannot be read or written."""
 EXIT_FAULT: Final = 70
 """A programming error was met; the parent starts the process again."""
 

@@ -145,8 +145,8 @@ def test_every_option_is_a_flag_a_variable_and_a_key(option: Option, file: Path)
     }
     sample = samples[option.metavar]
     file.write_text(f'{option.key} = "{sample}"\n')
-    expected = option.parse(sample)
-    assert not option.default or expected != option.parse(option.default)
+    expected = option.notation.parse(sample)
+    assert not option.default or expected != option.notation.parse(option.default)
     assert loaded(option.flag, sample)[option.key] == expected
     assert loaded(environ={option.variable: sample})[option.key] == expected
     assert loaded("--config", str(file))[option.key] == expected

@@ -33,7 +33,7 @@ def test_every_edge_has_a_volume_of_its_own_and_settings_that_are_read(compose: 
     for edge in edges(compose).values():
         assert edge["volumes"][0].endswith(":" + edge["environment"]["EDGE_DATA"])
         for name, value in edge["environment"].items():
-            known[name].parse(value)
+            known[name].notation.parse(value)
         make_sink(edge["environment"]["EDGE_TO"])
 
 

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from edge.checkpoints import load_all
-from edge.commands.drain import EXIT_UNAVAILABLE, Unavailable, named_sinks, prepare_sink
+from edge.commands.drain import Unavailable, named_sinks, prepare_sink
 from edge.commands.projects import describe
 from edge.commands.serve import budget_settings, connections_allowed, require_proxy_extra, upstream_settings
 from edge.commands.up import require_unmixed_lines
@@ -32,7 +32,7 @@ from edge.drain.sinks.posthog import PORTS
 from edge.drain.slots import share_lock
 from edge.layout import LOCK_NAME, Layout
 from edge.notation import Address
-from edge.process import EXIT_UNUSABLE, is_held, lock_holder, raise_descriptor_limit
+from edge.process import EXIT_CONFIG, EXIT_UNAVAILABLE, EXIT_UNUSABLE, is_held, lock_holder, raise_descriptor_limit
 from edge.segment.name import State
 from edge.server.projects import load_projects
 from edge.server.supervisor import try_to_bind
@@ -40,8 +40,6 @@ from edge.spool.budget import Pressure, measure_room, pressure
 from edge.spool.inspect import SlotState, extent, require_writable, slot_state
 from edge.wire.forward import UpstreamSettings, parse_upstream
 from edge.wire.projects import ProjectsError
-
-EXIT_CONFIG: Final = 78
 
 OK: Final = "ok"
 NOTE: Final = "note"

@@ -18,9 +18,9 @@ from edge.drain.drainer import Drainer
 from edge.drain.sink import Sink, without_secrets
 from edge.drain.sinks.table import make_sink
 from edge.drain.slots import InUse
-from edge.layout import Layout
+from edge.layout import Layout, existing_layout
 from edge.metrics import SINKS_MAX, Board
-from edge.process import EXIT_TRY_AGAIN, EXIT_UNUSABLE
+from edge.process import EXIT_BAD_DATA, EXIT_TRY_AGAIN, EXIT_UNAVAILABLE, EXIT_UNUSABLE
 from edge.server.admin import AdminServer, Check, Probes
 from edge.spool.budget import BudgetSettings, DiskBudget, Pressure
 from edge.spool.inspect import extent
@@ -28,8 +28,6 @@ from edge.status import spool_gauges
 
 log = logging.getLogger(__name__)
 
-EXIT_BAD_DATA: Final = 65
-EXIT_UNAVAILABLE: Final = 69
 HEARTBEAT_MAX_S: Final = 10.0
 
 
@@ -97,9 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = load(DRAIN, arguments, os.environ, ALL)
     for sentence in unknown_variables(os.environ, ALL):
         log.warning("%s", sentence)
-    layout = Layout(Path(settings["data"]).absolute())
-    if not layout.data.is_dir():
-        raise ConfigError(f"--data: there is no folder {settings['data']}")
+    layout = existing_layout(Path(settings["data"]).absolute())
     try:
         urls = sink_urls(settings)
     except Unavailable as error:

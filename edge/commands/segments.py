@@ -12,8 +12,6 @@ from typing import Any, Final
 import msgspec
 
 from edge.commands.segments_replay import (
-    EXIT_BAD_DATA,
-    EXIT_UNREADABLE,
     quarantines,
     replay_quarantine,
     replay_segments,
@@ -22,8 +20,8 @@ from edge.config import ALL, DATA, ConfigError, add_options, load
 from edge.disk import RealDisk
 from edge.drain.selection import Selection, select
 from edge.drain.shapes import event_line
-from edge.layout import Layout
-from edge.process import EXIT_TRY_AGAIN
+from edge.layout import Layout, existing_layout
+from edge.process import EXIT_BAD_DATA, EXIT_TRY_AGAIN, EXIT_UNUSABLE
 from edge.segment.frame import FRAME_HEADER_BYTES, SEGMENT_HEADER_BYTES, is_room, parse_segment_header
 from edge.segment.name import State
 from edge.segment.record import decode_record
@@ -88,10 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _layout(arguments: argparse.Namespace) -> Layout:
     settings = load((DATA,), arguments, os.environ, ALL)
-    layout = Layout(Path(settings["data"]))
-    if not layout.data.is_dir():
-        raise ConfigError(f"--data: there is no folder {settings['data']}")
-    return layout
+    return existing_layout(Path(settings["data"]))
 
 
 def _selection(arguments: argparse.Namespace) -> Selection:
@@ -145,13 +140,13 @@ def _ls(arguments: argparse.Namespace) -> int:
     for file in files:
         if isinstance(file, tuple):
             print(f"{file[0]}: {file[1]}", file=sys.stderr)
-            status = EXIT_UNREADABLE
+            status = EXIT_UNUSABLE
             continue
         try:
             found = summarise(file, around=True)
         except OSError as error:
             print(error, file=sys.stderr)
-            status = EXIT_UNREADABLE
+            status = EXIT_UNUSABLE
             found = None
         if arguments.json:
             _print(_row(file, found))
@@ -223,7 +218,7 @@ def _stat(arguments: argparse.Namespace) -> int:
     }
     if arguments.json:
         _print(found)
-        return EXIT_UNREADABLE if unreadable else 0
+        return EXIT_UNUSABLE if unreadable else 0
     for name, value in found.items():
         if name == "sinks":
             for sink in found["sinks"]:
@@ -234,7 +229,7 @@ def _stat(arguments: argparse.Namespace) -> int:
             sys.stdout.write(f"{name:<16} {', '.join(f'{count} {state}' for state, count in value.items())}\n")
         else:
             sys.stdout.write(f"{name:<16} {'-' if value is None else f'{value:,}'}\n")
-    return EXIT_UNREADABLE if unreadable else 0
+    return EXIT_UNUSABLE if unreadable else 0
 
 
 def _cat(arguments: argparse.Namespace) -> int:
@@ -243,7 +238,7 @@ def _cat(arguments: argparse.Namespace) -> int:
     for file in _readable_files(arguments):
         if isinstance(file, tuple):
             print(f"{file[0]}: {file[1]}", file=sys.stderr)
-            status = EXIT_UNREADABLE
+            status = EXIT_UNUSABLE
             continue
         end = 0
         for item in frames(file, around=True):
@@ -277,7 +272,7 @@ def _verify(arguments: argparse.Namespace) -> int:
     for file in _readable_files(arguments):
         if isinstance(file, tuple):
             print(f"{file[0]}: {file[1]}", file=sys.stderr)
-            status = EXIT_UNREADABLE
+            status = EXIT_UNUSABLE
             continue
         faults = _faults(file)
         if faults:
@@ -332,7 +327,7 @@ def _repair(arguments: argparse.Namespace) -> int:
     for file in _readable_files(arguments):
         if isinstance(file, tuple):
             print(f"{file[0]}: {file[1]}", file=sys.stderr)
-            status = EXIT_UNREADABLE
+            status = EXIT_UNUSABLE
             continue
         if not arguments.files and file.state is State.OPEN and is_locked(file):
             # As it should be: its worker writes it.
@@ -345,7 +340,7 @@ def _repair(arguments: argparse.Namespace) -> int:
             continue
         except OSError as error:
             print(f"{file.path}: {error}", file=sys.stderr)
-            status = EXIT_UNREADABLE
+            status = EXIT_UNUSABLE
             continue
         if finding.action == "unreadable":
             status = status or EXIT_BAD_DATA

@@ -17,13 +17,10 @@ from edge.drain.selection import Selection
 from edge.drain.sink import Sink, without_secrets
 from edge.drain.sinks.table import make_sink
 from edge.layout import Layout
+from edge.process import EXIT_BAD_DATA, EXIT_UNAVAILABLE, EXIT_UNUSABLE
 from edge.segment.record import decode_record
 from edge.segment.scan import Frame
 from edge.spool.inspect import SegmentFile, frames
-
-EXIT_BAD_DATA: Final = 65
-EXIT_UNAVAILABLE: Final = 69
-EXIT_UNREADABLE: Final = 74
 
 EVENTS_MAX: Final = 1000
 """Sent, and taken out of quarantine, together."""
@@ -53,7 +50,7 @@ def replay_segments(
     for file in files:
         if isinstance(file, tuple):
             print(f"{file[0]}: {file[1]}", file=sys.stderr)
-            replayed.status = replayed.status or EXIT_UNREADABLE
+            replayed.status = replayed.status or EXIT_UNUSABLE
             continue
         for item in frames(file, around=True):
             try:

@@ -14,10 +14,10 @@ import msgspec
 
 from edge.config import ALL, DATA, ConfigError, add_options, load
 from edge.layout import Layout
+from edge.process import EXIT_UNAVAILABLE
 from edge.segment.scan import Frame
 from edge.spool.inspect import all_segments, frames
 
-EXIT_UNAVAILABLE: Final = 69
 TIMEOUT_S: Final = 10
 
 

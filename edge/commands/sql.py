@@ -5,7 +5,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from edge.commands.drain import Unavailable, sink_urls
 from edge.config import ALL, DATA, TO, ConfigError, add_options, load
@@ -13,12 +13,10 @@ from edge.drain.query import create_events, read_spool
 from edge.drain.sink import split_url
 from edge.drain.sinks.parquet import open_database, require_duckdb
 from edge.drain.sinks.table import make_sink
-from edge.layout import Layout
+from edge.layout import existing_layout
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
-
-EXIT_UNAVAILABLE: Final = 69
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     settings = load((DATA, TO), arguments, os.environ, ALL)
-    layout = Layout(Path(settings["data"]).absolute())
-    if not layout.data.is_dir():
-        raise ConfigError(f"--data: there is no folder {settings['data']}")
+    layout = existing_layout(Path(settings["data"]).absolute())
     try:
         require_duckdb("sql")
     except ValueError as error:

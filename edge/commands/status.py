@@ -9,9 +9,9 @@ from typing import Final
 import msgspec
 
 from edge.checkpoints import Trouble
-from edge.config import ALL, DATA, ConfigError, add_options, load
+from edge.config import ALL, DATA, add_options, load
 from edge.drain.timestamps import format_time
-from edge.layout import Layout
+from edge.layout import existing_layout
 from edge.process import EXIT_UNUSABLE
 from edge.status import Status, read_status
 
@@ -29,9 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     settings = load((DATA,), arguments, os.environ, ALL)
-    layout = Layout(Path(settings["data"]))
-    if not layout.data.is_dir():
-        raise ConfigError(f"--data: there is no folder {settings['data']}")
+    layout = existing_layout(Path(settings["data"]))
     status = read_status(layout)
     if arguments.json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(status)).decode() + "\n")

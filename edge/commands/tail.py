@@ -13,14 +13,14 @@ from select import poll
 from typing import Final
 
 from edge.commands.segments import add_filters
-from edge.commands.segments_replay import EXIT_BAD_DATA, EXIT_UNREADABLE
 from edge.config import ALL, DATA, ConfigError, add_options, load
 from edge.disk import RealDisk
 from edge.drain.readable import dropped_text, event_text
 from edge.drain.selection import Selection, select
 from edge.drain.shapes import event_line
 from edge.drain.tail import Show, Tail
-from edge.layout import Layout
+from edge.layout import existing_layout
+from edge.process import EXIT_BAD_DATA, EXIT_UNUSABLE
 from edge.segment.record import Record
 
 POLL_MS: Final = 200
@@ -51,9 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     settings = load((DATA,), arguments, os.environ, ALL)
-    layout = Layout(Path(settings["data"]))
-    if not layout.data.is_dir():
-        raise ConfigError(f"--data: there is no folder {settings['data']}")
+    layout = existing_layout(Path(settings["data"]))
     lines = _whole("--lines", arguments.lines, 0)
     sample = _whole("--sample", arguments.sample, 1)
     selection = select(arguments.token, arguments.event, arguments.uuid, None, None, 0, sample)
@@ -67,7 +65,7 @@ def run(arguments: argparse.Namespace) -> int:
     if not tail.slots:
         print("edge tail: nothing was accepted here yet", file=sys.stderr)
     if arguments.no_follow:
-        return EXIT_UNREADABLE if tail.unreadable else EXIT_BAD_DATA if tail.damaged else 0
+        return EXIT_UNUSABLE if tail.unreadable else EXIT_BAD_DATA if tail.damaged else 0
     while True:
         _write(tail.more())
         _wait(0 if tail.behind else POLL_MS)

@@ -18,10 +18,8 @@ from edge.commands.top_screen import cut_to, lines_of
 from edge.config import ALL, TOP, ConfigError, add_options, load
 from edge.exposition import parse_exposition
 from edge.notation import Address, parse_duration
+from edge.process import EXIT_UNAVAILABLE, EXIT_USAGE
 from edge.top import Frame, Heard, Reading, Source, make_frame
-
-EXIT_USAGE: Final = 2
-EXIT_UNAVAILABLE: Final = 69
 
 TIMEOUT_S: Final = 5.0
 """For the connection, and for every step of an answer."""

@@ -4,9 +4,10 @@ import argparse
 import os
 import sys
 
-from edge.commands.drain import EXIT_UNAVAILABLE, Unavailable, sink_urls
+from edge.commands.drain import Unavailable, sink_urls
 from edge.commands.serve import start
 from edge.config import ALL, UP, ConfigError, add_options, load
+from edge.process import EXIT_UNAVAILABLE
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

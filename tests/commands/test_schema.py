@@ -1,6 +1,7 @@
 import pytest
 
-from edge.cli import EXIT_CONFIG, main
+from edge.cli import main
+from edge.process import EXIT_CONFIG
 
 
 def test_it_prints_the_statement_for_the_table_named(capsys: pytest.CaptureFixture[str]) -> None:

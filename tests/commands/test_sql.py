@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from edge.cli import EXIT_CONFIG, main
+from edge.cli import main
 from edge.layout import Layout
+from edge.process import EXIT_CONFIG
 from tests.drain.spools import Slot
 
 
