@@ -83,11 +83,11 @@ class MockCluster:
         array = (ctypes.c_int * len(codes))(*codes)
         self._library.rd_kafka_mock_push_request_errors_array(self._cluster, request, len(codes), array)
 
-    def fail_at(self, broker: int, code: int, request: int = PRODUCE) -> None:
-        """The next request of the kind that this broker gets has this answer."""
+    def fail_at(self, broker: int, code: int, request: int = PRODUCE, delay_ms: int = 0) -> None:
+        """The next request of the kind that this broker gets has this answer, so much later."""
         push = self._library.rd_kafka_mock_broker_push_request_error_rtts
-        one, delay_ms = ctypes.c_size_t(1), ctypes.c_int(0)
-        error = push(self._cluster, ctypes.c_int32(broker), ctypes.c_int16(request), one, ctypes.c_int(code), delay_ms)
+        answer = ctypes.c_size_t(1), ctypes.c_int(code), ctypes.c_int(delay_ms)
+        error = push(self._cluster, ctypes.c_int32(broker), ctypes.c_int16(request), *answer)
         assert error == 0
 
     def down(self) -> None:

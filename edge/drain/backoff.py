@@ -12,12 +12,12 @@ _RAMP_SHARE: Final = 0.1
 _RAMP_CAP_S: Final = 5.0
 
 
-def delay_s(failures: int, draw: float, retry_after_s: float = 0.0) -> float:
-    """Seconds to wait after `failures` attempts in a row: exponential with full jitter, for as long as it takes.
+def delay_s(failures: int, draw: float, retry_after_s: float = 0.0, at_most_s: float = CAP_S) -> float:
+    """Seconds to wait after `failures` attempts in a row: exponential up to `at_most_s`, with full jitter.
 
     `draw` is uniform in 0..1; never less than the receiver asked for.
     """
-    ceiling = min(CAP_S, BASE_S * 2.0 ** min(failures - 1, 16))
+    ceiling = min(at_most_s, BASE_S * 2.0 ** min(failures - 1, 16))
     return max(retry_after_s, ceiling * draw)
 
 

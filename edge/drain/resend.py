@@ -44,7 +44,7 @@ def resend(sink: Sink, events: list[Event], sleep: Callable[[float], None] = tim
             failures = 1 if delivery.shipped > shipped else failures + 1
             if failures >= ATTEMPTS:
                 raise Unavailable(str(refusal)) from refusal
-            sleep(delay_s(failures, random.random(), refusal.retry_after_s))
+            sleep(delay_s(failures, random.random(), refusal.retry_after_s, refusal.at_most_s))
         except (Paused, Tripped, SinkGone) as refusal:
             raise Unavailable(str(refusal)) from refusal
         else:

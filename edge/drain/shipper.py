@@ -260,7 +260,8 @@ class Shipper:
     def _hold(self, refusal: Retryable | Paused | Tripped) -> None:
         attempt = self.failures + 1
         if isinstance(refusal, Retryable):
-            self._refused("retryable", str(refusal), delay_s(attempt, random.random(), refusal.retry_after_s))
+            wait_s = delay_s(attempt, random.random(), refusal.retry_after_s, refusal.at_most_s)
+            self._refused("retryable", str(refusal), wait_s)
         else:
             self._looks_further = True
             kind = "breaker" if isinstance(refusal, Tripped) else "paused"

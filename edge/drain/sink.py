@@ -29,6 +29,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from edge.config import HIDDEN, without_user
+from edge.drain.backoff import CAP_S
 from edge.drain.event import Event
 from edge.segment.name import SegmentName
 
@@ -52,11 +53,17 @@ class Refusal(Exception):
 
 
 class Retryable(Refusal):
-    """The sink does not take it now; the same is offered again, for as long as it takes. Never earlier than `retry_after_s`."""
+    """The sink does not take it now; the same is offered again, for as long as it takes.
 
-    def __init__(self, why: str, retry_after_s: float = 0.0, *, taken: Collection[int] = ()) -> None:
+    Never earlier than `retry_after_s`, and no later than `at_most_s` where the sink knows how soon that is worth it.
+    """
+
+    def __init__(
+        self, why: str, retry_after_s: float = 0.0, *, at_most_s: float = CAP_S, taken: Collection[int] = ()
+    ) -> None:
         super().__init__(why, taken=taken)
         self.retry_after_s = retry_after_s
+        self.at_most_s = at_most_s
 
 
 class TooLarge(Refusal):

@@ -12,11 +12,12 @@ def test_the_ceiling_doubles_up_to_the_cap(failures: int, ceiling: float) -> Non
     assert delay_s(failures, 1.0) == ceiling
 
 
-@given(failures=st.integers(1, 10**6), draw=st.floats(0, 1), asked=st.floats(0, 300))
+@given(failures=st.integers(1, 10**6), draw=st.floats(0, 1), asked=st.floats(0, 300), at_most=st.floats(0, CAP_S))
 def test_never_less_than_asked_and_never_more_than_the_cap_unless_asked(
-    failures: int, draw: float, asked: float
+    failures: int, draw: float, asked: float, at_most: float
 ) -> None:
     assert asked <= delay_s(failures, draw, asked) <= max(CAP_S, asked)
+    assert asked <= delay_s(failures, draw, asked, at_most) <= max(at_most, asked)
 
 
 @given(failures=st.integers(1, 10**6), draw=st.floats(0, 1))

@@ -27,6 +27,18 @@ def test_a_busy_sink_is_asked_again_a_few_times() -> None:
     assert min(waits) >= 7.0
 
 
+def test_a_sink_that_knows_how_soon_it_is_worth_it_is_asked_by_then() -> None:
+    waits: list[float] = []
+
+    def rule(offered: list[Event]) -> None:
+        raise Retryable("soon", at_most_s=0.001)
+
+    with pytest.raises(Unavailable):
+        resend(ScriptedSink(rule), [event("a")], waits.append)
+    assert len(waits) == ATTEMPTS - 1
+    assert max(waits) <= 0.001
+
+
 @pytest.mark.parametrize(
     "refusal",
     [Retryable("busy"), Paused("no key"), SinkGone("closed"), Refused("all of them")],

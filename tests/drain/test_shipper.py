@@ -8,6 +8,7 @@ import pytest
 
 from edge.checkpoints import CheckpointFile, Totals, load_all
 from edge.disk import RealDisk
+from edge.drain.backoff import CAP_S
 from edge.drain.event import Event
 from edge.drain.quarantine import list_quarantined, load
 from edge.drain.reader import RAW_BYTES_MAX
@@ -41,6 +42,7 @@ class MemorySink:
         self.offered = 0
         self.refusals = 0
         self.retry_after_s = 0.0
+        self.at_most_s = CAP_S
         self.never: set[str] = set()
         """Names of events that are refused for good."""
         self.takes_s = 0.0
@@ -66,7 +68,7 @@ class MemorySink:
         self.offered += 1
         if self.refusals:
             self.refusals -= 1
-            raise Retryable("not now", self.retry_after_s)
+            raise Retryable("not now", self.retry_after_s, at_most_s=self.at_most_s)
         if self.refuse_all is not None and batch.events:
             raise self.refuse_all
         if self.never & {event.event for event in batch.events}:
@@ -188,6 +190,23 @@ def test_the_wait_after_a_refusal_is_as_long_as_the_sink_asked(
     clock.now += 1.1
     shipping.step()
     assert sink.names == ["a"]
+    shipping.close()
+
+
+def test_the_wait_after_many_refusals_is_no_longer_than_the_sink_says(
+    slot: Slot, sink: MemorySink, shipper: Callable[[], Shipper], clock: Clock
+) -> None:
+    slot.commit("a")
+    sink.refusals = 60
+    sink.at_most_s = 5.0
+    shipping = shipper()
+    waits = []
+    while not sink.names:
+        shipping.step()
+        waits.append(shipping.wait_s)
+        clock.now += shipping.wait_s
+    assert len(waits) == 61
+    assert 2.5 < max(waits) <= 5.0
     shipping.close()
 
 

@@ -19,6 +19,7 @@ class TcpProxy:
         self._losing = threading.Event()
         self._hanging_up = threading.Event()
         self._refusing = threading.Event()
+        self._forgotten: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._threads = [threading.Thread(target=self._accept)]
@@ -41,6 +42,11 @@ class TcpProxy:
         if hang_up:
             self._hanging_up.set()
         self._losing.set()
+
+    def forget_connections(self) -> None:
+        """Those that are there carry no answer any more and stay open; new ones work."""
+        with self._lock:
+            self._forgotten |= self._open
 
     def refuse(self) -> None:
         """End every connection, new ones at once."""
@@ -87,7 +93,7 @@ class TcpProxy:
     def _copy(self, source: socket.socket, target: socket.socket, answers: bool) -> None:
         try:
             while data := source.recv(_RECEIVE_BYTES):
-                if answers and self._losing.is_set():
+                if answers and (self._losing.is_set() or source in self._forgotten):
                     self.lost_bytes += len(data)
                     if self._hanging_up.is_set():
                         break

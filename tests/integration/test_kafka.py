@@ -14,8 +14,13 @@ import msgspec
 import pytest
 from confluent_kafka import Message
 
-from edge.drain.sink import Paused
+from edge.drain.expand import expand
+from edge.drain.messages import TOPICS, Messages
+from edge.drain.sink import Batch, Paused, Retryable
+from edge.drain.sinks.kafka import DEFAULTS, PROMISES, KafkaSink
 from edge.drain.sinks.table import make_sink
+from edge.segment.name import SegmentName
+from edge.segment.record import RecordIds, decode_record, encode_record
 from tests.bench.shipping import EVENTS, rows_of
 from tests.integration.edge_process import EdgeProcess, command_line, send_signal, wait_until_gone
 from tests.integration.kafka_broker import KafkaBroker
@@ -65,6 +70,25 @@ def to(broker: str, topic: str, *more: str) -> tuple[str, str]:
 def send(edge: EdgeProcess, data: Any, path: str = "/e/") -> None:
     answer = edge.request("POST", path, json.dumps(data).encode(), {"X-Forwarded-For": "203.0.113.7"})
     assert answer.status == 200, answer
+
+
+def batch_of(*names: str) -> Batch:
+    request = json.dumps([{"event": name, "distinct_id": "u"} for name in names]).encode()
+    stored = encode_record(RecordIds(1), 0, "phc_x", "batch", "", request)
+    return Batch(0, SegmentName(1, 1), 0, len(stored), expand(decode_record(stored)).events)
+
+
+def ship_in_the_end(sink: KafkaSink, batch: Batch) -> list[str]:
+    """Why it was not taken before."""
+    said: list[str] = []
+    while True:
+        try:
+            sink.ship(batch)
+        except Retryable as refusal:
+            said.append(str(refusal))
+        else:
+            return said
+        assert len(said) < 30, said
 
 
 def names(messages: list[Message]) -> list[str]:
@@ -369,6 +393,28 @@ def test_the_drainer_may_be_anywhere_when_the_broker_goes_and_the_power_fails(
             edge.start(*to(broker.address, topic))
             broker.start()
     settle(edge, streams, broker, topic)
+
+
+def test_a_producer_whose_connections_are_dead_is_given_up_where_others_get_through(tmp_path: Path) -> None:
+    """As behind a firewall that has forgotten them: what is sent on them arrives perhaps, and no answer ever."""
+    port = free_port()
+    with TcpProxy(("127.0.0.1", port)) as proxy:
+        advertised = f"advertised.listeners=PLAINTEXT://127.0.0.1:{proxy.port}"
+        with KafkaBroker(tmp_path, port=port, settings=[advertised]) as broker:
+            broker.start()
+            broker.create("dead")
+            properties = {**DEFAULTS, **PROMISES, "bootstrap.servers": f"127.0.0.1:{proxy.port}"}
+            sink = KafkaSink(properties, Messages(dict.fromkeys(TOPICS, "dead")), patience_s=1.0, stuck_s=2.0)
+            ship_in_the_end(sink, batch_of("a", "b", "c"))
+            proxy.forget_connections()
+            said = ship_in_the_end(sink, batch_of("d", "e", "f"))
+            sink.close()
+            assert any(why.endswith("another producer takes over") for why in said)
+            messages = consume(broker.address, "dead")
+            assert proxy.lost_bytes > 0
+            assert names(messages)[:6] == list("abcdef")
+            # The broker may have taken what it could not say.
+            assert set(names(messages)) == set("abcdef")
 
 
 def test_the_order_to_stop_does_not_wait_for_an_absent_broker(

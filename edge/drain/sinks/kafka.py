@@ -2,11 +2,15 @@
 
 A batch goes out in full before anything is waited for, and counts as shipped once the brokers in sync have every message of it
 (acks=all). It is as large as the time that takes makes worth while. Messages never expire, and what broke on the way is sent
-again by the producer, in order and without doubles, for as long as its process lives. So an outage is lag: `ship` says
-`Retryable` from time to time, and what was handed to the producer stays there and is not handed over again when the same events
-are offered again.
+again by the producer, in order and without doubles, for as long as it lives. So an outage is lag: `ship` says `Retryable` from
+time to time, and what was handed to the producer stays there and is not handed over again when the same events are offered
+again.
 
-After a crash the batch under way is sent again, which consumers recognise by uuid, event, timestamp and distinct_id.
+A producer may lose its way for good when partitions are without a leader for a moment (librdkafka issues 4976, 5430, 5593). One
+that gets nothing confirmed while others find the brokers and their leaders there is given up for another.
+
+After that, as after a crash, the batch under way is sent again, which consumers recognise by uuid, event, timestamp and
+distinct_id.
 
 Options of the URL:
 
@@ -47,7 +51,15 @@ _LONG: Final = 4.0
 QUEUE_KBYTES: Final = 65_536
 """What the producer holds at most; above, `ship` waits for room."""
 PATIENCE_S: Final = 5.0
-"""Without a single message confirmed. Below the time the drainer has to stop."""
+"""Without a single message confirmed."""
+STUCK_S: Final = 30.0
+"""Without a single message confirmed, while others find leaders of all partitions: the producer is given up. Twice as long for
+the next one, as there are leaders that confirm nothing, with too few replicas in sync."""
+STUCK_MAX_S: Final = 3600.0
+_LOOK_S: Final = 2.0
+"""For the brokers' answer to another client. With `PATIENCE_S` below the time the drainer has to stop."""
+_SOON_S: Final = 5.0
+"""Until the same is offered again, where the topics have leaders."""
 _POLL_S: Final = 0.1
 _SETTING_S: Final = 1.0
 """For a setting of a broker that has just answered."""
@@ -109,13 +121,22 @@ class KafkaSink:
     read_bytes = CACHED_READ_BYTES
     by_range = False
 
-    def __init__(self, properties: Mapping[str, Any], messages: Messages, patience_s: float = PATIENCE_S) -> None:
+    def __init__(
+        self,
+        properties: Mapping[str, Any],
+        messages: Messages,
+        patience_s: float = PATIENCE_S,
+        stuck_s: float = STUCK_S,
+    ) -> None:
         from confluent_kafka import KafkaError
 
         self._properties = dict(properties)
         self._message = messages.of
         self._topics = messages.topics
         self._patience_s = patience_s
+        self._stuck_s = self._stuck_first_s = stuck_s
+        self._led: tuple[int, float] | None = None
+        """While the topics have leaders and nothing is confirmed: how many messages wait, and since when."""
         self._too_large = frozenset(getattr(KafkaError, name) for name in _TOO_LARGE)
         self._unacceptable = frozenset(getattr(KafkaError, name) for name in _UNACCEPTABLE)
         self._misconfigured = frozenset(getattr(KafkaError, name) for name in _MISCONFIGURED)
@@ -151,7 +172,8 @@ class KafkaSink:
         if batch.end - batch.start >= self.read_bytes // 2:
             self.read_bytes = next_read_bytes(self.read_bytes, handed_s - began_s, time.monotonic() - handed_s)
         self._under_way.clear()
-        self._trouble = None
+        self._trouble = self._led = None
+        self._stuck_s = self._stuck_first_s
         if oversized or self._failures:
             raise self._refusal(batch.events, oversized)
         size, self._bytes = self._bytes, 0
@@ -159,16 +181,7 @@ class KafkaSink:
 
     def probe(self) -> str:
         """By the brokers' list of topics. No topic is named, as one that is may be made by being asked for."""
-        from confluent_kafka import KafkaException
-        from confluent_kafka.admin import AdminClient
-
-        trouble: list[KafkaError] = []
-        properties: dict[str, Any] = {**self._properties, "error_cb": trouble.append, "logger": library_log}
-        try:
-            asking = AdminClient(properties)
-        except KafkaException as error:
-            raise Paused(error.args[0].str()) from error
-        cluster = self._cluster(asking, trouble)
+        asking, cluster = self._cluster(self._patience_s)
         for name in sorted(self._topics & cluster.topics.keys()):
             if (wrong := cluster.topics[name].error) is not None:
                 raise self._not_now(f"topic {name}", wrong)
@@ -179,33 +192,41 @@ class KafkaSink:
             raise Paused(f"expected {len(self._topics)} topics, found none we may see called {', '.join(missing)}")
         return f"the brokers make the topics that are not there when something is sent to them: {', '.join(missing)}"
 
-    def _cluster(self, asking: "AdminClient", trouble: "list[KafkaError]") -> "ClusterMetadata":
-        """What the brokers say of themselves. Raises `Refusal`."""
+    def _cluster(self, within_s: float) -> "tuple[AdminClient, ClusterMetadata]":
+        """A client of its own and what the brokers tell it of themselves. Raises `Refusal`."""
         from confluent_kafka import KafkaException
+        from confluent_kafka.admin import AdminClient
 
-        deadline_s = time.monotonic() + self._patience_s
-        within_s = _POLL_S
+        trouble: list[KafkaError] = []
+        properties: dict[str, Any] = {**self._properties, "error_cb": trouble.append, "logger": library_log}
+        try:
+            asking = AdminClient(properties)
+        except KafkaException as error:
+            raise Paused(error.args[0].str()) from error
+        deadline_s = time.monotonic() + within_s
+        wait_s = _POLL_S
         last: KafkaError | None = None
         while (left_s := deadline_s - time.monotonic()) > 0 and not self._is_misconfigured(last):
             try:
-                return asking.list_topics(timeout=min(within_s, left_s))
+                return asking, asking.list_topics(timeout=min(wait_s, left_s))
             except KafkaException:
                 # What is wrong is told while it waits, to be heard afterwards.
                 asking.poll(0)
-            for error in trouble:
-                last = self._more_telling(last, error)
+            for told in trouble:
+                last = self._more_telling(last, told)
             trouble.clear()
-            within_s *= 2
+            wait_s *= 2
         raise self._not_now("no broker has told its topics", last)
 
     def close(self) -> None:
         producer, self._producer = self._producer, None
-        self._under_way.clear()
-        self._failures, self._fatal, self._trouble = [], False, None
         if producer is not None:
             # Or closing waits for what an absent broker may not take for hours.
             producer.purge()
             producer.close()
+        # Only now: what is thrown away is told as failed.
+        self._under_way.clear()
+        self._failures, self._fatal, self._trouble, self._led = [], False, None, None
 
     def _open(self) -> "Producer":
         """Raises `Paused`."""
@@ -238,7 +259,7 @@ class KafkaSink:
                         full_since_s = now_s
                     elif now_s - full_since_s > self._patience_s:
                         self._remember(events[:index], oversized)
-                        raise self._unconfirmed() from None
+                        raise self._unconfirmed(producer, events) from None
                     continue
                 except KafkaException as error:
                     found: KafkaError = error.args[0]
@@ -259,11 +280,11 @@ class KafkaSink:
             now_s = time.monotonic()
             if self._fatal:
                 producer.purge()
-            elif now_left < left:
+            if now_left < left:
                 left, since_s = now_left, now_s
             elif now_s - since_s > self._patience_s:
                 self._remember(events, oversized)
-                raise self._unconfirmed()
+                raise self._unconfirmed(producer, events)
 
     def _turn(self, producer: "Producer", serve: "Callable[[float], int]") -> int:
         """Let it send and tell for a moment; the number of messages whose fate is not known."""
@@ -278,8 +299,37 @@ class KafkaSink:
     def _remember(self, events: list[Event], oversized: set[int]) -> None:
         self._under_way |= {id(event): event for index, event in enumerate(events) if index not in oversized}
 
-    def _unconfirmed(self) -> Refusal:
-        return self._not_now(f"no message was confirmed for {self._patience_s:g} s", self._trouble)
+    def _unconfirmed(self, producer: "Producer", events: list[Event]) -> Refusal:
+        why = f"no message was confirmed for {self._patience_s:g} s"
+        if self._fatal:
+            # It does not even throw away what it holds.
+            refusal = self._not_now(why, self._trouble)
+            self.close()
+            return refusal
+        if not self._have_leaders({self._message(event).topic for event in events}):
+            self._led = None
+            return self._not_now(why, self._trouble)
+        now_s, left = time.monotonic(), len(producer)
+        if self._led is None or left < self._led[0]:
+            self._led = left, now_s
+        led_s = now_s - self._led[1]
+        why += ", and yet all partitions have leaders"
+        if led_s >= self._stuck_s:
+            self._stuck_s = min(2.0 * self._stuck_s, STUCK_MAX_S)
+            self.close()
+            why += f", for {led_s:.0f} s now: another producer takes over"
+        return Retryable(why, at_most_s=_SOON_S)
+
+    def _have_leaders(self, topics: set[str]) -> bool:
+        """Whether every partition of the topics has one, as another client than the producer finds them."""
+        try:
+            _, cluster = self._cluster(_LOOK_S)
+        except Refusal:
+            return False
+        found = [cluster.topics[name] for name in topics & cluster.topics.keys()]
+        leaders = {partition.leader for topic in found for partition in (topic.partitions or {}).values()}
+        known = len(found) == len(topics) and all(topic.partitions and topic.error is None for topic in found)
+        return known and leaders <= cluster.brokers.keys()
 
     def _not_now(self, why: str, trouble: "KafkaError | None") -> Refusal:
         if trouble is None:

@@ -6,17 +6,29 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
+from confluent_kafka import Producer
 
+from edge.drain.backoff import CAP_S
 from edge.drain.event import Event
 from edge.drain.expand import expand
 from edge.drain.messages import TOPICS, Messages
 from edge.drain.sink import CACHED_READ_BYTES, Batch, Paused, Refusal, Refused, Retryable, TooLarge, split_url
 from edge.drain.sinks import kafka
-from edge.drain.sinks.kafka import DEFAULTS, PROMISES, READ_BYTES_MAX, KafkaSink, make, next_read_bytes
+from edge.drain.sinks.kafka import (
+    DEFAULTS,
+    PROMISES,
+    READ_BYTES_MAX,
+    STUCK_S,
+    KafkaSink,
+    make,
+    next_read_bytes,
+    open_producer,
+)
 from edge.segment.name import SegmentName
 from edge.segment.record import RecordIds, decode_record, encode_record
 from tests.kafka_mock import MockCluster, consume
@@ -58,10 +70,12 @@ def impatient(cluster: MockCluster) -> Iterator[KafkaSink]:
 
 
 def sink_to(cluster: MockCluster, patience_s: float = 60.0, **properties: str) -> KafkaSink:
-    given = {key.replace("_", "."): value for key, value in properties.items()}
-    return KafkaSink(
-        {**DEFAULTS, **given, **PROMISES, "bootstrap.servers": cluster.bootstrap}, Messages(TOPICS), patience_s
-    )
+    return made(cluster, patience_s, STUCK_S, {key.replace("_", "."): value for key, value in properties.items()})
+
+
+def made(cluster: MockCluster, patience_s: float, stuck_s: float, given: Mapping[str, str] | None = None) -> KafkaSink:
+    properties = {**DEFAULTS, **(given or {}), **PROMISES, "bootstrap.servers": cluster.bootstrap}
+    return KafkaSink(properties, Messages(TOPICS), patience_s, stuck_s)
 
 
 def events(*names: str, size: int = 0) -> list[Event]:
@@ -281,6 +295,116 @@ def test_a_producer_that_gave_up_is_replaced(cluster: MockCluster, sink: KafkaSi
     assert said
     assert sink._producer is not first
     assert delivered(cluster) == ["before", "a", "b"]
+
+
+def test_a_producer_that_gave_up_and_keeps_what_it_holds_is_replaced(
+    cluster: MockCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Clinging(Producer):
+        def purge(self, *_: bool, **__: bool) -> None:
+            pass
+
+    def open_clinging(properties: Mapping[str, Any], on_failure: Any, on_error: Any) -> Producer:
+        return Clinging({**properties, "on_delivery": on_failure, "error_cb": on_error})
+
+    monkeypatch.setattr(kafka, "open_producer", open_clinging)
+    sink = sink_to(cluster, PATIENCE_S)
+    ship_in_the_end(sink, events("before"))
+    cluster.slow(3000)
+    sink._fatal = True
+    assert isinstance(refusal(sink, events("a")), Retryable)
+    assert sink._producer is None
+    cluster.slow(0)
+    ship_in_the_end(sink, events("b"))
+    assert delivered(cluster) == ["before", "a", "b"]
+    sink.close()
+
+
+# --- a producer that has lost its way
+
+
+@pytest.fixture
+def lost(cluster: MockCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[KafkaSink]:
+    """Its first two producers never find the brokers, as others do."""
+    opened = 0
+
+    def open_lost(properties: Mapping[str, Any], *callbacks: Any) -> Producer:
+        nonlocal opened
+        opened += 1
+        nowhere = {"bootstrap.servers": "127.0.0.1:1"} if opened <= 2 else {}
+        return open_producer({**properties, **nowhere}, *callbacks)
+
+    monkeypatch.setattr(kafka, "open_producer", open_lost)
+    sink = made(cluster, PATIENCE_S, 2.0)
+    yield sink
+    sink.close()
+
+
+def test_a_producer_that_does_not_find_what_others_find_is_given_up(cluster: MockCluster, lost: KafkaSink) -> None:
+    said = [str(each) for each in ship_in_the_end(lost, events("a", "b"))]
+    assert delivered(cluster) == ["a", "b"]
+    given_up = [index for index, why in enumerate(said) if "another producer takes over" in why]
+    assert len(given_up) == 2
+    assert all("all partitions have leaders" in why for why in said)
+    # Twice the time for the second, and the first one's again once something was confirmed.
+    waits = [int(said[index].partition(", for ")[2].split(" s")[0]) for index in given_up]
+    assert waits[0] >= 2
+    assert waits[1] >= 4
+    assert lost._stuck_s == 2.0
+
+
+def test_offers_come_soon_while_partitions_have_leaders(cluster: MockCluster, lost: KafkaSink) -> None:
+    found = refusal(lost, events("a"))
+    assert isinstance(found, Retryable)
+    assert found.at_most_s == 5.0
+    cluster.down()
+    found = refusal(lost, events("a"))
+    assert isinstance(found, Retryable)
+    assert found.at_most_s == CAP_S
+    # The time with leaders begins again.
+    assert lost._led is None
+
+
+def test_a_partition_without_a_leader_is_found(cluster: MockCluster) -> None:
+    sink = sink_to(cluster)
+    assert sink._have_leaders({MAIN})
+    assert not sink._have_leaders({MAIN, "no such topic"})
+    cluster.lead(MAIN, -1)
+    assert not sink._have_leaders({MAIN})
+
+
+def test_a_producer_is_kept_while_nobody_finds_the_brokers_or_a_leader(cluster: MockCluster) -> None:
+    sink = made(cluster, PATIENCE_S, 0.1)
+    ship_in_the_end(sink, events("before"))
+    first = sink._producer
+    waiting = events("a")
+    cluster.down()
+    for _ in range(3):
+        assert isinstance(refusal(sink, waiting), Retryable)
+    cluster.break_topic(MAIN, LEADER_NOT_AVAILABLE)
+    cluster.up()
+    for _ in range(3):
+        assert isinstance(refusal(sink, waiting), Retryable)
+    assert sink._producer is first
+    sink.close()
+
+
+def test_a_producer_is_kept_while_anything_is_confirmed() -> None:
+    """Each of two answers comes later than the patience, and the second as long after the first as nothing may be confirmed."""
+    exceptions = TOPICS["exceptions"]
+    with MockCluster(brokers=2) as cluster:
+        for broker, topic in enumerate((MAIN, exceptions), 1):
+            cluster.topic(topic)
+            cluster.lead(topic, broker)
+        sink = made(cluster, PATIENCE_S, 2.5)
+        ship_in_the_end(sink, events("before", "$exception"))
+        first = sink._producer
+        for broker, delay_ms in ((1, 2000), (2, 4000)):
+            cluster.fail_at(broker, 0, delay_ms=delay_ms)
+        said = ship_in_the_end(sink, events("a", "$exception"))
+        assert len(said) > 3
+        assert sink._producer is first
+        sink.close()
 
 
 def test_closing_does_not_wait_for_an_absent_broker(cluster: MockCluster) -> None:
