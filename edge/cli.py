@@ -18,6 +18,7 @@ VERBS: Final = {
     "send": "send a test event and show what was stored",
     "check": "would `edge up` run with these settings, and would its destinations take anything",
     "status": "what is in the spool, and how far each sink has come",
+    "healthcheck": "the probes of a running edge as an exit status, for containers",
     "top": "traffic, disk and sinks of a running edge, live",
     "tail": "events as they are committed, live, and what of them is dropped",
     "sql": "ask what was accepted, shipped or not",

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import yaml
 from edge.cli import main
 from edge.config import ALL, SERVE, UP
 from edge.drain.sinks.table import make_sink
+from edge.notation import Address
+from edge.server.admin import AdminServer, Check, Probes
+from tests.server.running import edge
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 
@@ -27,19 +31,30 @@ def edges(compose: dict[str, Any]) -> dict[str, Any]:
 
 def test_every_edge_has_a_volume_of_its_own_and_settings_that_are_read(compose: dict[str, Any]) -> None:
     known = {option.variable: option for option in ALL}
-    volumes = [volume for edge in edges(compose).values() for volume in edge["volumes"]]
+    volumes = [volume for each in edges(compose).values() for volume in each["volumes"]]
     assert len({volume.partition(":")[0] for volume in volumes}) == len(edges(compose)) == 3
     assert {volume.partition(":")[0] for volume in volumes} <= compose["volumes"].keys()
-    for edge in edges(compose).values():
-        assert edge["volumes"][0].endswith(":" + edge["environment"]["EDGE_DATA"])
-        for name, value in edge["environment"].items():
+    for each in edges(compose).values():
+        assert each["volumes"][0].endswith(":" + each["environment"]["EDGE_DATA"])
+        for name, value in each["environment"].items():
             known[name].notation.parse(value)
-        make_sink(edge["environment"]["EDGE_TO"])
+        make_sink(each["environment"]["EDGE_TO"])
+
+
+def test_every_edge_is_asked_for_its_health_where_its_settings_say(compose: dict[str, Any]) -> None:
+    with closing(
+        AdminServer(Address("0.0.0.0", 0), Probes(list, lambda: [Check("disk", False, "full")], str))
+    ) as admin:
+        for each in edges(compose).values():
+            kind, program, *words = each["healthcheck"]["test"]
+            assert (kind, program) == ("CMD", "/opt/edge/bin/edge")
+            there = each["environment"]["EDGE_ADMIN"].replace("8001", str(admin.address.port))
+            assert edge(*words, env={**each["environment"], "EDGE_ADMIN": there}).stdout == "disk: full\n"
 
 
 def test_the_order_to_stop_has_the_time_it_needs(compose: dict[str, Any]) -> None:
-    for edge in edges(compose).values():
-        assert int(edge["stop_grace_period"].removesuffix("s")) > 30
+    for each in edges(compose).values():
+        assert int(each["stop_grace_period"].removesuffix("s")) > 30
 
 
 def test_the_broker_is_the_one_that_is_tested(compose: dict[str, Any]) -> None:

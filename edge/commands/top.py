@@ -1,7 +1,6 @@
 """`edge top`: a running edge, live, from its admin port alone."""
 
 import argparse
-import http.client
 import os
 import shutil
 import signal
@@ -14,16 +13,14 @@ from typing import Any, Final
 
 import msgspec
 
+from edge.commands.admin_port import TIMEOUT_S, Unanswered, ask, with_port
 from edge.commands.top_screen import cut_to, lines_of
-from edge.config import ALL, TOP, ConfigError, add_options, load
+from edge.config import ALL, TOP, add_options, load
 from edge.exposition import parse_exposition
 from edge.notation import Address, parse_duration
 from edge.process import EXIT_UNAVAILABLE, EXIT_USAGE
 from edge.top import Frame, Heard, Reading, Source, make_frame
 
-TIMEOUT_S: Final = 5.0
-"""For the connection, and for every step of an answer."""
-ANSWER_BYTES_MAX: Final = 16 * 1024 * 1024
 INTERVAL_MIN_S: Final = 0.1
 INTERVAL_MAX_S: Final = 3600.0
 
@@ -34,10 +31,6 @@ _HOME: Final = "\x1b[H"
 _CLEAR_LINE: Final = "\x1b[K"
 _CLEAR_BELOW: Final = "\x1b[J"
 _ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Unanswered(Exception):
-    """No metrics from an address: why, in a few words."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,10 +72,8 @@ def _interval(text: str) -> float:
 
 
 def _addresses(settings: dict[str, Any]) -> tuple[Address, Address | None]:
-    for key, address in settings.items():
-        if address is not None and not address.port:
-            raise ConfigError(f"{key}: expected the port that was printed at the start, found {address}")
-    return settings["admin"], settings["drain_admin"]
+    drain = settings["drain_admin"]
+    return with_port("admin", settings["admin"]), None if drain is None else with_port("drain_admin", drain)
 
 
 # --- asking
@@ -115,20 +106,10 @@ def _heard(heard: Heard, address: Address) -> Heard:
 
 def read(address: Address, timeout_s: float = TIMEOUT_S) -> Reading:
     """Raises `Unanswered`."""
-    connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout_s)
-    try:
-        connection.request("GET", "/metrics")
-        response = connection.getresponse()
-        body = response.read(ANSWER_BYTES_MAX)
-        taken_s = time.monotonic()
-    except (OSError, http.client.HTTPException, UnicodeError) as error:
-        raise Unanswered(_reason(error)) from error
-    finally:
-        connection.close()
-    if response.length:
-        raise Unanswered(f"expected the whole answer, of at most {ANSWER_BYTES_MAX} bytes, found {len(body)}")
-    if response.status != 200:
-        raise Unanswered(f"expected status 200 for /metrics, found {response.status}")
+    status, body = ask(address, "/metrics", timeout_s)
+    taken_s = time.monotonic()
+    if status != 200:
+        raise Unanswered(f"expected status 200 for /metrics, found {status}")
     try:
         exposition = parse_exposition(body.decode())
     except ValueError as error:
@@ -136,14 +117,6 @@ def read(address: Address, timeout_s: float = TIMEOUT_S) -> Reading:
     if "edge_build_info" not in exposition.samples:
         raise Unanswered("expected the metrics of edge, found others")
     return Reading(taken_s, exposition)
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    # It may quote what was answered.
-    told = "".join(letter if letter.isprintable() else " " for letter in str(error))
-    return " ".join(told.split()) or type(error).__name__
 
 
 # --- showing

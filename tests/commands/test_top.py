@@ -17,8 +17,7 @@ from typing import IO, Any, Self
 
 import pytest
 
-from edge.commands.top import Unanswered, read
-from edge.notation import Address
+from tests.commands.test_admin_port import answering, http
 from tests.server.running import PATIENCE_S, Server, edge, environment, running, wait_until
 
 EVENT = b'{"api_key":"phc_x","event":"e","distinct_id":"d"}'
@@ -281,30 +280,6 @@ def test_an_edge_that_is_replaced_and_restarted_is_waited_for(tmp_path: Path) ->
                 frame = next(frames)
 
 
-@contextmanager
-def answering(answer: bytes) -> Iterator[Address]:
-    """Somebody else's port."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-
-        def run() -> None:
-            with suppress(OSError):
-                while True:
-                    client, _ = listening.accept()
-                    with client:
-                        client.recv(1 << 16)
-                        client.sendall(answer)
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        yield Address(*listening.getsockname())
-        listening.shutdown(socket.SHUT_RDWR)
-        thread.join(PATIENCE_S)
-
-
-def http(body: bytes, status: bytes = b"200 OK") -> bytes:
-    return b"HTTP/1.1 %b\r\nContent-Length: %d\r\n\r\n%b" % (status, len(body), body)
-
-
 OTHERS = {
     "a page": (http(b"<html>\n"), "no metrics, expected a name, labels and a number, found '<html>'"),
     "other metrics": (http(b"up 1\n"), "expected the metrics of edge, found others"),
@@ -324,18 +299,6 @@ def test_what_is_no_edge_is_status_69_with_its_address(answer: bytes, why: str) 
     assert done.stderr.startswith(f"edge top: no answer from {other}: ")
     assert why in done.stderr
     assert done.stderr.count("\n") == 1
-
-
-def test_an_address_that_says_nothing_is_not_waited_for() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        address = Address(*listening.getsockname())
-        # Resets the connection, which is another reason, of whoever waits for long.
-        closing = threading.Timer(PATIENCE_S, listening.close)
-        closing.start()
-        with pytest.raises(Unanswered, match="timed out"):
-            read(address, timeout_s=0.05)
-        closing.cancel()
-        closing.join()
 
 
 def test_a_name_that_is_none_is_status_69() -> None:
