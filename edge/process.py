@@ -10,6 +10,7 @@ import logging
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -64,6 +65,17 @@ def open_standard_streams() -> None:
         sys.stdin = os.fdopen(0, closefd=False)
     if sys.stderr is None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
+
+
+def tell_manager(state: str) -> None:
+    """Tell the service manager, if one started us and wants to know: `READY=1`, `STOPPING=1` (sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(1.0)
+        # One in the abstract namespace has no name in a folder.
+        manager.sendto(state.encode(), address.replace("@", "\0", 1) if address.startswith("@") else address)
 
 
 def raise_descriptor_limit() -> int:

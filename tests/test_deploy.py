@@ -13,6 +13,8 @@ from edge.cli import main
 from edge.config import ALL, SERVE, UP
 from edge.drain.sinks.table import make_sink
 from edge.notation import Address
+from edge.process import EXIT_CONFIG
+from edge.server import supervisor
 from edge.server.admin import AdminServer, Check, Probes
 from tests.server.running import edge
 
@@ -78,6 +80,36 @@ def test_balancers_close_idle_connections_before_the_edge_does(name: str) -> Non
     found = re.findall(r"(?:timeout http-keep-alive|keepalive_timeout) (\d+)s", (DEPLOY / name).read_text())
     assert found
     assert all(float(seconds) < edge_s for seconds in found)
+
+
+def unit() -> dict[str, list[str]]:
+    """The settings of the systemd unit's service, each with its values."""
+    _, _, service = (DEPLOY / "edge.service").read_text().partition("[Service]\n")
+    found: dict[str, list[str]] = {}
+    for name, value in re.findall(r"^([A-Z]\w+)=(.*)$", service.partition("[Install]")[0], re.MULTILINE):
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def test_the_unit_starts_what_there_is_and_gives_it_its_time(tmp_path: Path) -> None:
+    service = unit()
+    known = {option.variable for option in ALL}
+    assert {each.partition("=")[0] for each in service["Environment"]} <= known
+    [check], [start] = service["ExecStartPre"], service["ExecStart"]
+    for command, verb in ((check, "check"), (start, "up")):
+        program, *words = command.split()
+        assert (program, words[0]) == ("/opt/edge/bin/edge", verb)
+        # Refused for its file alone, which is read after the command line.
+        missing = str(tmp_path / "edge.toml")
+        assert "/etc/edge.toml" in words
+        done = edge(*[missing if word == "/etc/edge.toml" else word for word in words])
+        assert done.returncode == EXIT_CONFIG
+        assert f"cannot read {missing}" in done.stdout + done.stderr
+    assert service["RestartPreventExitStatus"] == [str(EXIT_CONFIG)]
+    assert service["Type"] == ["notify"]
+    assert float(service["TimeoutStartSec"][0]) > supervisor.START_S
+    assert float(service["TimeoutStopSec"][0]) > 2 * supervisor.KILL_S
+    assert service["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
 
 
 def test_the_image_starts_a_verb_with_options_there_are(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -11,7 +13,17 @@ import msgspec
 import pytest
 
 from edge.disk import RealDisk
-from edge.process import EXIT_TRY_AGAIN, SIGNALS, Child, Lifeline, accept_signals, is_held, read_spec, say_ready
+from edge.process import (
+    EXIT_TRY_AGAIN,
+    SIGNALS,
+    Child,
+    Lifeline,
+    accept_signals,
+    is_held,
+    read_spec,
+    say_ready,
+    tell_manager,
+)
 
 MODULE: Final = "tests.test_process"
 PATIENCE_S: Final = 20.0
@@ -35,6 +47,27 @@ def until_ready(started: Child) -> None:
         assert started.process.poll() is None, "the child ended"
         assert time.monotonic() < deadline, "the child never said that it works"
         time.sleep(0.005)
+
+
+@pytest.mark.parametrize("address", ["", "somewhere", "/no/such/socket", "@no such socket", "/" + "x" * 200])
+def test_a_service_manager_that_cannot_be_told_is_not(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", address)
+    tell_manager("READY=1")
+
+
+def test_a_service_manager_that_does_not_listen_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as talker:
+            talker.setblocking(False)
+            with suppress(BlockingIOError):
+                while True:
+                    talker.sendto(b"x", str(tmp_path / "notify"))
+        # For ever, without a limit.
+        tell_manager("READY=1")
 
 
 def test_a_child_gets_its_specification_and_says_when_it_works(tmp_path: Path) -> None:

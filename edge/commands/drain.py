@@ -20,7 +20,7 @@ from edge.drain.sinks.table import make_sink
 from edge.drain.slots import InUse
 from edge.layout import Layout, existing_layout
 from edge.metrics import SINKS_MAX, Board
-from edge.process import EXIT_BAD_DATA, EXIT_TRY_AGAIN, EXIT_UNAVAILABLE, EXIT_UNUSABLE
+from edge.process import EXIT_BAD_DATA, EXIT_TRY_AGAIN, EXIT_UNAVAILABLE, EXIT_UNUSABLE, tell_manager
 from edge.server.admin import AdminServer, Check, Probes
 from edge.spool.budget import BudgetSettings, DiskBudget, Pressure
 from edge.spool.inspect import extent
@@ -131,9 +131,11 @@ def run(arguments: argparse.Namespace) -> int:
     def stop(number: int, frame: object) -> None:
         nonlocal stopping
         stopping = True
+        tell_manager("STOPPING=1")
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    tell_manager("READY=1")
     return drainer.run(lambda: stopping)
 
 

@@ -20,7 +20,7 @@ from edge.drain.sinks.table import make_sink
 from edge.layout import Layout
 from edge.metrics import Board, Row
 from edge.notation import Address, Share
-from edge.process import EXIT_TRY_AGAIN, EXIT_UNUSABLE, Child, Lifeline, raise_descriptor_limit
+from edge.process import EXIT_TRY_AGAIN, EXIT_UNUSABLE, Child, Lifeline, raise_descriptor_limit, tell_manager
 from edge.server.admin import AdminServer, Check, Probes
 from edge.server.admission import ServerSettings, connections_fitting, descriptors_needed
 from edge.server.projects import load_projects
@@ -119,10 +119,12 @@ def start(settings: dict[str, Any], urls: list[str] | None) -> int:
         public = Address(settings["listen"].host, sockets[0].getsockname()[1])
         print(f"listening on http://{public}", file=out)
         print(f"admin on http://{admin.address}", file=out, flush=True)
+        tell_manager("READY=1")
         # A thread, since a disk that hangs must not keep the supervisor from its children.
         threading.Thread(target=_watch, args=(budget,), name="edge-budget", daemon=True).start()
 
     def on_stopping() -> None:
+        tell_manager("STOPPING=1")
         # The workers hold the sockets too, and answer what is still in their queues.
         for listening in sockets:
             listening.close()

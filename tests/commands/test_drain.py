@@ -174,6 +174,22 @@ def test_a_drainer_runs_until_told_and_answers_probes(data: Path) -> None:
         assert process.wait(PATIENCE_S) == 0
 
 
+def test_a_service_manager_learns_of_a_drainer(data: Path) -> None:
+    """Of one that listens in the abstract namespace."""
+    name = f"edge-tests-{data.parent.name}-{os.getpid()}"
+    command = [sys.executable, "-m", "edge", "drain", "--data", str(data)]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(f"\0{name}")
+        manager.settimeout(PATIENCE_S)
+        with subprocess.Popen(command, env=environment({"NOTIFY_SOCKET": f"@{name}"})) as process:
+            try:
+                assert manager.recv(99) == b"READY=1"
+            finally:
+                process.send_signal(signal.SIGTERM)
+            assert manager.recv(99) == b"STOPPING=1"
+            assert process.wait(PATIENCE_S) == 0
+
+
 def test_a_drainer_beside_a_server_has_an_address_of_its_own(data: Path, tmp_path: Path) -> None:
     """With the file and the environment of the server, whose address is taken."""
     with socket.create_server(("127.0.0.1", 0)) as taken:

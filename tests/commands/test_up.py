@@ -1,9 +1,12 @@
 import json
 import select
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 from tests.server.running import PATIENCE_S, Client, edge, environment, running, wait_until
 
@@ -14,6 +17,21 @@ POST = b"POST /e/ HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n%b" % (len(EV
 def delivered(data: Path) -> list[str]:
     paths = sorted((data / "events").glob("*.ndjson"))
     return [json.loads(line)["event"] for path in paths for line in path.read_text().splitlines()]
+
+
+def test_a_service_manager_learns_when_it_accepts_and_when_it_stops(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        manager.settimeout(PATIENCE_S)
+        with running(tmp_path, verb="up", env={"NOTIFY_SOCKET": str(tmp_path / "notify")}) as server:
+            assert manager.recv(99) == b"READY=1"
+            assert server.ask(POST).status == 200
+            assert server.stop() == 0
+            assert manager.recv(99) == b"STOPPING=1"
+            # Its children have nothing to say.
+            manager.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                manager.recv(99)
 
 
 def test_what_is_accepted_comes_out_without_any_configuration(tmp_path: Path) -> None:
