@@ -6,17 +6,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import promql_parser
 import pytest
 import yaml
 
 from edge.cli import main
 from edge.config import ALL, SERVE, UP
 from edge.drain.sinks.table import make_sink
+from edge.exposition import parse_exposition
+from edge.metrics import METRICS
 from edge.notation import Address
 from edge.process import EXIT_CONFIG
 from edge.server import supervisor
 from edge.server.admin import AdminServer, Check, Probes
-from tests.server.running import edge
+from tests.server.running import edge, running
 
 DEPLOY = Path(__file__).parent.parent / "deploy"
 
@@ -110,6 +113,61 @@ def test_the_unit_starts_what_there_is_and_gives_it_its_time(tmp_path: Path) -> 
     assert float(service["TimeoutStartSec"][0]) > supervisor.START_S
     assert float(service["TimeoutStopSec"][0]) > 2 * supervisor.KILL_S
     assert service["ExecReload"] == ["/bin/kill -HUP $MAINPID"]
+
+
+def rules() -> dict[str, promql_parser.Expr]:
+    """The alerts' expressions by their names."""
+    [group] = yaml.safe_load((DEPLOY / "prometheus-rules.yaml").read_text())["groups"]
+    return {rule["alert"]: promql_parser.parse(rule["expr"]) for rule in group["rules"]}
+
+
+def nodes(expression: promql_parser.Expr) -> list[Any]:
+    found: list[Any] = []
+    promql_parser.walk(expression, pre_visit=found.append)
+    return found
+
+
+@pytest.fixture(scope="module")
+def exposed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """The labels of every metric there is: of those an edge shows as it starts, and of those it may show later."""
+    with running(tmp_path_factory.mktemp("alerts"), verb="up") as server:
+        shown = parse_exposition(server.get_admin("/metrics").body.decode())
+    found: dict[str, set[str]] = {name: set() for name in shown.metrics}
+    found |= {metric.name: set(metric.labels) for metric in METRICS}
+    for name, family in shown.samples.items():
+        found.setdefault(name, set()).update(label for labels in family for label, _ in labels)
+    return found
+
+
+def test_every_alert_asks_for_metrics_and_labels_there_are(exposed: dict[str, set[str]]) -> None:
+    scraped = {"instance", "job"}
+    exposed = exposed | {"up": set()}
+    asked: set[str] = set()
+    for alert, expression in rules().items():
+        found = nodes(expression)
+        selectors = {str(node.name): node for node in found if isinstance(node, promql_parser.VectorSelector)}
+        assert selectors, alert
+        labels = scraped.union(*(exposed[name] for name in selectors))
+        for name, selector in selectors.items():
+            assert {matcher.name for matcher in selector.matchers.matchers} <= exposed[name] | scraped, alert
+        for node in found:
+            if isinstance(node, promql_parser.AggregateExpr) and node.modifier is not None:
+                assert set(node.modifier.labels) <= labels, alert
+        asked |= selectors.keys()
+    # What the table of what to do begins with, and is a number, somebody is told of.
+    told = re.findall(
+        r"^\| `(edge_\w+)`",
+        (DEPLOY.parent / "docs" / "operations.md").read_text().partition("## What to do when")[2],
+        re.MULTILINE,
+    )
+    assert set(told) <= asked
+
+
+def test_alerts_say_what_of_which_edge() -> None:
+    [group] = yaml.safe_load((DEPLOY / "prometheus-rules.yaml").read_text())["groups"]
+    for rule in group["rules"]:
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert "{{ $labels.instance }}" in rule["annotations"]["summary"]
 
 
 def test_the_image_starts_a_verb_with_options_there_are(capsys: pytest.CaptureFixture[str]) -> None:
