@@ -24,7 +24,7 @@ from edge.drain.shipper import CHECKPOINT_S, Shipper
 from edge.drain.sink import Batch, Retryable
 from edge.layout import Layout
 from edge.metrics import ROW_SLOTS, Row
-from edge.segment.frame import ROOM_MAGIC, SEGMENT_HEADER_BYTES
+from edge.segment.frame import ROOM_MAGIC, SEGMENT_HEADER_BYTES, is_room
 from edge.segment.name import SegmentName, State, parse_name
 from edge.segment.record import RecordIds, encode_record
 from edge.segment.scan import Damage, scan
@@ -263,7 +263,7 @@ def judge(life: Life, moment: Moment, state: MemoryDisk, power: bool, random: Ra
     seen["segments recovered"] += found.segments
     seen["damaged ranges skipped"] += found.damaged_bytes > 0
     assert found.unread == 0, "a segment was given up"
-    names = names_in(state, seen)
+    names = names_in(state, seen, sound=not life.faults)
     expected = moment.durable if power else moment.acknowledged
     delivered = set(moment.delivered)
     lost = [name for name in expected if name not in names and name not in delivered]
@@ -298,8 +298,8 @@ def _interrupted_recovery(state: MemoryDisk, random: Random, seen: Counter[str])
     return left.after_power_loss(random), True
 
 
-def names_in(disk: MemoryDisk, seen: Counter[str]) -> Counter[str]:
-    """The events in the slot's segments, which have to be sealed now."""
+def names_in(disk: MemoryDisk, seen: Counter[str], *, sound: bool = True) -> Counter[str]:
+    """The events in the slot's segments, which have to be sealed now. `sound`: no call to the disk had failed before."""
     found: Counter[str] = Counter()
     for file in disk.listdir(SLOT):
         parsed = parse_name(file)
@@ -321,6 +321,11 @@ def names_in(disk: MemoryDisk, seen: Counter[str]) -> Counter[str]:
             # Its sync had failed, and the disk refused to let its name say so: a second cut may leave nothing of it, and
             # whether that was anybody's is told by what is lost.
             seen["empty segments passed over"] += 1
+            continue
+        if end < len(data) and not sound and is_room(data[end:]):
+            # The sync of its cut had failed; a kill before its name said so, the next start's sync, which then writes nothing
+            # any more, and a second cut bring back the room. Readers know it.
+            seen["room brought back"] += 1
             continue
         assert end == len(data), f"{file} ends in {len(data) - end} bytes that are no frame"
     return found
@@ -347,7 +352,8 @@ def _drain(
     stands = shipper.position(0)
     seen["checkpoints found"] += stands is not None
     seen["checkpoints beyond what is there"] += stands is not None and _is_stale(state, stands)
-    while shipper.step():
+    # One in which nothing is shipped may have led past room at the end of a segment.
+    while shipper.step() or shipper.step():
         pass
     shipped = set(sink.names)
     assert "fresh" in shipped, "what the next writer stored is not delivered"
