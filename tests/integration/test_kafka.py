@@ -412,9 +412,8 @@ def test_a_producer_whose_connections_are_dead_is_given_up_where_others_get_thro
             assert any(why.endswith("another producer takes over") for why in said)
             messages = consume(broker.address, "dead")
             assert proxy.lost_bytes > 0
-            assert names(messages)[:6] == list("abcdef")
             # The broker may have taken what it could not say.
-            assert set(names(messages)) == set("abcdef")
+            assert list(dict.fromkeys(names(messages))) == list("abcdef")
 
 
 def test_the_order_to_stop_does_not_wait_for_an_absent_broker(

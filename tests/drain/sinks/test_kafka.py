@@ -250,25 +250,30 @@ def test_what_was_taken_is_told_when_another_topic_fails(cluster: MockCluster, s
     assert delivered(cluster) == ["a", "b"]
 
 
-def test_a_failure_is_not_forgotten_while_others_are_waited_for() -> None:
-    """One broker refuses at once, the other answers when the patience for the first offer is long over."""
-    exceptions = TOPICS["exceptions"]
+@pytest.fixture
+def two() -> Iterator[MockCluster]:
+    """The first has the topic of ordinary events, the second that of exceptions."""
     with MockCluster(brokers=2) as cluster:
-        for broker, topic in enumerate((MAIN, exceptions), 1):
+        for broker, topic in enumerate((MAIN, TOPICS["exceptions"]), 1):
             cluster.topic(topic)
             cluster.lead(topic, broker)
-        sink = sink_to(cluster, PATIENCE_S)
-        ship_in_the_end(sink, events("before", "$exception"))
-        cluster.slow(3000, 1)
-        cluster.fail_at(2, TOPIC_AUTHORIZATION_FAILED)
-        waiting = events("a", "$exception")
+        yield cluster
+
+
+def test_a_failure_is_not_forgotten_while_others_are_waited_for(two: MockCluster) -> None:
+    """One broker refuses at once, the other answers when the patience for the first offer is long over."""
+    sink = sink_to(two, PATIENCE_S)
+    ship_in_the_end(sink, events("before", "$exception"))
+    two.slow(3000, 1)
+    two.fail_at(2, TOPIC_AUTHORIZATION_FAILED)
+    waiting = events("a", "$exception")
+    found = refusal(sink, waiting)
+    assert isinstance(found, Retryable)
+    while isinstance(found, Retryable):
         found = refusal(sink, waiting)
-        assert isinstance(found, Retryable)
-        while isinstance(found, Retryable):
-            found = refusal(sink, waiting)
-        assert isinstance(found, Paused)
-        assert found.taken == {0}
-        sink.close()
+    assert isinstance(found, Paused)
+    assert found.taken == {0}
+    sink.close()
 
 
 def test_a_certificate_that_is_gone_pauses(cluster: MockCluster) -> None:
@@ -389,22 +394,21 @@ def test_a_producer_is_kept_while_nobody_finds_the_brokers_or_a_leader(cluster: 
     sink.close()
 
 
-def test_a_producer_is_kept_while_anything_is_confirmed() -> None:
-    """Each of two answers comes later than the patience, and the second as long after the first as nothing may be confirmed."""
-    exceptions = TOPICS["exceptions"]
-    with MockCluster(brokers=2) as cluster:
-        for broker, topic in enumerate((MAIN, exceptions), 1):
-            cluster.topic(topic)
-            cluster.lead(topic, broker)
-        sink = made(cluster, PATIENCE_S, 2.5)
-        ship_in_the_end(sink, events("before", "$exception"))
-        first = sink._producer
-        for broker, delay_ms in ((1, 2000), (2, 4000)):
-            cluster.fail_at(broker, 0, delay_ms=delay_ms)
-        said = ship_in_the_end(sink, events("a", "$exception"))
-        assert len(said) > 3
-        assert sink._producer is first
-        sink.close()
+def test_the_time_without_a_confirmation_begins_again_with_every_one(two: MockCluster) -> None:
+    sink = sink_to(two, PATIENCE_S)
+    ship_in_the_end(sink, events("before", "$exception"))
+    for broker, delay_ms in ((1, 4000), (2, 9000)):
+        two.fail_at(broker, 0, delay_ms=delay_ms)
+    waiting = events("a", "$exception")
+    waits: list[tuple[int, float]] = []
+    while not waits or waits[-1][0] == 2:
+        refusal(sink, waiting)
+        assert sink._led is not None
+        waits.append(sink._led)
+    assert waits[0] == waits[-2]
+    assert waits[-1][0] == 1
+    assert waits[-1][1] > waits[0][1]
+    sink.close()
 
 
 def test_closing_does_not_wait_for_an_absent_broker(cluster: MockCluster) -> None:
