@@ -60,6 +60,8 @@ _LOOK_S: Final = 2.0
 """For the brokers' answer to another client. With `PATIENCE_S` below the time the drainer has to stop."""
 _SOON_S: Final = 5.0
 """Until the same is offered again, where the topics have leaders."""
+_LET_GO_S: Final = 1.0
+"""For a producer that is closed to tell what it throws away."""
 _POLL_S: Final = 0.1
 _SETTING_S: Final = 1.0
 """For a setting of a broker that has just answered."""
@@ -222,8 +224,13 @@ class KafkaSink:
         producer, self._producer = self._producer, None
         if producer is not None:
             # Or closing waits for what an absent broker may not take for hours.
-            producer.purge()
-            producer.close()
+            producer.purge(blocking=False)
+            deadline_s = time.monotonic() + _LET_GO_S
+            while (left := self._turn(producer, producer.flush)) and time.monotonic() < deadline_s:
+                continue
+            if not left:
+                producer.close()
+            # One that does not let go is destroyed with the last reference, and not waited for.
         # Only now: what is thrown away is told as failed.
         self._under_way.clear()
         self._failures, self._fatal, self._trouble, self._led = [], False, None, None
@@ -279,7 +286,7 @@ class KafkaSink:
         while now_left := self._turn(producer, producer.flush):
             now_s = time.monotonic()
             if self._fatal:
-                producer.purge()
+                producer.purge(blocking=False)
             if now_left < left:
                 left, since_s = now_left, now_s
             elif now_s - since_s > self._patience_s:

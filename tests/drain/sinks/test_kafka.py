@@ -302,17 +302,23 @@ def test_a_producer_that_gave_up_is_replaced(cluster: MockCluster, sink: KafkaSi
     assert delivered(cluster) == ["before", "a", "b"]
 
 
-def test_a_producer_that_gave_up_and_keeps_what_it_holds_is_replaced(
-    cluster: MockCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Clinging(Producer):
-        def purge(self, *_: bool, **__: bool) -> None:
-            pass
+class Clinging(Producer):
+    """Does not throw away what it holds."""
 
+    def purge(self, *_: bool, **__: bool) -> None:
+        pass
+
+
+@pytest.fixture
+def clinging(monkeypatch: pytest.MonkeyPatch) -> None:
     def open_clinging(properties: Mapping[str, Any], on_failure: Any, on_error: Any) -> Producer:
         return Clinging({**properties, "on_delivery": on_failure, "error_cb": on_error})
 
     monkeypatch.setattr(kafka, "open_producer", open_clinging)
+
+
+@pytest.mark.usefixtures("clinging")
+def test_a_producer_that_gave_up_and_keeps_what_it_holds_is_replaced(cluster: MockCluster) -> None:
     sink = sink_to(cluster, PATIENCE_S)
     ship_in_the_end(sink, events("before"))
     cluster.slow(3000)
@@ -421,6 +427,11 @@ def test_closing_does_not_wait_for_an_absent_broker(cluster: MockCluster) -> Non
     closing.join(60)
     # The producer would wait for ever.
     assert not closing.is_alive()
+
+
+@pytest.mark.usefixtures("clinging")
+def test_closing_does_not_wait_for_what_is_not_let_go(cluster: MockCluster) -> None:
+    test_closing_does_not_wait_for_an_absent_broker(cluster)
 
 
 def test_a_sink_that_is_made_holds_nothing_open(caplog: pytest.LogCaptureFixture) -> None:
