@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -29,6 +29,7 @@ from edge.notation import (
     UPSTREAM,
     Notation,
     choice,
+    parse_duration,
 )
 from edge.wire.request import EVENTS_MAX
 
@@ -254,6 +255,23 @@ TOP: Final = (
 
 ALL: Final = tuple(dict.fromkeys((*SERVE, *DRAIN, DRAINERS)))
 """What a file or the environment may hold, whichever verb reads it: each once."""
+
+
+def duration_between(least: str, most: str, example: str) -> Callable[[str], float]:
+    """What argparse takes as the type of a time that is no setting, seconds; all three as they are written."""
+
+    def parse(text: str) -> float:
+        try:
+            value = parse_duration(text)
+        except ValueError:
+            value = 0.0
+        if not parse_duration(least) <= value <= parse_duration(most):
+            raise argparse.ArgumentTypeError(
+                f"expected a time from {least} to {most} such as {example}, found {text!r}"
+            )
+        return value
+
+    return parse
 
 
 def add_options(parser: argparse.ArgumentParser, options: Iterable[Option]) -> None:

@@ -16,6 +16,7 @@ from edge.config import (
     Option,
     Setting,
     add_options,
+    duration_between,
     load,
     resolve,
     unknown_variables,
@@ -302,3 +303,15 @@ def test_addresses_can_be_listened_on() -> None:
     found = loaded()
     for key in ("listen", "admin"):
         assert socket.getaddrinfo(found[key].host, found[key].port)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("100ms", 0.1), ("2s", 2.0), ("1h", 3600.0)])
+def test_a_time_between_two_is_taken_at_both_ends(text: str, seconds: float) -> None:
+    assert duration_between("100ms", "1h", "2s")(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["99ms", "3601s", "0s", "-1s", "soon", ""])
+def test_any_other_time_is_told_what_was_expected(text: str) -> None:
+    with pytest.raises(argparse.ArgumentTypeError) as raised:
+        duration_between("100ms", "1h", "2s")(text)
+    assert str(raised.value) == f"expected a time from 100ms to 1h such as 2s, found {text!r}"

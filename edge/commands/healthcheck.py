@@ -3,17 +3,14 @@
 import argparse
 import os
 import sys
-from typing import Final
 
 import msgspec
 
 from edge.commands.admin_port import Unanswered, ask, with_port
-from edge.config import ADMIN, ALL, add_options, load
-from edge.notation import Address, parse_duration
+from edge.config import ADMIN, ALL, add_options, duration_between, load
+from edge.notation import Address
 from edge.process import EXIT_UNAVAILABLE
 from edge.server.admin import Check
-
-WITHIN_MAX_S: Final = 300.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--within",
-        type=_within,
+        type=duration_between("1ms", "5m", "3s"),
         default=3.0,
         metavar="TIME",
         help="for the connection, and for every step of the answer (default: 3s)",
@@ -44,16 +41,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         sys.stdout.write("\n".join(failed or ["ok"]) + "\n")
     return 1 if failed else 0
-
-
-def _within(text: str) -> float:
-    try:
-        value = parse_duration(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value <= WITHIN_MAX_S:
-        raise argparse.ArgumentTypeError(f"expected a time up to 5m such as 3s, found {text!r}")
-    return value
 
 
 def _ask(address: Address, probe: str, within_s: float) -> list[Check]:

@@ -15,14 +15,11 @@ import msgspec
 
 from edge.commands.admin_port import TIMEOUT_S, Unanswered, ask, with_port
 from edge.commands.top_screen import cut_to, lines_of
-from edge.config import ALL, TOP, add_options, load
+from edge.config import ALL, TOP, add_options, duration_between, load
 from edge.exposition import parse_exposition
-from edge.notation import Address, parse_duration
+from edge.notation import Address
 from edge.process import EXIT_UNAVAILABLE, EXIT_USAGE
 from edge.top import Frame, Heard, Reading, Source, make_frame
-
-INTERVAL_MIN_S: Final = 0.1
-INTERVAL_MAX_S: Final = 3600.0
 
 _ENTER: Final = "\x1b[?1049h\x1b[?25l\x1b[2J"
 """The alternate screen, without a cursor, empty."""
@@ -37,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_options(parser, TOP)
     parser.add_argument(
         "--interval",
-        type=_interval,
+        type=duration_between("100ms", "1h", "2s"),
         default=2.0,
         metavar="TIME",
         help="between two looks, which rates and quantiles are of (default: 2s)",
@@ -59,16 +56,6 @@ def run(arguments: argparse.Namespace) -> int:
     with suppress(KeyboardInterrupt):
         show(watched, arguments.interval)
     return 0
-
-
-def _interval(text: str) -> float:
-    try:
-        value = parse_duration(text)
-    except ValueError:
-        value = 0.0
-    if not INTERVAL_MIN_S <= value <= INTERVAL_MAX_S:
-        raise argparse.ArgumentTypeError(f"expected a time from 100ms to 1h such as 2s, found {text!r}")
-    return value
 
 
 def _addresses(settings: dict[str, Any]) -> tuple[Address, Address | None]:
