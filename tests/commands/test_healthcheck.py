@@ -1,6 +1,6 @@
 import json
 import socket
-import time
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -10,7 +10,7 @@ import pytest
 from edge.notation import Address
 from edge.server.admin import AdminServer, Check, Probes
 from tests.commands.test_admin_port import answering, http
-from tests.server.running import edge, running
+from tests.server.running import PATIENCE_S, edge, running
 
 FINE = Check("worker-0", True, "accepting")
 FULL = Check("disk", False, "full")
@@ -74,12 +74,19 @@ def test_nobody_there_is_status_69() -> None:
 
 
 def test_an_edge_that_hangs_is_given_up_in_the_time_it_was_given() -> None:
-    def slowly() -> list[Check]:
-        time.sleep(2)
+    before = set(threading.enumerate())
+    given_up = threading.Event()
+
+    def late() -> list[Check]:
+        given_up.wait(2.0)
         return [FINE]
 
-    with closing(AdminServer(Address("127.0.0.1", 0), Probes(slowly, slowly, str))) as admin:
+    with closing(AdminServer(Address("127.0.0.1", 0), Probes(late, late, str))) as admin:
         done = edge("healthcheck", "--within", "50ms", "--admin", str(admin.address))
+    given_up.set()
+    for thread in set(threading.enumerate()) - before:
+        # Other tests look whether they leave any behind.
+        thread.join(PATIENCE_S)
     assert (done.returncode, done.stderr.rpartition(": ")[2]) == (69, "timed out\n")
 
 
